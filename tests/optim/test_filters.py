@@ -1,0 +1,90 @@
+"""The masks against numpy's interpolated quantile, for generated shapes, values and percentiles."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zsharp.optim.filters import masks, select_on_device, select_on_host
+
+
+@given(
+    n=st.integers(1, 400),
+    q=st.integers(1, 999).map(lambda x: x / 1000),
+    seed=st.integers(0, 2**31),
+    distinct=st.booleans(),
+)
+@settings(max_examples=300, deadline=None)
+def test_the_mask_is_strictly_above_the_interpolated_quantile(n, q, seed, distinct):
+    rng = np.random.default_rng(seed)
+    # Dyadic values of few bits, so that mean and deviation are exact and ties are real ties.
+    g = rng.integers(-(2**12), 2**12, n) if distinct else rng.integers(-3, 4, n)
+    g = (g * n).astype(np.float64)
+    d = np.abs(g - g.sum() / n)
+    (mask,) = masks([torch.from_numpy(g)], q, "zscore")
+    low = np.sort(d)[int(q * (n - 1) + 1e-6)]
+    np.testing.assert_array_equal(mask.numpy(), d > low)
+    threshold = np.quantile(d, q)
+    away = ~np.isclose(d, threshold, rtol=1e-9)
+    np.testing.assert_array_equal(mask.numpy()[away], (d > threshold)[away])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["zscore", "magnitude", "random"])
+def test_the_number_kept_is_exact_in_every_dtype(dtype, kind):
+    n = 1001
+    g = (torch.arange(n) - 300).to(dtype)[torch.randperm(n, generator=torch.Generator().manual_seed(0))]
+    if dtype in (torch.float16, torch.bfloat16):
+        g = torch.linspace(-1, 1, n).to(dtype)
+    (mask,) = masks([g.reshape(7, 11, 13)], 0.95, kind)
+    assert mask.shape == (7, 11, 13)
+    d = (g.float() - g.float().mean()).abs() if kind == "zscore" else g.float().abs()
+    distinct = n - 1 - 950
+    if kind == "random":
+        assert int(mask.sum()) == distinct
+    else:
+        assert int(mask.sum()) == int((d > d.sort().values[950]).sum()) <= distinct
+
+
+def test_no_size_limit_beyond_two_to_the_24():
+    g = torch.arange(2**24 + 5, dtype=torch.float32).remainder_(1009)
+    (mask,) = masks([g], 0.5, "magnitude")
+    assert torch.equal(mask, g > 504) or torch.equal(mask, g > 503)
+
+
+@pytest.mark.parametrize("kind", ["zscore", "magnitude"])
+def test_a_pooled_threshold_ranks_all_tensors_together(kind):
+    generator = torch.Generator().manual_seed(1)
+    grads = [torch.randn(50, generator=generator).double() * s for s in (1.0, 10.0)]
+    kept = torch.cat(masks(grads, 0.9, kind, "global"))
+    pooled = torch.cat(
+        [
+            ((g - g.mean()) / (g.std(correction=0) + 1e-8)).abs() if kind == "zscore" else g.abs()
+            for g in grads
+        ]
+    )
+    assert torch.equal(kept, pooled > np.quantile(pooled.numpy(), 0.9))
+
+
+def test_magnitude_and_zscore_agree_for_zero_mean():
+    g = torch.randn(500, generator=torch.Generator().manual_seed(2)).double()
+    g = torch.cat([g, -g])
+    assert torch.equal(masks([g], 0.8, "zscore")[0], masks([g], 0.8, "magnitude")[0])
+
+
+def test_a_percentile_of_zero_keeps_all_and_a_single_element_is_dropped():
+    assert masks([torch.zeros(5)], 0.0, "zscore")[0].all()
+    assert not masks([torch.ones(1)], 0.5, "zscore")[0].any()
+    assert not masks([torch.ones(9)], 0.5, "zscore")[0].any()
+    assert masks([torch.ones(0)], 0.5, "zscore")[0].shape == (0,)
+    assert masks([], 0.5, "zscore") == []
+
+
+@pytest.mark.parametrize("q", [0.0, 0.29, 0.5, 0.95, 0.999])
+def test_host_and_device_select_the_same_order_statistic(q):
+    values = torch.rand(101, generator=torch.Generator().manual_seed(3))
+    expected = -1.0 if q == 0 else float(values.sort().values[round(q * 10000) // 100])
+    for percentile in (q, torch.tensor(q, dtype=torch.float64)):
+        assert float(select_on_host(values, percentile)) == expected
+        assert float(select_on_device(values, percentile)) == expected

@@ -1,0 +1,375 @@
+"""Every method against the slow twin, its stated reductions, and the promises of the class."""
+
+import copy
+
+import numpy as np
+import pytest
+import slow_twin
+import torch
+from torch import nn
+
+from zsharp.optim import (
+    ASAM,
+    METHODS,
+    SAM,
+    FriendlySAM,
+    SharpnessAware,
+    ZSharp,
+    frozen_batch_norm,
+    make_optimizer,
+)
+
+BASES = {"sgd": {"momentum": 0.9}, "adam": {}, "adamw": {}}
+SHARP = [name for name, method in METHODS.items() if method.rules.ascent != "none"]
+
+
+def conv_net():
+    """Convolutions, a linear layer, 1-D tensors and a single-element tensor, in float64."""
+    torch.manual_seed(3)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1, self.conv2 = nn.Conv2d(2, 6, 3), nn.Conv2d(6, 5, 3)
+            self.norm = nn.GroupNorm(2, 6)
+            self.linear = nn.Linear(5, 4)
+            self.gain = nn.Parameter(torch.ones(1))
+
+        def forward(self, x):
+            x = torch.tanh(self.norm(self.conv1(x)))
+            return self.linear(torch.tanh(self.conv2(x)).mean((2, 3))) * self.gain
+
+    return Net().double()
+
+
+def batches(num):
+    generator = torch.Generator().manual_seed(5)
+    return [
+        (
+            torch.randn(16, 2, 8, 8, generator=generator, dtype=torch.float64),
+            torch.randint(4, (16,), generator=generator),
+        )
+        for _ in range(num)
+    ]
+
+
+def loss_of(model, batch):
+    return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
+def closure_for(model, optimizer, batch):
+    def closure():
+        optimizer.zero_grad()
+        loss = loss_of(model, batch)
+        loss.backward()
+        return loss
+
+    return closure
+
+
+def gradients(model, weights, batch):
+    """Gradients at `weights`, leaving the model as it is."""
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        for p, w in zip(twin.parameters(), weights, strict=True):
+            p.copy_(torch.as_tensor(w))
+    loss = loss_of(twin, batch)
+    return [g.numpy() for g in torch.autograd.grad(loss, list(twin.parameters()))], float(loss.detach())
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("method", [name for name in SHARP if "random" not in name])
+def test_twenty_steps_equal_the_slow_twin(method, base):
+    model = conv_net()
+    row, rules = METHODS[method], METHODS[method].rules
+    optimizer = make_optimizer(model.parameters(), method, base, lr=0.01, weight_decay=0.1, **BASES[base])
+    weights = [p.detach().numpy().copy() for p in model.parameters()]
+    descent = slow_twin.Descent(base, 0.01, 0.1)
+    running = None
+    for batch in batches(20):
+        loss = optimizer.step(closure_for(model, optimizer, batch))
+        g, twin_loss = gradients(model, weights, batch)
+        direction = g
+        if rules.ascent == "friendly_sam":
+            if running is not None:
+                direction = [gi - row.defaults["sigma"] * mi for gi, mi in zip(g, running, strict=True)]
+            decay = row.defaults["lmbda"] if running is not None else 0.0
+            running = [decay * mi + (1 - decay) * gi for gi, mi in zip(g, running or g, strict=True)]
+        e = slow_twin.perturb(
+            weights, direction, rho=row.defaults["rho"], q=row.defaults.get("q_p", 0.0), ascent=rules.ascent,
+            kind=rules.filter, threshold=rules.threshold, scale=rules.norm, one_dim=rules.one_dim,
+        )  # fmt: skip
+        up, _ = gradients(model, [w + ei for w, ei in zip(weights, e, strict=True)], batch)
+        weights = descent.step(weights, up)
+        assert float(loss) == pytest.approx(twin_loss, rel=1e-9)
+        assert float(optimizer.last.norm) == pytest.approx(slow_twin.norm(e), rel=1e-7)
+    for p, w in zip(model.parameters(), weights, strict=True):
+        np.testing.assert_allclose(p.detach().numpy(), w, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("one_dim", ["dense", "filter", "skip"])
+@pytest.mark.parametrize("norm", ["global", "layer"])
+@pytest.mark.parametrize("threshold", ["layer", "global"])
+@pytest.mark.parametrize("kind", ["zscore", "magnitude", "none"])
+def test_every_switch_equals_the_slow_twin(kind, threshold, norm, one_dim):
+    model, (batch,) = conv_net(), batches(1)
+    optimizer = ZSharp(
+        model.parameters(),
+        torch.optim.SGD,
+        lr=0.1,
+        q_p=0.7,
+        filter=kind,
+        threshold=threshold,
+        norm=norm,
+        one_dim=one_dim,
+    )
+    weights = [p.detach().numpy().copy() for p in model.parameters()]
+    g, _ = gradients(model, weights, batch)
+    closure_for(model, optimizer, batch)()
+    optimizer.first_step()
+    e = slow_twin.perturb(
+        weights, g, rho=0.05, q=0.7, kind=kind, threshold=threshold, scale=norm, one_dim=one_dim
+    )
+    for p, w, ei in zip(model.parameters(), weights, e, strict=True):
+        np.testing.assert_allclose(p.detach().numpy() - w, ei, atol=1e-12)
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("method", SHARP)
+def test_radius_zero_is_the_base_optimizer_bit_for_bit(method, base):
+    model, plain = conv_net(), conv_net()
+    optimizer = make_optimizer(model.parameters(), method, base, lr=0.01, rho=0.0)
+    base_optimizer = make_optimizer(plain.parameters(), "base", base, lr=0.01)
+    for batch in batches(4):
+        optimizer.step(closure_for(model, optimizer, batch))
+        base_optimizer.step(closure_for(plain, base_optimizer, batch))
+    for p, q in zip(model.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+@pytest.mark.parametrize("settings", [{"q_p": 0.0}, {"filter": "none"}])
+def test_zsharp_without_a_filter_is_sam(settings):
+    model, plain = conv_net(), conv_net()
+    zsharp = ZSharp(model.parameters(), torch.optim.SGD, lr=0.1, **settings)
+    sam = SAM(plain.parameters(), torch.optim.SGD, lr=0.1)
+    for batch in batches(4):
+        zsharp.step(closure_for(model, zsharp, batch))
+        sam.step(closure_for(plain, sam, batch))
+    for p, q in zip(model.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_random_filter_keeps_as_many_and_differs_from_step_to_step():
+    model, (batch,) = conv_net(), batches(1)
+    optimizer = make_optimizer(model.parameters(), "random_sam", "sgd", lr=0.1, q_p=0.9)
+    zsharp = ZSharp(copy.deepcopy(model).parameters(), torch.optim.SGD, lr=0.1, q_p=0.9)
+    moved = []
+    for _ in range(2):
+        closure_for(model, optimizer, batch)()
+        optimizer.first_step()
+        moved.append(torch.cat([s.flatten() != 0 for s in optimizer.last.steps]))
+        optimizer.restore()
+    for p, q in zip(zsharp.param_groups[0]["params"], model.parameters(), strict=True):
+        p.grad = q.grad.clone()
+    zsharp.first_step()
+    assert [int(k) for k in optimizer.last.kept] == [int(k) for k in zsharp.last.kept]
+    assert not torch.equal(*moved)
+
+
+def test_official_radius_grows_with_the_root_of_the_number_of_layers():
+    """Three tensors of norm rho each, and 1-D tensors that together have at most norm rho."""
+    model, (batch,) = conv_net(), batches(1)
+    for method, low, high in (("zsharp", 0.05, 0.05), ("zsharp_official", 0.05 * 3**0.5, 0.05 * 4**0.5)):
+        optimizer = make_optimizer(model.parameters(), method, "sgd", lr=0.1)
+        closure_for(model, optimizer, batch)()
+        optimizer.first_step()
+        optimizer.restore()
+        assert low - 1e-9 <= float(optimizer.last.norm) <= high + 1e-9
+
+
+@pytest.mark.parametrize("method", SHARP)
+def test_nothing_moves_on_zero_gradients(method):
+    model = conv_net()
+    optimizer = make_optimizer(model.parameters(), method, "sgd", lr=0.1)
+    before = [p.detach().clone() for p in model.parameters()]
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.first_step()
+    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+    assert float(optimizer.last.norm) == 0
+
+
+def test_all_equal_gradients_fall_back_to_sam():
+    model = conv_net()
+    optimizer = ZSharp(model.parameters(), torch.optim.SGD, lr=0.1, rho=0.05)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.first_step()
+    num = sum(p.numel() for p in model.parameters())
+    for step in optimizer.last.steps:
+        assert torch.allclose(step, torch.full_like(step, 0.05 / num**0.5))
+    assert float(optimizer.last.kept_fraction) == 1
+
+
+@pytest.mark.parametrize("method", SHARP)
+def test_weights_keep_their_storage_and_return_bit_for_bit(method):
+    model, (batch,) = conv_net(), batches(1)
+    optimizer = make_optimizer(model.parameters(), method, "sgd", lr=0.1)
+    before = [p.detach().clone() for p in model.parameters()]
+    storage = [p.data_ptr() for p in model.parameters()]
+    closure_for(model, optimizer, batch)()
+    optimizer.first_step()
+    assert not all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+    optimizer.restore()
+    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+    optimizer.step(closure_for(model, optimizer, batch))
+    assert [p.data_ptr() for p in model.parameters()] == storage
+
+
+def test_weights_return_when_the_second_pass_raises():
+    model, (batch,) = conv_net(), batches(1)
+    optimizer = ZSharp(model.parameters(), torch.optim.SGD, lr=0.1)
+    before = [p.detach().clone() for p in model.parameters()]
+    calls = []
+
+    def closure():
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return closure_for(model, optimizer, batch)()
+
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step(closure)
+    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+    optimizer.state_dict()
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("method", METHODS)
+def test_resuming_from_a_checkpoint_is_bit_identical(method, base, tmp_path):
+    model, data = conv_net(), batches(6)
+    optimizer = make_optimizer(model.parameters(), method, base, lr=0.01, **BASES[base])
+    for i, batch in enumerate(data):
+        if i == 3:
+            torch.save(
+                {"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "checkpoint.pt"
+            )
+        optimizer.step(closure_for(model, optimizer, batch))
+    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    resumed = conv_net()
+    resumed.load_state_dict(saved["model"])
+    again = make_optimizer(resumed.parameters(), method, base, lr=0.5, **BASES[base])
+    again.load_state_dict(saved["optimizer"])
+    for batch in data[3:]:
+        again.step(closure_for(resumed, again, batch))
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), resumed.parameters(), strict=True))
+
+
+def test_loading_a_plain_base_optimizers_state_works():
+    model, (first, second) = conv_net(), batches(2)
+    plain = torch.optim.AdamW(model.parameters(), lr=0.02)
+    plain.step(closure_for(model, plain, first))
+    twin = copy.deepcopy(model)
+    optimizer = make_optimizer(twin.parameters(), "zsharp", "adamw", lr=0.5, rho=0.0)
+    optimizer.load_state_dict(copy.deepcopy(plain.state_dict()))
+    plain.step(closure_for(model, plain, second))
+    optimizer.step(closure_for(twin, optimizer, second))
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), twin.parameters(), strict=True))
+
+
+def test_groups_carry_their_own_settings_and_share_the_base_optimizers():
+    model, (batch,) = conv_net(), batches(1)
+    params = list(model.parameters())
+    optimizer = ZSharp(
+        [{"params": params[:1], "rho": 0.0}], torch.optim.AdamW, lr=0.1, q_p=0.5, weight_decay=0.3
+    )
+    optimizer.add_param_group({"params": params[1:], "rho": 0.2, "lr": 0.7})
+    assert optimizer.param_groups is optimizer.base_optimizer.param_groups
+    assert optimizer.param_groups[1]["weight_decay"] == 0.3
+    assert optimizer.param_groups[1]["q_p"] == 0.5
+    closure_for(model, optimizer, batch)()
+    before = params[0].detach().clone()
+    optimizer.first_step()
+    assert torch.equal(params[0], before)
+    assert float(optimizer.last.norm) <= 0.2 + 1e-9
+
+
+def test_parameters_without_gradients_are_left_alone():
+    model, (batch,) = conv_net(), batches(1)
+    model.conv1.weight.requires_grad_(False)
+    before = model.conv1.weight.clone()
+    optimizer = ZSharp(model.parameters(), torch.optim.SGD, lr=0.1)
+    optimizer.step(closure_for(model, optimizer, batch))
+    assert torch.equal(model.conv1.weight, before)
+
+
+@pytest.mark.parametrize("tensors", [False, True])
+def test_radius_and_percentile_may_be_tensors(tensors):
+    model, (batch,) = conv_net(), batches(1)
+    rho, q_p = (torch.tensor(0.1), torch.tensor(0.8, dtype=torch.float64)) if tensors else (0.1, 0.8)
+    optimizer = ZSharp(model.parameters(), torch.optim.SGD, lr=0.1, rho=rho, q_p=q_p)
+    closure_for(model, optimizer, batch)()
+    optimizer.first_step()
+    assert float(optimizer.last.norm) == pytest.approx(0.1)
+    sizes = [p.numel() for p in model.parameters()]
+    assert [int(k) for k in optimizer.last.kept] == [n - 1 - int(0.8 * (n - 1) + 1e-6) for n in sizes]
+
+
+def test_misuse_says_what_to_do():
+    model, (batch,) = conv_net(), batches(1)
+    optimizer = ZSharp(model.parameters(), torch.optim.SGD, lr=0.1)
+    with pytest.raises(RuntimeError, match="closure that zeroes the gradients"):
+        optimizer.step()
+    closure_for(model, optimizer, batch)()
+    optimizer.first_step()
+    with pytest.raises(RuntimeError, match="call second_step"):
+        optimizer.first_step()
+    with pytest.raises(RuntimeError, match="before saving"):
+        optimizer.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rho": -0.1}, "rho is -0.1; valid: 0 <= rho"),
+        ({"q_p": 1.0}, "q_p is 1.0; valid: 0 <= q_p < 1"),
+        ({"q_p": float("nan")}, "q_p is nan"),
+        ({"variant": "new"}, "valid: paper, official"),
+    ],
+)
+def test_numbers_outside_their_range_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ZSharp(conv_net().parameters(), torch.optim.SGD, lr=0.1, **settings)
+
+
+def test_the_factory_names_the_nearest_method():
+    with pytest.raises(ValueError, match="did you mean 'zsharp'"):
+        make_optimizer(conv_net().parameters(), "zsharpe")
+    with pytest.raises(ValueError, match="valid: sgd, adam, adamw"):
+        make_optimizer(conv_net().parameters(), "sam", "lion")
+
+
+def test_named_classes_are_the_rows_of_the_table():
+    for cls, name in ((SAM, "sam"), (ASAM, "asam"), (FriendlySAM, "friendly_sam"), (ZSharp, "zsharp")):
+        named = cls(conv_net().parameters(), torch.optim.SGD, lr=0.1)
+        row = make_optimizer(conv_net().parameters(), name, "sgd", lr=0.1)
+        assert isinstance(row, SharpnessAware)
+        keys = {"rules", *METHODS[name].defaults}
+        assert {k: named.param_groups[0][k] for k in keys} == {k: row.param_groups[0][k] for k in keys}
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_batch_norm_sees_each_batch_once(momentum):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, momentum=momentum), nn.Linear(4, 2))
+    twin = copy.deepcopy(model)
+    x = torch.randn(8, 3)
+    out = model(x)
+    with frozen_batch_norm(model):
+        again = model(x * 2)
+    expected = twin(x)
+    assert torch.equal(out, expected)
+    assert torch.equal(again, copy.deepcopy(twin)(x * 2))
+    assert int(model[1].num_batches_tracked) == 1
+    assert torch.equal(model[1].running_mean, twin[1].running_mean)
+    assert model[1].track_running_stats

@@ -1,0 +1,139 @@
+"""The table of methods: each is a named (ascent, filter) pair with its default settings."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import Literal
+
+Ascent = Literal["none", "sam", "asam", "friendly_sam"]
+Filter = Literal["none", "zscore", "magnitude", "random"]
+Scope = Literal["layer", "global"]
+OneDim = Literal["dense", "filter", "skip"]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How gradients become a perturbation, apart from the numbers.
+
+    Attributes:
+        ascent: Which perturbation: `sam`, `asam` (scaled by abs(w)), `friendly_sam` (less the running
+            gradient), or `none`.
+        filter: Which components take part.
+        threshold: Whether the percentile is taken per parameter tensor or over all of them at once.
+        norm: Whether all that is kept is scaled to norm rho together, or each tensor by itself.
+        one_dim: What happens to tensors of at most one dimension (biases, norm weights) under a filter.
+    """
+
+    ascent: Ascent = "sam"
+    filter: Filter = "none"
+    threshold: Scope = "layer"
+    norm: Scope = "global"
+    one_dim: OneDim = "filter"
+
+
+PAPER = Rules(filter="zscore")
+OFFICIAL = Rules(filter="zscore", norm="layer", one_dim="dense")
+VARIANTS: Mapping[str, Rules] = MappingProxyType({"paper": PAPER, "official": OFFICIAL})
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table.
+
+    Attributes:
+        name: The name used in job files and results.
+        summary: One line for `tune-jobs list`.
+        rules: The ascent and its filter.
+        defaults: Numbers the method has beside those of the base optimizer, with their default values.
+        variant: Which version of ZSharp it is, if any.
+    """
+
+    name: str
+    summary: str
+    rules: Rules
+    defaults: Mapping[str, float] = field(default_factory=dict)
+    variant: str | None = None
+
+    @property
+    def gradient_evaluations_per_step(self) -> int:
+        """Forward and backward passes that one optimizer step costs."""
+        return 1 if self.rules.ascent == "none" else 2
+
+
+_SAM = {"rho": 0.05}
+_ASAM = {"rho": 0.5, "eta": 0.01}
+_FRIENDLY = {"rho": 0.05, "sigma": 1.0, "lmbda": 0.9}
+_FILTER = {"q_p": 0.95}
+
+METHODS: Mapping[str, Method] = MappingProxyType(
+    {
+        method.name: method
+        for method in (
+            Method("base", "the base optimizer alone: one gradient a step", Rules(ascent="none")),
+            Method("sam", "SAM (Foret et al. 2021): ascend along the whole gradient", Rules(), _SAM),
+            Method(
+                "asam", "ASAM (Kwon et al. 2021): the radius scales with abs(w)", Rules(ascent="asam"), _ASAM
+            ),
+            Method(
+                "friendly_sam",
+                "Friendly-SAM (Li et al. 2024): ascend along the batch's own part of the gradient",
+                Rules(ascent="friendly_sam"),
+                _FRIENDLY,
+            ),
+            Method(
+                "zsharp",
+                "ZSharp as in the paper: SAM along the top (1 - q_p) of abs(z), one norm over all layers",
+                PAPER,
+                _SAM | _FILTER,
+                "paper",
+            ),
+            Method(
+                "zsharp_official",
+                "ZSharp as in the authors' code: each layer by itself scaled to norm rho, 1-D tensors dense",
+                OFFICIAL,
+                _SAM | _FILTER,
+                "official",
+            ),
+            Method(
+                "magnitude_sam",
+                "control: as zsharp, but keeps the largest abs(g)",
+                Rules(filter="magnitude"),
+                _SAM | _FILTER,
+            ),
+            Method(
+                "random_sam",
+                "control: as zsharp, but keeps a random set of the same size",
+                Rules(filter="random"),
+                _SAM | _FILTER,
+            ),
+            Method(
+                "zsharp_asam",
+                "ASAM with ZSharp's filter",
+                Rules(ascent="asam", filter="zscore"),
+                _ASAM | _FILTER,
+                "paper",
+            ),
+            Method(
+                "zsharp_friendly_sam",
+                "Friendly-SAM with ZSharp's filter",
+                Rules(ascent="friendly_sam", filter="zscore"),
+                _FRIENDLY | _FILTER,
+                "paper",
+            ),
+        )
+    }
+)
+
+
+def find_method(name: str) -> Method:
+    """Returns the row called `name`.
+
+    Raises:
+        ValueError: If there is none; the message names the nearest and all valid ones.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    near = get_close_matches(name, METHODS, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ValueError(f"unknown method {name!r}; {hint}valid: {', '.join(METHODS)}")

@@ -1,0 +1,185 @@
+"""The optimizers by the names people look for, and one factory for all of them."""
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from zsharp.optim.methods import VARIANTS, Filter, OneDim, Rules, Scope, find_method
+from zsharp.optim.sharpness_aware import SharpnessAware
+
+Params = Iterable[Tensor] | Iterable[dict[str, Any]]
+BASE_OPTIMIZERS: dict[str, type[Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+}
+
+
+class SAM(SharpnessAware):
+    """Sharpness-aware minimization: e = rho * g / ||g||.
+
+    Example:
+        >>> model = torch.nn.Linear(4, 2)
+        >>> optimizer = SAM(model.parameters(), torch.optim.SGD, lr=0.1, rho=0.05)
+        >>> def closure():
+        ...     optimizer.zero_grad()
+        ...     loss = model(torch.ones(8, 4)).square().mean()
+        ...     loss.backward()
+        ...     return loss
+        >>> loss = optimizer.step(closure)
+
+    References:
+        Foret et al., "Sharpness-Aware Minimization for Efficiently Improving Generalization", ICLR 2021.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        base_optimizer: type[Optimizer],
+        *,
+        rho: Tensor | float = 0.05,
+        filter: Filter = "none",
+        q_p: Tensor | float = 0.0,
+        threshold: Scope = "layer",
+        norm: Scope = "global",
+        one_dim: OneDim = "filter",
+        **kwargs: Any,
+    ) -> None:
+        rules = Rules("sam", filter, threshold, norm, one_dim)
+        super().__init__(params, base_optimizer, rules=rules, rho=rho, q_p=q_p, **kwargs)
+
+
+class ASAM(SharpnessAware):
+    """Adaptive SAM: e = rho * T^2 g / ||T g|| with T = abs(w) + eta, for every tensor.
+
+    The authors' code takes T = 1 for biases; rho tuned for one differs from rho tuned for the other.
+
+    References:
+        Kwon et al., "ASAM: Adaptive Sharpness-Aware Minimization for Scale-Invariant Learning of Deep
+        Neural Networks", ICML 2021, eq. 7.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        base_optimizer: type[Optimizer],
+        *,
+        rho: Tensor | float = 0.5,
+        eta: float = 0.01,
+        filter: Filter = "none",
+        q_p: Tensor | float = 0.0,
+        threshold: Scope = "layer",
+        norm: Scope = "global",
+        one_dim: OneDim = "filter",
+        **kwargs: Any,
+    ) -> None:
+        rules = Rules("asam", filter, threshold, norm, one_dim)
+        super().__init__(params, base_optimizer, rules=rules, rho=rho, eta=eta, q_p=q_p, **kwargs)
+
+
+class FriendlySAM(SharpnessAware):
+    """Friendly-SAM: SAM along d = g - sigma * m, with m the running mean of the gradients before this step.
+
+    The paper's m includes the present gradient; its code, followed here, subtracts before it updates, and
+    its first step is plain SAM.
+
+    References:
+        Li et al., "Friendly Sharpness-Aware Minimization", CVPR 2024, Algorithm 1.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        base_optimizer: type[Optimizer],
+        *,
+        rho: Tensor | float = 0.05,
+        sigma: float = 1.0,
+        lmbda: float = 0.9,
+        filter: Filter = "none",
+        q_p: Tensor | float = 0.0,
+        threshold: Scope = "layer",
+        norm: Scope = "global",
+        one_dim: OneDim = "filter",
+        **kwargs: Any,
+    ) -> None:
+        rules = Rules("friendly_sam", filter, threshold, norm, one_dim)
+        super().__init__(
+            params, base_optimizer, rules=rules, rho=rho, sigma=sigma, lmbda=lmbda, q_p=q_p, **kwargs
+        )
+
+
+class ZSharp(SharpnessAware):
+    """SAM along the components whose Z-score within their layer is large.
+
+    Args:
+        params: Parameters or groups.
+        base_optimizer: Class of the optimizer that descends.
+        rho: Radius. With `variant="official"` each tensor moves by rho, so ||e|| is about rho times the root
+            of their number, 4 to 10 times larger than the `paper`'s at the same rho.
+        q_p: Percentile of abs(z) below which components are dropped; 0.95 keeps the top 5 %.
+        variant: `paper` or `official`; sets the four switches below where they are not given.
+        filter: What components are ranked by.
+        threshold: Percentile per tensor or over all.
+        norm: Radius over all tensors or for each.
+        one_dim: Whether 1-D tensors are filtered, dense, or left alone.
+        kwargs: `seed`, and the base optimizer's own.
+
+    References:
+        Yun, "Sharpness-Aware Minimization with Z-Score Gradient Filtering", arXiv 2505.02369.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        base_optimizer: type[Optimizer],
+        *,
+        rho: Tensor | float = 0.05,
+        q_p: Tensor | float = 0.95,
+        variant: Literal["paper", "official"] = "paper",
+        filter: Filter | None = None,
+        threshold: Scope | None = None,
+        norm: Scope | None = None,
+        one_dim: OneDim | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if variant not in VARIANTS:
+            raise ValueError(f"variant is {variant!r}; valid: {', '.join(VARIANTS)}")
+        preset = VARIANTS[variant]
+        rules = Rules(
+            "sam",
+            filter or preset.filter,
+            threshold or preset.threshold,
+            norm or preset.norm,
+            one_dim or preset.one_dim,
+        )
+        super().__init__(params, base_optimizer, rules=rules, rho=rho, q_p=q_p, **kwargs)
+
+
+def make_optimizer(
+    params: Params, method: str = "zsharp", base_optimizer: str | type[Optimizer] = "adamw", **kwargs: Any
+) -> Optimizer:
+    """Returns the optimizer of a row of `METHODS`; for `base`, the base optimizer itself.
+
+    Args:
+        params: Parameters or groups.
+        method: Name of the row.
+        base_optimizer: `sgd`, `adam`, `adamw`, or any `torch.optim` class.
+        kwargs: Numbers that replace the row's defaults (`rho`, `q_p`, ...), `seed`, and the base
+            optimizer's own.
+
+    Raises:
+        ValueError: If the method or the base optimizer is unknown, or a number is outside its range.
+    """
+    row = find_method(method)
+    if isinstance(base_optimizer, str):
+        if base_optimizer not in BASE_OPTIMIZERS:
+            raise ValueError(
+                f"unknown base optimizer {base_optimizer!r}; valid: {', '.join(BASE_OPTIMIZERS)}"
+            )
+        base_optimizer = BASE_OPTIMIZERS[base_optimizer]
+    if row.rules.ascent == "none":
+        return base_optimizer(params, **kwargs)
+    return SharpnessAware(params, base_optimizer, rules=row.rules, **{**row.defaults, **kwargs})
