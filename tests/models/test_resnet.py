@@ -1,0 +1,83 @@
+"""The CIFAR ResNet against a slow, obvious twin, and its depth."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from zsharp.models import ARCHITECTURES, build_model
+
+
+def _normalise(x, weights, prefix):
+    """Batch normalisation with the batch's own statistics, written out."""
+    mean = x.mean(dim=(0, 2, 3), keepdim=True)
+    variance = (x - mean).square().mean(dim=(0, 2, 3), keepdim=True)
+    scale, shift = (weights[f"{prefix}.{key}"].view(1, -1, 1, 1) for key in ("weight", "bias"))
+    return (x - mean) / (variance + 1e-5).sqrt() * scale + shift
+
+
+def _option_a(x, out):
+    """Identity shortcut, pixel by pixel: where the image shrinks, the pixels at even positions."""
+    stride = 1 if x.shape[2:] == out.shape[2:] else 2
+    shortcut = torch.zeros_like(out)
+    for row in range(out.shape[2]):
+        for column in range(out.shape[3]):
+            shortcut[:, : x.shape[1], row, column] = x[:, :, stride * row, stride * column]
+    return shortcut
+
+
+def _twin(weights, images, num_blocks):
+    """Training-mode forward pass of He et al. 2015, sec. 4.2, from a state dict."""
+    x = torch.clamp(_normalise(F.conv2d(images, weights["conv.weight"], padding=1), weights, "norm"), min=0)
+    for block in range(3 * num_blocks):
+        prefix = f"blocks.{block}"
+        stride = 2 if block in (num_blocks, 2 * num_blocks) else 1
+        out = F.conv2d(x, weights[f"{prefix}.conv1.weight"], stride=stride, padding=1)
+        out = torch.clamp(_normalise(out, weights, f"{prefix}.norm1"), min=0)
+        out = _normalise(
+            F.conv2d(out, weights[f"{prefix}.conv2.weight"], padding=1), weights, f"{prefix}.norm2"
+        )
+        x = torch.clamp(out + _option_a(x, out), min=0)
+    pooled = x.flatten(2).sum(dim=2) / (x.shape[2] * x.shape[3])
+    return pooled @ weights["classifier.weight"].T + weights["classifier.bias"]
+
+
+@pytest.mark.parametrize("image_shape", [(3, 16, 16), (1, 9, 7)])
+@pytest.mark.parametrize(("name", "num_blocks"), [("resnet8", 1), ("resnet20", 3)])
+def test_equals_its_slow_twin(name, num_blocks, image_shape):
+    torch.manual_seed(0)
+    model = build_model(name, image_shape, 10).double()
+    for key, parameter in model.named_parameters():
+        if "norm" in key:  # away from ones and zeros, where a swap would not show
+            nn.init.uniform_(parameter, 0.5, 1.5)
+    images = torch.randn(5, *image_shape, dtype=torch.float64)
+    expected = _twin(model.state_dict(), images, num_blocks)
+    torch.testing.assert_close(model(images), expected)
+
+
+@pytest.mark.parametrize("depth", [8, 20, 32, 44, 56, 110])
+def test_depth_counts_convolutions_and_the_linear_layer(depth):
+    model = build_model(f"resnet{depth}", (3, 32, 32), 10)
+    modules = list(model.modules())
+    convolutions = [module for module in modules if isinstance(module, nn.Conv2d)]
+    assert len(convolutions) + sum(isinstance(module, nn.Linear) for module in modules) == depth
+    assert {conv.kernel_size for conv in convolutions} == {(3, 3)}  # so shortcuts have no parameters
+    assert [conv.stride[0] for conv in convolutions].count(2) == 2
+    assert {conv.out_channels for conv in convolutions} == {16, 32, 64}
+
+
+def test_convolutions_start_from_he_fan_out():
+    model = build_model("resnet110", (3, 32, 32), 10)
+    wide = [module.weight for module in model.modules() if isinstance(module, nn.Conv2d)][-20:]
+    std = torch.cat([weight.flatten() for weight in wide]).std().item()
+    assert std == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.02)
+
+
+def test_resnet18_keeps_the_resolution_of_small_images():
+    model = build_model("resnet18", (1, 32, 32), 10)
+    sizes = []
+    for stage in (model.layer1, model.layer4):
+        stage.register_forward_hook(lambda module, inputs, output: sizes.append(tuple(output.shape[1:])))
+    model(torch.randn(2, 1, 32, 32))
+    assert sizes == [(64, 32, 32), (512, 4, 4)]
+    assert ARCHITECTURES["resnet18"].family == "resnet"

@@ -1,0 +1,5 @@
+"""Architectures by name, sized by the data they will see."""
+
+from zsharp.models.architectures import ARCHITECTURES, Architecture, build_model, check_architecture
+
+__all__ = ["ARCHITECTURES", "Architecture", "build_model", "check_architecture"]

@@ -1,0 +1,141 @@
+"""The table of architectures: build and check one by its name."""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from torch import nn
+
+from zsharp.models import resnet, resnet18, vgg, vit
+from zsharp.models.image_shape import ImageShape, check_min_side, check_patch_grid
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A row of the table.
+
+    Attributes:
+        name: what job files call it.
+        family: which kind of network it is.
+        summary: one line, with the number of parameters for 3x32x32 images and 10 classes.
+        build: takes an image shape and a number of classes, returns a model with fresh weights.
+        check: takes an image shape, raises ValueError where the architecture cannot take it.
+    """
+
+    name: str
+    family: Literal["resnet", "vgg", "vit"]
+    summary: str
+    build: Callable[[ImageShape, int], nn.Module]
+    check: Callable[[ImageShape], None]
+
+
+def build_model(name: str, image_shape: ImageShape, num_classes: int) -> nn.Module:
+    """Return the architecture `name` with fresh float32 weights, in training mode, on torch's default device.
+
+    Weights are drawn from torch's global generator, so a seed fixes them. The model maps images
+    `[batch, *image_shape]` to logits `[batch, num_classes]`; its control flow depends on shapes only.
+
+    Args:
+        name: a key of `ARCHITECTURES`.
+        image_shape: channels, height and width of the data's images.
+        num_classes: number of classes of the data.
+
+    Raises:
+        ValueError: on an unknown name, an image shape that it cannot take, or fewer than two classes.
+
+    Example:
+        >>> build_model("resnet20", (3, 32, 32), 10)(torch.zeros(8, 3, 32, 32)).shape
+        torch.Size([8, 10])
+    """
+    check_architecture(name, image_shape)
+    if num_classes < 2:
+        raise ValueError(
+            f"architecture {name!r}: the number of classes must be at least 2, not {num_classes}"
+        )
+    return ARCHITECTURES[name].build(image_shape, num_classes)
+
+
+def check_architecture(name: str, image_shape: ImageShape) -> None:
+    """Do nothing if the architecture `name` can take images of this shape. Fast: builds nothing.
+
+    Raises:
+        ValueError: on an unknown name, or on a shape that it cannot take, with the shapes that it can.
+    """
+    if name not in ARCHITECTURES:
+        nearest = difflib.get_close_matches(name.lower(), ARCHITECTURES, n=1)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ";"
+        raise ValueError(f"unknown architecture {name!r}{hint} valid: {', '.join(ARCHITECTURES)}")
+    ARCHITECTURES[name].check(image_shape)
+
+
+def _cifar_resnet(depth: int, millions: str) -> Architecture:
+    return Architecture(
+        name=f"resnet{depth}",
+        family="resnet",
+        summary=f"ResNet-{depth} for CIFAR, 16/32/64 channels, option-A shortcuts, {millions} M parameters",
+        build=partial(resnet.build_resnet, blocks_per_stage=(depth - 2) // 6),
+        check=partial(check_min_side, f"resnet{depth}", min_side=resnet.MIN_SIDE),
+    )
+
+
+def _vgg(depth: int, millions: str) -> Architecture:
+    return Architecture(
+        name=f"vgg{depth}_bn",
+        family="vgg",
+        summary=f"VGG-{depth} with batch normalisation and one linear layer, {millions} M parameters",
+        build=partial(vgg.build_vgg, depth=depth),
+        check=partial(check_min_side, f"vgg{depth}_bn", min_side=vgg.MIN_SIDE),
+    )
+
+
+def _vit(
+    name: str, millions: str, *, layers: int, patches: int, heads: int, embedding: int, mlp: int
+) -> Architecture:
+    return Architecture(
+        name=name,
+        family="vit",
+        summary=(
+            f"ViT, {layers} layers, {patches}x{patches} patches, {heads} heads, embedding {embedding}, "
+            f"MLP {mlp}, {millions} M parameters"
+        ),
+        build=partial(
+            vit.build_vit,
+            num_layers=layers,
+            patches_per_side=patches,
+            num_heads=heads,
+            embedding=embedding,
+            mlp_width=mlp,
+        ),
+        check=partial(check_patch_grid, name, patches_per_side=patches),
+    )
+
+
+_RESNET18 = Architecture(
+    name="resnet18",
+    family="resnet",
+    summary="ResNet-18, ImageNet widths with a 3x3 stride-1 stem and no max-pooling, 11.17 M parameters",
+    build=resnet18.build_resnet18,
+    check=partial(check_min_side, "resnet18", min_side=resnet18.MIN_SIDE),
+)
+
+_ROWS = (
+    _cifar_resnet(8, "0.08"),
+    _cifar_resnet(20, "0.27"),
+    _cifar_resnet(32, "0.46"),
+    _cifar_resnet(44, "0.66"),
+    _cifar_resnet(56, "0.85"),
+    _cifar_resnet(110, "1.73"),
+    _RESNET18,
+    _vgg(11, "9.23"),
+    _vgg(13, "9.42"),
+    _vgg(16, "14.73"),
+    _vgg(19, "20.04"),
+    _vit("vit_tiny", "0.15", layers=4, patches=4, heads=4, embedding=64, mlp=128),
+    _vit("vit_7_8_8_384", "6.27", layers=7, patches=8, heads=8, embedding=384, mlp=384),
+    _vit("vit_7_8_12_768", "8.34", layers=7, patches=8, heads=12, embedding=384, mlp=768),
+)
+
+ARCHITECTURES: dict[str, Architecture] = {row.name: row for row in _ROWS}
+"""Every architecture by name, in the order in which they are listed."""
