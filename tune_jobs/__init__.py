@@ -1,0 +1,1 @@
+"""Plans, runs and explains hyperparameter searches for sharpness-aware training."""

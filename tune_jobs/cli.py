@@ -1,0 +1,174 @@
+"""The command line `tune-jobs`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tune_jobs.problems import JobError
+
+app = typer.Typer(
+    help="Find out whether sharpness-aware training helps a model, at which settings, and how sure one can be.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Job = Annotated[str, typer.Argument(metavar="JOB", help="A preset's name (see `list`) or a YAML file.")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change a value of the job; YAML.")
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="Search folder; default storage/name.")
+]
+Folders = Annotated[list[Path], typer.Argument(metavar="DIR...", help="Search folders.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A search folder.")]
+
+EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+
+
+@app.command("list")
+def list_choices() -> None:
+    """Presets, architectures, data sets, methods and parameters."""
+    from tune_jobs.job_file import presets
+    from tune_jobs.space import PARAMETERS
+    from zsharp.data import DATASETS
+    from zsharp.models import ARCHITECTURES
+    from zsharp.optim import METHODS
+
+    sections: dict[str, dict[str, str]] = {
+        "Presets": presets(),
+        "Architectures": {row.name: row.summary for row in ARCHITECTURES.values()},
+        "Data sets": {row.name: row.summary for row in DATASETS.values()},
+        "Methods": {row.name: row.summary for row in METHODS.values()},
+        "Parameters": {row.name: f"{row.summary}; {row.valid}" for row in PARAMETERS.values()},
+    }
+    console = _console()
+    for title, rows in sections.items():
+        table = Table(box=None, padding=(0, 1), show_header=False, title=title, title_justify="left")
+        table.add_column(no_wrap=True, style="bold")
+        table.add_column()
+        for name, summary in rows.items():
+            table.add_row(escape(name), escape(summary))
+        console.print(table)
+        console.print()
+
+
+@app.command()
+def validate(
+    job: Annotated[str | None, typer.Argument(metavar="JOB", help="A preset's name or a YAML file.")] = None,
+    sets: Sets = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of job files.")] = False,
+) -> None:
+    """Every problem of a job file at once, each with its path, its value and what is valid."""
+    import json
+
+    from tune_jobs.job_file import load_job
+    from tune_jobs.job_file import schema as job_schema
+
+    if schema:
+        typer.echo(json.dumps(job_schema(), indent=2))
+        return
+    if job is None:
+        raise typer.BadParameter("name a job, or ask for --schema", param_hint="JOB")
+    spec = load_job(job, sets or [])
+    num_trials = len(spec.studies()) * spec.search.num_trials
+    _console().print(
+        f"[green]valid[/green]: {escape(spec.name)}, {len(spec.studies())} studies, {num_trials} trials"
+    )
+
+
+@app.command()
+def plan(job: Job, sets: Sets = None, out: Out = None) -> None:
+    """What a job would cost before it runs: studies, trials, epochs, resources, storage."""
+    from tune_jobs.job_file import load_job
+    from tune_jobs.plan import make_plan, render_plan
+
+    _console().print(render_plan(make_plan(load_job(job, sets or []), out)))
+
+
+@app.command()
+def run(
+    job: Job,
+    sets: Sets = None,
+    out: Out = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Delete a search in the folder and start again.")
+    ] = False,
+) -> None:
+    """Run the search, write its Parquet files, and compare what it found."""
+    from tune_jobs.job_file import load_job
+    from tune_jobs.progress import Progress
+    from tune_jobs.search import run as run_search
+
+    spec = load_job(job, sets or [])
+    console = _console()
+    with Progress(spec, console) as progress:
+        result = run_search(spec, out, fresh=fresh, on_change=progress.on_change, on_start=progress.on_start)
+    _print_comparison(console, [result.folder])
+    console.print(f"\nResults: {escape(str(result.folder / 'parquet'))}", soft_wrap=True)
+    if result.is_interrupted:
+        console.print("Interrupted: the table holds what had ended.")
+        raise typer.Exit(EXIT_INTERRUPTED)
+    if not result.counts.get("completed"):
+        console.print("No trial reached full fidelity.")
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def export(folder: Folder) -> None:
+    """(Re)write the Parquet files of a search folder from its ledger."""
+    from tune_jobs.export import export as export_folder
+
+    for file in export_folder(folder):
+        typer.echo(file)
+
+
+@app.command()
+def compare(
+    folders: Folders,
+    form: Annotated[str, typer.Option("--format", help="table, csv, markdown or json.")] = "table",
+) -> None:
+    """Architectures and methods side by side."""
+    from tune_jobs import compare as comparing
+
+    renderers: dict[str, Any] = {
+        "csv": comparing.to_csv,
+        "markdown": comparing.to_markdown,
+        "json": comparing.to_json,
+    }
+    if form == "table":
+        _print_comparison(_console(), folders)
+    elif form in renderers:
+        typer.echo(renderers[form](comparing.comparison(folders)).rstrip("\n"))
+    else:
+        raise typer.BadParameter(f"{form!r}; valid: table, csv, markdown, json", param_hint="--format")
+
+
+def _print_comparison(console: Console, folders: list[Path]) -> None:
+    from tune_jobs.compare import comparison, render_table
+
+    console.print(render_table(comparison(folders)))
+
+
+def _console() -> Console:
+    """In a pipe, lines are as long as they need to be."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=max(console.width, 120))
+
+
+def main() -> None:
+    """Runs the command line; bad input ends with its problems on the error output and exit code 2."""
+    from tune_jobs.export import ResultsError
+    from tune_jobs.ledger import LedgerError
+
+    try:
+        app()
+    except (JobError, LedgerError, ResultsError) as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(escape(str(error)))
+        sys.exit(EXIT_BAD_INPUT)

@@ -1,0 +1,75 @@
+"""The Ray that a search runs on: one already there, or one started on this machine."""
+
+import logging
+import os
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What there is to run trials on.
+
+    Attributes:
+        cpus: Cores.
+        gpus: GPUs, as many as Ray counts.
+        gpus_per_node: GPUs of the machine that has most; None where there are none.
+        gpu_names: Their makes where they are this machine's, else none.
+    """
+
+    cpus: float
+    gpus: float
+    gpus_per_node: int | None
+    gpu_names: tuple[str, ...] = ()
+
+
+def is_remote() -> bool:
+    """Whether there is a Ray to connect to: started by the caller, or named by `RAY_ADDRESS`."""
+    return bool(ray.is_initialized() or os.environ.get("RAY_ADDRESS"))
+
+
+def connect() -> None:
+    """Connects to the Ray that `RAY_ADDRESS` names, unless the caller has."""
+    if not ray.is_initialized():
+        ray.init(logging_level=logging.WARNING)
+
+
+def local_totals() -> Totals:
+    """Counts this machine's cores (those this process may use) and GPUs, without starting Ray."""
+    import torch
+
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    names = tuple(torch.cuda.get_device_name(i) for i in range(gpus))
+    return Totals(len(os.sched_getaffinity(0)), gpus, gpus or None, names)
+
+
+def cluster_totals() -> Totals:
+    """Counts what the connected Ray has."""
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    per_node = max((node["Resources"].get("GPU", 0) for node in _nodes() if node["Alive"]), default=0)
+    return Totals(resources.get("CPU", 0), resources.get("GPU", 0), int(per_node) or None)
+
+
+def _nodes() -> list[dict[str, Any]]:
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return nodes
+
+
+def start_local(totals: Totals, threads_per_trial: int) -> None:
+    """Starts Ray on this machine, with workers that have torch loaded before a trial needs it."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads_per_trial))
+    os.environ.setdefault("RAY_preload_python_modules", "torch,zsharp.training.training")
+    # Metrics and usage reports are for clusters; here they are processes and threads nobody looks at.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_enable_metrics_collection", "0")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+        ray.init(
+            num_cpus=int(totals.cpus),
+            num_gpus=int(totals.gpus),
+            include_dashboard=False,
+            logging_level=logging.WARNING,
+        )

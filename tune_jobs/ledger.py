@@ -1,0 +1,337 @@
+"""The durable record of a search: every trial, every report, and the decision taken on each.
+
+One SQLite file, `ledger.sqlite`, in the search folder. One process writes it (the driver; a second writer is
+refused), any number may read meanwhile. Each call is one transaction: it happened, or it did not.
+
+- `kill -9` of the writer loses nothing that a call has returned from; the call under way is there or not.
+- Power loss or a kernel panic lose nothing either, as far as the disk honours fsync: every commit is synced
+  (`synchronous=FULL`; 0.1 ms a report on an idle local disk, 0.7 ms on a busy one).
+- The write-ahead log (`ledger.sqlite-wal`) is part of the record while it is there: copy it too. Closing
+  leaves one file, which can be read where nothing can be written.
+  Where the file system cannot keep one, SQLite's rollback journal takes over (slower, as durable).
+"""
+
+import json
+import math
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, Self
+
+from tune_jobs.ledger_file import LedgerError as LedgerError
+from tune_jobs.ledger_file import leave_one_file, lock_for_writing, make_file, open_file, unlock
+
+FILE_NAME = "ledger.sqlite"
+ACTIONS = ("continue", "stop", "complete", "diverge")
+STATUSES = ("completed", "pruned", "diverged", "failed", "interrupted")
+
+# What a report may measure. Other metrics are kept too, unchecked, in the ledger only; Parquet has these.
+METRICS: dict[str, type[float] | type[int] | type[str]] = {
+    **dict.fromkeys(("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "grad_norm"), float),
+    **dict.fromkeys(("perturbation_norm", "kept_fraction", "epoch_s"), float),
+    # from here on: totals since the trial began, or constants of it
+    "gradient_evaluations": int,
+    "train_s": float,
+    "wall_s": float,
+    "images_per_s": float,
+    "peak_memory_bytes": int,
+    "num_parameters": int,
+    "device": str,
+    "node": str,
+    "gpu_ids": str,
+}
+
+_START = ("trial_id", "study", "number", "dataset", "architecture", "method", "variant", "seed")
+_TRIAL = (*_START, "params", "max_epochs", "status", "stop_reason", "error", "started_at", "finished_at")
+_DECISION = ("decision", "rung", "cutoff", "num_values", "reason", "reported_at")
+_RESERVED = {"seq", "trial_id", "epoch", *_DECISION}
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was decided on one report, with the inputs of the decision."""
+
+    action: str  # one of ACTIONS
+    rung: int | None = None  # the milestone (epochs) this report was judged at; None where it is at no rung
+    cutoff: float | None = None  # value it had to reach there
+    num_values: int | None = None  # values already recorded in that rung
+    reason: str = ""
+
+
+class Ledger:
+    """An open ledger; get one from `create` or `open`, and close it or use it as a context manager.
+
+    Belongs to the thread that opened it. Every method raises `LedgerError`, and changes nothing, where the
+    file is not usable or a call would make the record untrue.
+    """
+
+    def __init__(self, file: Path, *, read_only: bool) -> None:
+        self.file = file
+        self.read_only = read_only
+        self._lock = lock_for_writing(file) if file.exists() and not read_only else None
+        try:
+            self._connection = open_file(file, read_only=read_only)
+        except BaseException:
+            unlock(self._lock)
+            raise
+
+    @classmethod
+    def create(cls, folder: Path, job: Mapping[str, Any], provenance: Mapping[str, Any]) -> Self:
+        """Start the record of a search in `folder` (made if missing), which must have none.
+
+        Args:
+            folder: the search folder.
+            job: the resolved job, as JSON can hold it; has a "name".
+            provenance: versions, commit and hardware, as `tune_jobs.provenance.provenance` collects them.
+        """
+        file = Path(folder) / FILE_NAME
+        if not job.get("name"):
+            raise LedgerError(f"{file}: expected a job with a 'name', found the keys {sorted(job)}")
+        meta = {"job": _json(job, f"{file}: job"), "provenance": _json(provenance, f"{file}: provenance")}
+        make_file(file, meta)
+        return cls.open(folder)
+
+    @classmethod
+    def open(cls, folder: Path, *, read_only: bool = False) -> Self:
+        """Open the record of a search: for its one writer, or for reading (also while another writes)."""
+        return cls(Path(folder) / FILE_NAME, read_only=read_only)
+
+    @property
+    def job(self) -> dict[str, Any]:
+        """The resolved job."""
+        return self._meta("job")
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Versions, commit and hardware of the process that created the ledger."""
+        return self._meta("provenance")
+
+    def start_trial(
+        self,
+        trial_id: str,
+        *,
+        study: str,
+        number: int,
+        dataset: str,
+        architecture: str,
+        method: str,
+        variant: str | None,
+        seed: int,
+        params: Mapping[str, float],
+        max_epochs: int,
+    ) -> None:
+        """Record that a trial begins; `trial_id` is new in this ledger, `params` are finite."""
+        values = {name: self._value(f"{trial_id}: params.{name}", v, float) for name, v in params.items()}
+        if None in values.values():
+            raise self._error(f"trial {trial_id}: params {dict(params)}; expected finite numbers")
+        start = (trial_id, study, number, dataset, architecture, method, variant, seed)
+        with self._writing() as connection:
+            if connection.execute("SELECT 1 FROM trials WHERE trial_id = ?", (trial_id,)).fetchone():
+                raise self._error(f"trial {trial_id} was started before; expected a new trial_id")
+            connection.execute(
+                f"INSERT INTO trials ({', '.join(_START)}, params, max_epochs, started_at)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (*start, json.dumps(values), max_epochs, _now()),
+            )
+
+    def report(
+        self,
+        trial_id: str,
+        epoch: int,
+        metrics: Mapping[str, float | int | str | None],
+        decision: Decision,
+    ) -> None:
+        """Record one epoch of a running trial and the decision taken on it.
+
+        Args:
+            trial_id: a trial that is not finished.
+            epoch: 1 for the first report, then one more each time.
+            metrics: by name, those of `METRICS` and others; NaN and infinities become null (not measured).
+            decision: what was decided, and on which inputs.
+        """
+        where = f"{trial_id}, epoch {epoch}"
+        if decision.action not in ACTIONS:
+            raise self._error(f"trial {where}: decision {decision.action!r}; expected one of {ACTIONS}")
+        if taken := sorted(_RESERVED & set(metrics)):
+            raise self._error(f"trial {where}: metrics {taken}; expected other names, the ledger uses these")
+        values = {name: self._value(f"{where}: {name}", v, METRICS.get(name)) for name, v in metrics.items()}
+        cutoff = self._value(f"{where}: cutoff", decision.cutoff, float)
+        judged = (decision.action, decision.rung, cutoff, decision.num_values, _text(decision.reason))
+        with self._writing() as connection:
+            trial, status = self._trial(trial_id)
+            if status is not None:
+                raise self._error(f"trial {where}: the trial is {status}; expected a running one")
+            query = "SELECT max(epoch) FROM reports WHERE trial = ?"
+            last = connection.execute(query, (trial,)).fetchone()[0] or 0
+            if epoch != last + 1:
+                raise self._error(f"trial {where}: the last epoch reported is {last}; expected {last + 1}")
+            connection.execute(
+                f"INSERT INTO reports (trial, epoch, metrics, {', '.join(_DECISION)})"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (trial, epoch, json.dumps(values), *judged, _now()),
+            )
+
+    def finish_trial(self, trial_id: str, status: str, stop_reason: str, error: str | None = None) -> None:
+        """Record how a running trial ended: one of `STATUSES`, why, and its error's text if it had one."""
+        if status not in STATUSES:
+            raise self._error(f"trial {trial_id}: status {status!r}; expected one of {STATUSES}")
+        with self._writing() as connection:
+            trial, before = self._trial(trial_id)
+            if before is not None:
+                raise self._error(f"trial {trial_id}: it is {before}, not running; cannot become {status}")
+            connection.execute(
+                "UPDATE trials SET status = ?, stop_reason = ?, error = ?, finished_at = ? WHERE seq = ?",
+                (status, _text(stop_reason), _text(error), _now(), trial),
+            )
+
+    def reopen_trial(self, trial_id: str) -> None:
+        """Let an interrupted trial run again (on resume); its next report is the one after its last."""
+        with self._writing() as connection:
+            trial, status = self._trial(trial_id)
+            if status != "interrupted":
+                raise self._error(f"trial {trial_id} is {status or 'running'}; expected an interrupted one")
+            connection.execute(
+                "UPDATE trials SET status = NULL, stop_reason = NULL, error = NULL, finished_at = NULL"
+                " WHERE seq = ?",
+                (trial,),
+            )
+
+    def trials(self) -> list[dict[str, Any]]:
+        """Every trial, in the order started.
+
+        Each has the arguments of `start_trial`, `status` (None while it runs), `stop_reason`, `error`, and
+        `started_at` and `finished_at` as aware datetimes in UTC.
+        """
+        with self._translated():
+            query = f"SELECT {', '.join(_TRIAL)} FROM trials ORDER BY seq"
+            rows = self._connection.execute(query).fetchall()
+        trials = [dict(zip(_TRIAL, row, strict=True)) for row in rows]
+        for trial in trials:
+            trial["params"] = json.loads(trial["params"])
+            trial["started_at"] = datetime.fromisoformat(trial["started_at"])
+            trial["finished_at"] = trial["finished_at"] and datetime.fromisoformat(trial["finished_at"])
+        return trials
+
+    def reports(self, trial_id: str | None = None) -> list[dict[str, Any]]:
+        """Every report, or those of one trial, as `iter_reports` yields them."""
+        return list(self.iter_reports(trial_id))
+
+    def iter_reports(self, trial_id: str | None = None) -> Iterator[dict[str, Any]]:
+        """Yield every report, or those of one trial, in ledger order.
+
+        Each has `seq` (its place there), `trial_id`, `epoch`, each metric by its name, `decision` (the
+        action), `rung`, `cutoff`, `num_values`, `reason`, and `reported_at` as an aware datetime in UTC.
+        """
+        query = f"SELECT r.seq, t.trial_id, epoch, metrics, {', '.join(_DECISION)}"
+        query += " FROM reports r JOIN trials t ON t.seq = r.trial"
+        if trial_id is not None:
+            query += " WHERE r.trial = ?"
+        with self._translated():
+            chosen = () if trial_id is None else self._trial(trial_id)[:1]
+            rows = self._connection.execute(f"{query} ORDER BY r.seq", chosen)
+            for seq, trial, epoch, metrics, *judged in rows:
+                report = {"seq": seq, "trial_id": trial, "epoch": epoch, **json.loads(metrics)}
+                report |= zip(_DECISION, judged, strict=True)
+                report["reported_at"] = datetime.fromisoformat(report["reported_at"])
+                yield report
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Everything read inside sees the ledger at one moment, whatever its writer does meanwhile."""
+        with self._translated():
+            self._connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._connection.execute("ROLLBACK")
+
+    def close(self) -> None:
+        """Close the file, and let another process write it; a second call does nothing."""
+        if not self.read_only:
+            leave_one_file(self._connection)
+        self._connection.close()
+        unlock(self._lock)
+        self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self.close()
+
+    def _meta(self, key: str) -> dict[str, Any]:
+        with self._translated():
+            (text,) = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        value: dict[str, Any] = json.loads(text)
+        return value
+
+    def _trial(self, trial_id: str) -> tuple[int, str | None]:
+        query = "SELECT seq, status FROM trials WHERE trial_id = ?"
+        row = self._connection.execute(query, (trial_id,)).fetchone()
+        if row is None:
+            raise self._error(f"there is no trial {trial_id!r}; expected one that start_trial recorded")
+        return row[0], row[1]
+
+    def _error(self, text: str) -> LedgerError:
+        return LedgerError(f"{self.file}: {text}")
+
+    def _value(self, where: str, value: object, kind: type | None) -> float | int | str | None:
+        known = _plain(value, kind)
+        if value is not None and known is None and not isinstance(value, Real):
+            raise self._error(f"trial {where}: {value!r}; expected a number, a text or None")
+        if known is not None and kind is not None and not isinstance(known, kind):
+            raise self._error(f"trial {where}: {value!r}; expected {kind.__name__} or None")
+        return known
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        if self.read_only:
+            raise self._error("it was opened for reading; expected a ledger opened for writing")
+        with self._translated():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as problem:  # damaged, disk full, closed
+            raise self._error(f"expected a ledger that can be used, found: {problem}") from problem
+
+
+def _plain(value: object, kind: type | None) -> float | int | str | None:
+    """Returns the value (also a NumPy scalar) as JSON can hold it; None if it is not finite or not known."""
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, Integral):
+        return float(value) if kind is float else int(value)
+    if isinstance(value, Real) and math.isfinite(value):
+        number = float(value)
+        return int(number) if kind is int and number.is_integer() else number
+    return None
+
+
+def _json(value: Mapping[str, Any], where: str) -> str:
+    try:
+        return json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError) as problem:
+        raise LedgerError(f"{where}: expected what JSON can hold, found: {problem}") from problem
+
+
+def _text(text: str | None) -> str | None:
+    # A traceback can quote undecodable bytes; SQLite's text is UTF-8.
+    return None if text is None else text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")

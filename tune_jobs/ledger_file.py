@@ -1,0 +1,163 @@
+"""Makes, checks and opens the SQLite file under a ledger, for its one writer or for reading."""
+
+import os
+import sqlite3
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+if sys.platform != "win32":
+    import fcntl
+
+APPLICATION_ID = 0x5A534850  # "ZSHP", in the file's header
+VERSION = 1
+
+_TABLES = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE trials (
+    seq INTEGER PRIMARY KEY, trial_id TEXT NOT NULL UNIQUE, study TEXT NOT NULL, number INTEGER NOT NULL,
+    dataset TEXT NOT NULL, architecture TEXT NOT NULL, method TEXT NOT NULL, variant TEXT,
+    seed INTEGER NOT NULL, params TEXT NOT NULL, max_epochs INTEGER NOT NULL,
+    status TEXT, stop_reason TEXT, error TEXT, started_at TEXT NOT NULL, finished_at TEXT
+);
+CREATE TABLE reports (
+    seq INTEGER PRIMARY KEY, trial INTEGER NOT NULL REFERENCES trials (seq), epoch INTEGER NOT NULL,
+    metrics TEXT NOT NULL, decision TEXT NOT NULL, rung INTEGER, cutoff REAL, num_values INTEGER,
+    reason TEXT NOT NULL, reported_at TEXT NOT NULL, UNIQUE (trial, epoch)
+);
+"""
+
+
+class LedgerError(ValueError):
+    """A ledger that cannot be used, or a call that would make it untrue."""
+
+
+def make_file(file: Path, meta: Mapping[str, str]) -> None:
+    """Writes an empty ledger under another name and moves it there complete: nobody sees half of one."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = lock_for_writing(file)
+    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        if file.exists():
+            raise LedgerError(
+                f"{file}: there is a ledger already; expected a folder without one, or resume it"
+            )
+        unfinished.unlink(missing_ok=True)
+        connection = sqlite3.connect(unfinished, isolation_level=None)
+        try:
+            connection.executescript(
+                f"PRAGMA journal_mode = OFF; BEGIN; {_TABLES}"
+            )  # a failed file is removed
+            connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {VERSION}")
+            connection.execute("COMMIT")
+        finally:
+            connection.close()
+        unfinished.replace(file)
+        _sync_folder(file.parent)
+    finally:
+        unfinished.unlink(missing_ok=True)
+        unlock(lock)
+
+
+def open_file(file: Path, *, read_only: bool) -> sqlite3.Connection:
+    """Returns a connection in autocommit mode to a ledger that was checked; the writer's commits are synced.
+
+    Raises:
+        LedgerError: the file is missing, truncated, another program's, or of another version.
+    """
+    if not file.is_file():
+        raise LedgerError(f"{file}: no such file; expected a search folder, as `tune-jobs run` writes it")
+    try:
+        address = f"{file.resolve().as_uri()}?mode={'ro' if read_only else 'rw'}"
+        connection = sqlite3.connect(address, uri=True, isolation_level=None, timeout=30)
+        try:
+            _check(file, connection)
+            if not read_only:
+                keep_durably(connection)
+        except BaseException:
+            connection.close()
+            raise
+    except sqlite3.Error as problem:
+        raise LedgerError(f"{file}: expected a ledger (version {VERSION}), found: {problem}") from problem
+    return connection
+
+
+def lock_for_writing(file: Path) -> int | None:
+    """Locks the file's folder until `unlock` or the end of the process.
+
+    Returns:
+        what `unlock` takes; None where the file system has no locks (then only SQLite's own keep order).
+    """
+    if sys.platform == "win32":
+        return None
+    # Not the file itself: closing any descriptor of it would drop SQLite's own locks in this process.
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as problem:
+        os.close(folder)
+        if isinstance(problem, BlockingIOError):
+            raise LedgerError(
+                f"{file}: a running search writes it; expected to be its only writer"
+            ) from problem
+        return None
+    return folder
+
+
+def unlock(lock: int | None) -> None:
+    """Gives back what `lock_for_writing` returned."""
+    if lock is not None:
+        os.close(lock)
+
+
+def keep_durably(connection: sqlite3.Connection) -> str:
+    """Syncs every commit; returns the journal in use: "wal", or "delete" where that is impossible."""
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+    try:
+        return str(connection.execute("PRAGMA journal_mode = WAL").fetchone()[0])
+    except sqlite3.OperationalError:  # a file system without shared memory refuses, or answers "delete"
+        return str(connection.execute("PRAGMA journal_mode = DELETE").fetchone()[0])
+
+
+def leave_one_file(connection: sqlite3.Connection) -> None:
+    """Moves the write-ahead log into the file and ends it, unless somebody reads just now."""
+    with suppress(sqlite3.Error):  # a log that stays is no harm: the next to open the file uses it
+        connection.execute("PRAGMA busy_timeout = 0")
+        connection.execute("PRAGMA journal_mode = DELETE")
+
+
+def _check(file: Path, connection: sqlite3.Connection) -> None:
+    def pragma(name: str) -> int:
+        return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+
+    application, version = pragma("application_id"), pragma("user_version")
+    size = file.stat().st_size
+    if size < 512:  # less than any database; SQLite would take it for an empty one
+        raise LedgerError(f"{file}: expected a ledger (version {VERSION}), found a file of {size} bytes")
+    if application != APPLICATION_ID:
+        raise LedgerError(
+            f"{file}: not a ledger: expected application_id {APPLICATION_ID:#x}, found {application:#x}"
+        )
+    if version != VERSION:
+        advice = "; a newer zsharp-tune wrote it: update to read it" if version > VERSION else ""
+        raise LedgerError(f"{file}: expected ledger version {VERSION}, found version {version}{advice}")
+    # In this order: pages in the log are not yet in the file, and the file only grows.
+    expected = pragma("page_count") * pragma("page_size")
+    log = file.with_name(f"{file.name}-wal")
+    logged = log.exists() and log.stat().st_size > 0
+    if not logged and (size := file.stat().st_size) < expected:
+        raise LedgerError(f"{file}: truncated: expected {expected} bytes, found {size}")
+
+
+def _sync_folder(folder: Path) -> None:
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)  # the new name survives power loss too
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,97 @@
+"""Collects what a result depends on besides its job: versions, source commit and hardware."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("zsharp-tune", "torch", "torchvision", "ray", "optuna", "numpy", "pandas", "pyarrow")
+
+
+def provenance(gpus: Sequence[str] = ()) -> dict[str, Any]:
+    """Returns JSON-able facts about this process; None where a fact cannot be had.
+
+    The keys are `package_versions` (of those installed), `python_version`, `git_commit` and `git_dirty` (None
+    where git does not track this package; dirty means changed or new files in it or in a package beside it)
+    and `hardware`: `cpu_model`, `num_cpus` (that this process may use), `memory_bytes`, `gpus`.
+
+    Args:
+        gpus: names of the GPUs, which the caller knows without our importing torch.
+    """
+    commit, dirty = git_state(Path(__file__))
+    return {
+        "package_versions": {name: found for name in PACKAGES if (found := _version(name))},
+        "python_version": platform.python_version(),
+        "git_commit": commit,
+        "git_dirty": dirty,
+        "hardware": {
+            "cpu_model": _cpu_model(),
+            "num_cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "memory_bytes": _memory_bytes(),
+            "gpus": list(gpus),
+        },
+    }
+
+
+def git_state(source: Path) -> tuple[str | None, bool | None]:
+    """Returns the commit that a package's source file is checked out from, and if the tree differs from it.
+
+    (None, None) unless git tracks that very file: what is installed below somebody's checkout is no part of it.
+
+    Args:
+        source: a file directly in the package; its sibling packages count as the tree.
+    """
+    folder = source.resolve().parent
+    if _git(folder, "ls-files", "--error-unmatch", "--", source.name) is None:
+        return None, None
+    commit = _git(folder, "rev-parse", "--verify", "HEAD")
+    packages = sorted(path.parent.name for path in folder.parent.glob("*/__init__.py"))
+    changes = _git(folder.parent, "status", "--porcelain", "--", *packages)
+    if commit is None or changes is None:
+        return None, None
+    return commit, changes != ""
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    # GIT_DIR and its like, set inside a hook, would point to another repository.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        done = subprocess.run(
+            ["git", "--no-optional-locks", *arguments],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str | None:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor() or None
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or None)  # ARM kernels list no name
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None

@@ -1,0 +1,112 @@
+"""The columns and types of the Parquet tables that a search leaves behind."""
+
+from collections.abc import Iterable
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1  # raised when a column changes its meaning or leaves, not when one is added at the end
+PARAM_PREFIX = "param."
+STANDARD_PARAMS = ("q_p", "rho", "lr")  # every file has these columns; other searched parameters follow them
+
+_TEXT, _COUNT, _NUMBER, _TIME = pa.string(), pa.int64(), pa.float64(), pa.timestamp("us", tz="UTC")
+
+
+def trials_schema(params: Iterable[str] = ()) -> pa.Schema:
+    """Returns the schema of `trials.parquet`: one row a trial, whatever its end; null status while it runs.
+
+    Losses and `val_accuracy` are those of the trial's last epoch, `best_val_accuracy` is the maximum over its
+    epochs, what counts or measures the whole trial is from its last report, `error` is its text's last line.
+
+    Args:
+        params: names of the searched parameters, without prefix.
+    """
+    return pa.schema(
+        [
+            ("job", _TEXT),
+            ("study", _TEXT),
+            ("trial_id", _TEXT),
+            ("dataset", _TEXT),
+            ("architecture", _TEXT),
+            ("method", _TEXT),
+            ("variant", _TEXT),
+            ("seed", _COUNT),
+            ("status", _TEXT),
+            ("stop_reason", _TEXT),
+            ("epochs_trained", _COUNT),
+            ("max_epochs", _COUNT),
+            ("val_accuracy", _NUMBER),
+            ("best_val_accuracy", _NUMBER),
+            ("val_loss", _NUMBER),
+            ("train_loss", _NUMBER),
+            *_param_fields(params),
+            ("gradient_evaluations", _COUNT),
+            ("train_s", _NUMBER),
+            ("wall_s", _NUMBER),
+            ("images_per_s", _NUMBER),
+            ("peak_memory_bytes", _COUNT),
+            ("num_parameters", _COUNT),
+            ("device", _TEXT),
+            ("started_at", _TIME),
+            ("finished_at", _TIME),
+            ("error", _TEXT),
+            ("number", _COUNT),
+            ("node", _TEXT),
+            ("gpu_ids", _TEXT),
+        ]
+    )
+
+
+def epochs_schema() -> pa.Schema:
+    """Returns the schema of `epochs.parquet`: one row a report, in the order of the ledger (`seq`)."""
+    return pa.schema(
+        [
+            ("job", _TEXT),
+            ("study", _TEXT),
+            ("trial_id", _TEXT),
+            ("epoch", _COUNT),
+            ("train_loss", _NUMBER),
+            ("train_accuracy", _NUMBER),
+            ("val_loss", _NUMBER),
+            ("val_accuracy", _NUMBER),
+            ("lr", _NUMBER),
+            ("grad_norm", _NUMBER),
+            ("perturbation_norm", _NUMBER),
+            ("kept_fraction", _NUMBER),
+            ("epoch_s", _NUMBER),
+            ("decision", _TEXT),
+            ("rung", _COUNT),
+            ("cutoff", _NUMBER),
+            ("reported_at", _TIME),
+            ("reason", _TEXT),
+            ("num_values", _COUNT),
+            ("seq", _COUNT),
+        ]
+    )
+
+
+def confirmations_schema(params: Iterable[str] = (), sharpness: Iterable[str] = ()) -> pa.Schema:
+    """Returns the schema of `confirmations.parquet`: one row a fresh seed of a winner.
+
+    Args:
+        params: names of the searched parameters, without prefix.
+        sharpness: names of the measures of sharpness, without prefix.
+    """
+    return pa.schema(
+        [
+            ("job", _TEXT),
+            ("study", _TEXT),
+            ("architecture", _TEXT),
+            ("method", _TEXT),
+            ("seed", _COUNT),
+            ("test_accuracy", _NUMBER),
+            ("val_accuracy", _NUMBER),
+            ("test_loss", _NUMBER),
+            *((f"sharpness.{name}", _NUMBER) for name in sharpness),
+            *_param_fields(params),
+        ]
+    )
+
+
+def _param_fields(params: Iterable[str]) -> list[tuple[str, pa.DataType]]:
+    others = sorted(set(params) - set(STANDARD_PARAMS))
+    return [(f"{PARAM_PREFIX}{name}", _NUMBER) for name in (*STANDARD_PARAMS, *others)]

@@ -1,0 +1,201 @@
+"""The search space: which parameters can be tuned, in which range, and how each is drawn."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic_core import PydanticCustomError
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One row of the table of parameters.
+
+    Attributes:
+        name: Its name in job files and results.
+        summary: What it is, in one line.
+        low: The lower end of its range.
+        high: The upper end, which is never itself valid; None where there is none.
+        includes_low: Whether the lower end itself is valid.
+    """
+
+    name: str
+    summary: str
+    low: float = 0.0
+    high: float | None = None
+    includes_low: bool = True
+
+    def is_valid(self, value: float) -> bool:
+        """Returns whether the value lies in the parameter's range."""
+        above = value >= self.low if self.includes_low else value > self.low
+        return above and (self.high is None or value < self.high)
+
+    @property
+    def valid(self) -> str:
+        """The range in words."""
+        low = f"{'at least' if self.includes_low else 'above'} {self.low:g}"
+        return low if self.high is None else f"{low} and below {self.high:g}"
+
+
+PARAMETERS: Mapping[str, Parameter] = MappingProxyType(
+    {
+        parameter.name: parameter
+        for parameter in (
+            Parameter("q_p", "percentile below which gradient components are dropped", high=1.0),
+            Parameter("rho", "radius of the perturbation"),
+            Parameter("lr", "learning rate", includes_low=False),
+            Parameter("weight_decay", "weight decay of the base optimizer"),
+            Parameter("label_smoothing", "share of the target spread over all classes", high=1.0),
+            Parameter("momentum", "momentum of SGD", high=1.0),
+            Parameter("eta", "ASAM's floor of abs(w)"),
+            Parameter("sigma", "share of the running gradient that Friendly-SAM subtracts"),
+            Parameter("lmbda", "decay of Friendly-SAM's running gradient", high=1.0),
+        )
+    }
+)
+"""Every parameter by name, in the order in which studies name them."""
+
+SHARED_PARAMETERS = ("lr", "weight_decay", "label_smoothing", "momentum")
+"""Those that every method has; the others belong to a method's own defaults."""
+
+Number = Annotated[float, Field(strict=True)]
+Positive = Annotated[float, Field(strict=True, gt=0)]
+
+
+def _check_order(ends: tuple[float, float]) -> tuple[float, float]:
+    low, high = ends
+    if not low < high:
+        raise PydanticCustomError("order", "the low bound must be below the high one")
+    return ends
+
+
+def _check_distinct(choices: tuple[float, ...]) -> tuple[float, ...]:
+    twice = [choice for choice in choices if choices.count(choice) > 1]
+    if twice:
+        raise PydanticCustomError("distinct", f"{twice[0]:g} is listed twice")
+    return choices
+
+
+class _Distribution(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Uniform(_Distribution):
+    """Any number between two bounds, all equally likely."""
+
+    uniform: Annotated[tuple[Number, Number], AfterValidator(_check_order)]
+
+
+class LogUniform(_Distribution):
+    """Any number between two bounds, all orders of magnitude equally likely."""
+
+    loguniform: Annotated[tuple[Positive, Positive], AfterValidator(_check_order)]
+
+
+class Choice(_Distribution):
+    """One of a few numbers."""
+
+    choice: Annotated[tuple[Number, ...], Field(min_length=1), AfterValidator(_check_distinct)]
+
+
+KINDS = ("uniform", "loguniform", "choice")
+
+
+def _kind(value: Any) -> Literal["uniform", "loguniform", "choice", "fixed"] | None:
+    """Returns which member of the union a raw or parsed value is meant to be; None if it cannot be told."""
+    match value:
+        case {"uniform": _, **rest} if not rest:
+            return "uniform"
+        case {"loguniform": _, **rest} if not rest:
+            return "loguniform"
+        case {"choice": _, **rest} if not rest:
+            return "choice"
+        case Uniform():
+            return "uniform"
+        case LogUniform():
+            return "loguniform"
+        case Choice():
+            return "choice"
+        case int() | float() if not isinstance(value, bool):
+            return "fixed"
+    return None
+
+
+Distribution = Annotated[
+    Annotated[Uniform, Tag("uniform")]
+    | Annotated[LogUniform, Tag("loguniform")]
+    | Annotated[Choice, Tag("choice")]
+    | Annotated[float, Field(strict=True, allow_inf_nan=False), Tag("fixed")],
+    Discriminator(
+        _kind,
+        custom_error_type="distribution",
+        custom_error_message="expected {uniform: [low, high]}, {loguniform: [low, high]}, "
+        "{choice: [number, ...]} or a plain number, which fixes the parameter",
+    ),
+]
+"""How one parameter is drawn; a plain number fixes it."""
+
+
+def fixed_value(distribution: Distribution) -> float | None:
+    """Returns the one value that can be drawn; None where there are several, so that there is a search."""
+    match distribution:
+        case float():
+            return distribution
+        case Choice(choice=(value,)):
+            return value
+    return None
+
+
+def contains(distribution: Distribution, value: float) -> bool:
+    """Returns whether the value could be drawn; both bounds count as inside."""
+    match distribution:
+        case Uniform(uniform=(low, high)) | LogUniform(loguniform=(low, high)):
+            return low <= value <= high
+        case Choice(choice=choices):
+            return value in choices
+    return value == distribution
+
+
+def describe(distribution: Distribution) -> str:
+    """Returns what can be drawn, in words."""
+    match distribution:
+        case Uniform(uniform=(low, high)) | LogUniform(loguniform=(low, high)):
+            return f"between {low:g} and {high:g}"
+        case Choice(choice=choices):
+            return f"one of {', '.join(f'{value:g}' for value in choices)}"
+    return f"fixed at {distribution:g}"
+
+
+def bounds(distribution: Distribution) -> list[tuple[tuple[str | int, ...], float]]:
+    """Returns the numbers that a distribution is written with, each with its keys below the parameter."""
+    match distribution:
+        case Uniform(uniform=values):
+            return [(("uniform", index), value) for index, value in enumerate(values)]
+        case LogUniform(loguniform=values):
+            return [(("loguniform", index), value) for index, value in enumerate(values)]
+        case Choice(choice=choices):
+            return [(("choice", index), value) for index, value in enumerate(choices)]
+    return [((), distribution)]
+
+
+def to_optuna(distribution: Distribution) -> "BaseDistribution":
+    """Returns the Optuna distribution that draws the same values.
+
+    Optuna counts both bounds of a range as inside (what is enqueued there is accepted); a fixed parameter
+    becomes a range of one value. Importing Optuna is left to the first call.
+    """
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    match distribution:
+        case Uniform(uniform=(low, high)):
+            return FloatDistribution(low, high)
+        case LogUniform(loguniform=(low, high)):
+            return FloatDistribution(low, high, log=True)
+        case Choice(choice=choices):
+            return CategoricalDistribution(choices)
+    return FloatDistribution(distribution, distribution)
