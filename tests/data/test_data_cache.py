@@ -1,0 +1,195 @@
+"""A data set is decoded once a machine, whole or not at all, and again when its files change."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import true_format
+
+from zsharp.data import DataError, prepare
+from zsharp.data.cache import locked
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def identity(prepared):
+    """Tells one decoded copy from another, even one with the same content."""
+    statuses = [path.stat() for path in sorted(prepared.folder.glob("*"))]
+    assert len(statuses) == 5
+    return [(status.st_ino, status.st_mtime_ns) for status in statuses]
+
+
+def shift_time(path, seconds):
+    status = path.stat()
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + int(seconds * 1e9)))
+
+
+def python(code, *arguments):
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_second_call_neither_reads_nor_decodes(tmp_path):
+    true_format.write_parquet(tmp_path)
+    first = prepare("parquet", tmp_path)
+    before = identity(first)
+    for shard in tmp_path.glob("*.parquet"):  # whoever reads these now will see
+        times = shard.stat()
+        shard.write_bytes(bytes(times.st_size))
+        os.utime(shard, ns=(times.st_atime_ns, times.st_mtime_ns))
+    second = prepare("parquet", tmp_path)
+    assert second == first and identity(second) == before
+    shift_time(shard, 1)
+    with pytest.raises(DataError):
+        prepare("parquet", tmp_path)
+
+
+@pytest.mark.timeout(20)
+def test_second_call_does_not_wait_for_somebody_who_decodes_another(tmp_path):
+    true_format.write_parquet(tmp_path / "data")
+    first = prepare("parquet", tmp_path / "data", cache=tmp_path)
+    with locked(tmp_path, "parquet"):
+        assert prepare("parquet", tmp_path / "data", cache=tmp_path) == first
+
+
+def test_changed_file_is_decoded_anew_and_the_old_copy_stays(tmp_path):
+    true_format.write_parquet(tmp_path)
+    first = prepare("parquet", tmp_path)
+    images, labels = true_format.draw(77, 6, (3, 8, 8), 3)
+    true_format.write_shard(tmp_path / "train-00001-of-00002.parquet", images, labels)
+    shift_time(tmp_path / "train-00001-of-00002.parquet", 1)
+    second = prepare("parquet", tmp_path)
+    np.testing.assert_array_equal(second.train()[0][6:], images)
+    assert second.info.checksum != first.info.checksum
+    assert not np.array_equal(first.train()[0][6:], images)
+
+
+def test_touched_or_moved_files_of_the_same_content_are_not_decoded_again(tmp_path):
+    cache = tmp_path / "cache"
+    true_format.write_parquet(tmp_path / "here")
+    first = prepare("parquet", tmp_path / "here", cache=cache)
+    before = identity(first)
+    shift_time(tmp_path / "here" / "train-00001-of-00002.parquet", 5)
+    assert identity(prepare("parquet", tmp_path / "here", cache=cache)) == before
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert identity(prepare("parquet", tmp_path / "there", cache=cache)) == before
+
+
+def test_overwritten_jpeg_of_unpacked_tiny_imagenet_is_noticed(tmp_path):
+    true_format.write_tiny_imagenet(tmp_path)
+    first = prepare("tiny_imagenet", tmp_path)
+    assert prepare("tiny_imagenet", tmp_path) == first
+    jpeg = next((tmp_path / "tiny-imagenet-200" / "train").rglob("*_1.JPEG"))
+    jpeg.write_bytes(true_format.encode(np.zeros((3, 16, 16), np.uint8), "JPEG"))
+    second = prepare("tiny_imagenet", tmp_path)
+    assert second.info.checksum != first.info.checksum
+    assert (second.train()[0].max((1, 2, 3)) == 0).sum() == 1
+
+
+@pytest.mark.parametrize("name", ["train_images.npy", "test_labels.npy", "meta.json"])
+@pytest.mark.parametrize("damage", ["truncate", "remove"])
+def test_damaged_copy_is_rebuilt(name, damage, tmp_path):
+    expected = true_format.write_parquet(tmp_path)
+    first = prepare("parquet", tmp_path)
+    path = first.folder / name
+    inode = path.stat().st_ino
+    kept_open = path.open("rb")  # so that the inode cannot be used again
+    if damage == "truncate":
+        os.truncate(path, path.stat().st_size - 1)
+    else:
+        path.unlink()
+    second = prepare("parquet", tmp_path)
+    np.testing.assert_array_equal(second.train()[0], expected.train[0])
+    np.testing.assert_array_equal(second.test()[1], expected.test[1])
+    assert second == first and path.stat().st_ino != inode
+    assert not list((tmp_path / ".zsharp_cache").glob(".*"))
+    kept_open.close()
+
+
+def test_kill_in_the_middle_of_writing_leaves_nothing_that_is_believed(tmp_path):
+    code = """
+import os, signal, sys
+from zsharp.data import cache, prepare
+written = []
+def die_at_the_second_file(descriptor):
+    written.append(descriptor)
+    if len(written) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+cache.os.fsync = die_at_the_second_file
+prepare("digits", cache=sys.argv[1])
+"""
+    process = python(code, tmp_path)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    leftovers = list(tmp_path.glob(".digits-*.tmp"))
+    assert len(leftovers) == 1 and (leftovers[0] / "train_images.npy").stat().st_size > 90_000
+    assert not list(tmp_path.glob("digits-*"))
+    prepared = prepare("digits", cache=tmp_path)
+    assert len(prepared.train()[1]) == 1438 and len(prepared.test()[0]) == 359
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_two_processes_at_once_decode_once(tmp_path):
+    code = """
+import logging, sys, time
+from pathlib import Path
+import sklearn.datasets
+from zsharp.data import DataError, prepare
+from zsharp.data.cache import locked
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+folder, me = Path(sys.argv[1]), sys.argv[2]
+(folder / f"ready{me}").touch()
+while not (folder / "ready0").exists() or not (folder / "ready1").exists():
+    time.sleep(0.001)
+prepared = prepare("digits", cache=folder / "cache")
+print(prepared.folder, prepared.train()[0].sum())
+"""
+    processes = [python(code, tmp_path, number) for number in range(2)]
+    results = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], results
+    assert results[0][0] == results[1][0] != ""
+    assert sum(errors.count("decoded to") for _, errors in results) == 1
+
+
+def test_train_opens_no_file_of_the_test_split(tmp_path):
+    true_format.write_parquet(tmp_path)
+    prepared = prepare("parquet", tmp_path)
+    for path in prepared.folder.glob("test_*"):
+        path.unlink()
+    assert prepared.train()[0].shape == (12, 3, 8, 8)
+    with pytest.raises(FileNotFoundError):
+        prepared.test()
+
+
+def test_arrays_cannot_be_written(tmp_path):
+    prepared = prepare("digits", cache=tmp_path)
+    for array in (*prepared.train(), *prepared.test()):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 0
+
+
+def test_where_copies_go(tmp_path, monkeypatch):
+    true_format.write_parquet(tmp_path / "root")
+    monkeypatch.delenv("ZSHARP_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert prepare("parquet", tmp_path / "root").folder.parent == tmp_path / "root" / ".zsharp_cache"
+    assert prepare("digits", tmp_path / "root").folder.parent == tmp_path / "xdg" / "zsharp"
+    monkeypatch.setenv("ZSHARP_CACHE", str(tmp_path / "environment"))
+    assert prepare("parquet", tmp_path / "root").folder.parent == tmp_path / "environment"
+    given = tmp_path / "given"
+    assert prepare("parquet", tmp_path / "root", cache=given).folder.parent == given
+
+
+def test_a_home_in_the_root_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    true_format.write_parquet(tmp_path / "data")
+    assert prepare("parquet", "~/data", cache="~/cache").folder.parent == tmp_path / "cache"

@@ -1,0 +1,109 @@
+"""Downloads come from a real server, are checked, and happen only when asked for and needed."""
+
+import dataclasses
+import hashlib
+import tarfile
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+import true_format
+
+from zsharp.data import DATASETS, DataError, prepare
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """Serves `tmp_path / "remote"` on loopback; yields (folder, address, list of requested paths)."""
+    folder, requests = tmp_path / "remote", []
+    folder.mkdir()
+
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *arguments, **keywords):
+            super().__init__(*arguments, directory=str(folder), **keywords)
+
+        def log_message(self, *arguments):
+            requests.append(self.path)
+
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
+        thread = threading.Thread(target=listening.serve_forever, args=(0.01,))
+        thread.start()
+        yield folder, f"http://127.0.0.1:{listening.server_port}", requests
+        listening.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def cifar10(server, tmp_path, monkeypatch):
+    """Puts a small CIFAR-10 archive on the server and its checksums into the table."""
+    folder, address, requests = server
+    expected = true_format.write_cifar(tmp_path / "made")
+    archive = folder / "cifar-10-python.tar.gz"
+    with tarfile.open(archive, "w:gz") as packed:
+        packed.add(tmp_path / "made" / "cifar-10-batches-py", "cifar-10-batches-py")
+    source = DATASETS["cifar10"]
+    remote = dataclasses.replace(
+        source.archives[0],
+        url=f"{address}/{archive.name}",
+        md5=hashlib.md5(archive.read_bytes()).hexdigest(),
+    )
+    md5 = true_format.md5_of(tmp_path / "made", source.md5)
+    monkeypatch.setitem(DATASETS, "cifar10", dataclasses.replace(source, md5=md5, archives=(remote,)))
+    return expected, requests
+
+
+def test_downloads_unpacks_and_does_so_once(cifar10, tmp_path):
+    expected, requests = cifar10
+    with pytest.raises(DataError, match="give download=True"):
+        prepare("cifar10", tmp_path / "made" / "cifar-10-batches-py")
+    assert not requests
+    prepared = prepare("cifar10", tmp_path / "new" / "root", download=True)
+    np.testing.assert_array_equal(prepared.train()[0], expected.train[0])
+    assert requests
+    requests.clear()
+    assert prepare("cifar10", tmp_path / "new" / "root", download=True) == prepared
+    assert not requests
+
+
+def test_damaged_file_is_mended_by_a_download(cifar10, tmp_path):
+    expected, requests = cifar10
+    batch = tmp_path / "made" / "cifar-10-batches-py" / "data_batch_2"
+    batch.write_bytes(b"half")
+    prepared = prepare("cifar10", tmp_path / "made", download=True)
+    assert requests
+    np.testing.assert_array_equal(prepared.train()[1], expected.train[1])
+
+
+def test_whole_files_need_no_connection(cifar10, tmp_path):
+    _, requests = cifar10
+    prepare("cifar10", tmp_path / "made", download=True)
+    assert not requests
+
+
+def test_download_with_a_wrong_checksum_is_refused(server, tmp_path, monkeypatch):
+    folder, address, _ = server
+    true_format.write_svhn(folder)
+    source = DATASETS["svhn"]
+    archives = tuple(
+        dataclasses.replace(archive, url=f"{address}/{archive.url.rpartition('/')[2]}")
+        for archive in source.archives
+    )
+    monkeypatch.setitem(DATASETS, "svhn", dataclasses.replace(source, archives=archives))
+    with pytest.raises(DataError, match=r"train_32x32.mat: download failed .*by hand"):
+        prepare("svhn", tmp_path / "root", download=True)
+
+
+def test_failed_connection_says_how_to_get_it_by_hand(cifar10, tmp_path, monkeypatch):
+    source = DATASETS["cifar10"]
+    gone = dataclasses.replace(source.archives[0], url="http://127.0.0.1:9/cifar-10-python.tar.gz")
+    monkeypatch.setitem(DATASETS, "cifar10", dataclasses.replace(source, archives=(gone,)))
+    with pytest.raises(DataError, match=r"download failed .*by hand: the unpacked cifar-10-python.tar.gz"):
+        prepare("cifar10", tmp_path / "root", download=True)
+
+
+def test_download_of_what_cannot_be_downloaded(tmp_path):
+    assert prepare("digits", download=True, cache=tmp_path / "cache").info.num_classes == 10
+    with pytest.raises(DataError, match="no such folder"):
+        prepare("parquet", tmp_path / "nothing", download=True)

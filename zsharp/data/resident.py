@@ -1,0 +1,90 @@
+"""The training set as tensors ready for batches: memory-mapped on the CPU, copied once to a GPU."""
+
+import warnings
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from zsharp.data.cache import DataInfo
+from zsharp.data.prepare import prepare
+from zsharp.data.split import split_indices, subset_indices
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """A training set split into a part to train on and a part to validate on; the test set is not in it.
+
+    Attributes:
+        info: Shape, classes, channel statistics.
+        images: uint8 [N, C, H, W], read-only.
+        labels: int64 [N].
+        train_indices: int64 [num_train], rows to train on.
+        val_indices: int64 [num_val], rows to validate on; empty if `val_fraction` is 0.
+    """
+
+    info: DataInfo
+    images: Tensor
+    labels: Tensor
+    train_indices: Tensor
+    val_indices: Tensor
+
+
+def load_training_data(
+    name: str,
+    root: str | Path | None = None,
+    *,
+    val_fraction: float = 0.1,
+    split_seed: int = 0,
+    max_images: int | None = None,
+    download: bool = False,
+    device: torch.device | str = "cpu",
+) -> TrainingData:
+    """Returns the training set of `name`, split; decodes it first if this machine has not yet.
+
+    On the CPU the images stay memory-mapped, so all processes of a machine share one copy. The last result
+    is kept, so that the trials of a warm worker share it.
+
+    Raises:
+        DataError: If files are missing or damaged.
+        ValueError: If the split or the subset does not fit the data.
+    """
+    prepared = prepare(name, root, download=download)
+    return _load(prepared.folder, prepared.info, val_fraction, split_seed, max_images, str(device))
+
+
+def load_test_data(
+    name: str, root: str | Path | None = None, *, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """Returns the test set: uint8 images [N, C, H, W] and int64 labels [N]. Not for searches."""
+    images, labels = prepare(name, root).test()
+    return _tensor(images).to(device), _tensor(labels).to(device)
+
+
+@lru_cache(maxsize=1)
+def _load(
+    folder: Path, info: DataInfo, val_fraction: float, split_seed: int, max_images: int | None, device: str
+) -> TrainingData:
+    from zsharp.data.cache import PreparedData
+
+    images, labels = PreparedData(info, folder).train()
+    if max_images is not None and max_images > len(labels):
+        given = f"max_images is {max_images} for data set {info.name!r}"
+        raise ValueError(f"{given}; valid: at most {len(labels)}, its training images")
+    chosen = np.arange(len(labels)) if max_images is None else subset_indices(labels, max_images, split_seed)
+    train, val = chosen, chosen[:0]
+    if val_fraction != 0:
+        train, val = (chosen[part] for part in split_indices(labels[chosen], val_fraction, split_seed))
+    arrays = (images, labels, train, val)
+    return TrainingData(info, *(_tensor(array).to(device) for array in arrays))
+
+
+def _tensor(array: NDArray[np.uint8] | NDArray[np.int64]) -> Tensor:
+    with warnings.catch_warnings():
+        # The map is read-only and so is everything done with it.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
