@@ -1,15 +1,17 @@
 """The command line `tune-jobs`."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tune_jobs.problems import JobError
+if TYPE_CHECKING:
+    import pandas as pd
 
 app = typer.Typer(
     help="Find out whether sharpness-aware training helps a model, at which settings, and how sure one can be.",
@@ -132,22 +134,22 @@ def export(folder: Folder) -> None:
 @app.command()
 def compare(
     folders: Folders,
-    form: Annotated[str, typer.Option("--format", help="table, csv, markdown or json.")] = "table",
+    form: Annotated[
+        Literal["table", "csv", "markdown", "json"], typer.Option("--format", help="How to write it.")
+    ] = "table",
 ) -> None:
     """Architectures and methods side by side."""
-    from tune_jobs import compare as comparing
+    from tune_jobs.compare import comparison, to_csv, to_json, to_markdown
 
-    renderers: dict[str, Any] = {
-        "csv": comparing.to_csv,
-        "markdown": comparing.to_markdown,
-        "json": comparing.to_json,
-    }
     if form == "table":
         _print_comparison(_console(), folders)
-    elif form in renderers:
-        typer.echo(renderers[form](comparing.comparison(folders)).rstrip("\n"))
-    else:
-        raise typer.BadParameter(f"{form!r}; valid: table, csv, markdown, json", param_hint="--format")
+        return
+    renderers: dict[str, Callable[[pd.DataFrame], str]] = {
+        "csv": to_csv,
+        "markdown": to_markdown,
+        "json": to_json,
+    }
+    typer.echo(renderers[form](comparison(folders)), nl=False)
 
 
 def _print_comparison(console: Console, folders: list[Path]) -> None:
@@ -157,18 +159,27 @@ def _print_comparison(console: Console, folders: list[Path]) -> None:
 
 
 def _console() -> Console:
-    """In a pipe, lines are as long as they need to be."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=max(console.width, 120))
+    """In a pipe, lines are as long as they need to be, and nothing moves, even where colours are forced."""
+    if sys.stdout.isatty():
+        return Console(highlight=False, emoji=False)
+    return Console(highlight=False, emoji=False, width=1000, force_interactive=False)
 
 
 def main() -> None:
     """Runs the command line; bad input ends with its problems on the error output and exit code 2."""
-    from tune_jobs.export import ResultsError
-    from tune_jobs.ledger import LedgerError
-
     try:
         app()
-    except (JobError, LedgerError, ResultsError) as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(escape(str(error)))
+    except ValueError as error:
+        if not _is_bad_input(error):
+            raise
+        typer.echo(error, err=True)
         sys.exit(EXIT_BAD_INPUT)
+
+
+def _is_bad_input(error: ValueError) -> bool:
+    """Whether an error is about what the user gave; imported late, since most of the start-up time is pandas."""
+    from tune_jobs.export import ResultsError
+    from tune_jobs.ledger import LedgerError
+    from tune_jobs.problems import JobError
+
+    return isinstance(error, JobError | LedgerError | ResultsError)

@@ -2,11 +2,18 @@
 
 import logging
 import os
+import socket
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import ray
+
+from tune_jobs.problems import JobError, Problem
+
+_ANSWERS_WITHIN_S = 5
 
 
 @dataclass(frozen=True)
@@ -32,9 +39,23 @@ def is_remote() -> bool:
 
 
 def connect() -> None:
-    """Connects to the Ray that `RAY_ADDRESS` names, unless the caller has."""
-    if not ray.is_initialized():
-        ray.init(logging_level=logging.WARNING)
+    """Connects to the Ray that `RAY_ADDRESS` names, unless the caller has.
+
+    Raises:
+        JobError: If none answers there.
+    """
+    if ray.is_initialized():
+        return
+    address = os.environ["RAY_ADDRESS"]
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        if host and port.isdecimal():  # Ray itself would try for minutes, and log all the while
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWERS_WITHIN_S).close()
+        with _without_future_warnings():
+            ray.init(logging_level=logging.WARNING)
+    except (OSError, OverflowError, ValueError) as error:
+        message = f"no Ray answers there ({error}); expected host:port of a running one, or no RAY_ADDRESS"
+        raise JobError([Problem("RAY_ADDRESS", address, message)]) from error
 
 
 def local_totals() -> Totals:
@@ -43,7 +64,13 @@ def local_totals() -> Totals:
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     names = tuple(torch.cuda.get_device_name(i) for i in range(gpus))
-    return Totals(len(os.sched_getaffinity(0)), gpus, gpus or None, names)
+    return Totals(_num_cpus(), gpus, gpus or None, names)
+
+
+def _num_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1  # macOS and Windows have no affinities
 
 
 def cluster_totals() -> Totals:
@@ -65,11 +92,18 @@ def start_local(totals: Totals, threads_per_trial: int) -> None:
     # Metrics and usage reports are for clusters; here they are processes and threads nobody looks at.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_enable_metrics_collection", "0")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+    with _without_future_warnings():
         ray.init(
             num_cpus=int(totals.cpus),
             num_gpus=int(totals.gpus),
             include_dashboard=False,
             logging_level=logging.WARNING,
         )
+
+
+@contextmanager
+def _without_future_warnings() -> Iterator[None]:
+    """Ray announces changes of its defaults at every start, to whoever uses this program."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+        yield

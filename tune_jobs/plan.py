@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from tune_jobs.asha import Rule
 from tune_jobs.data_checks import check_data
@@ -14,7 +14,8 @@ from tune_jobs.simulate import Band, epochs_band
 from tune_jobs.spec import JobSpec
 from zsharp.optim.methods import find_method
 
-# Measured on ledgers and Parquet files of real searches (docs/log.md).
+# Upper bounds, measured on ledgers and Parquet files of real searches.
+_BYTES_PER_SEARCH = 100_000
 _BYTES_PER_REPORT = 1_500
 _BYTES_PER_TRIAL = 3_000
 
@@ -45,8 +46,8 @@ class Plan:
     Attributes:
         folder: Where the search will be kept.
         studies: One row each.
-        spend_random: Epochs of one study if later trials are no better than earlier ones.
-        spend_improving: Epochs of one study if the sampler improves.
+        spend_random: Epochs of all studies if later trials are no better than earlier ones.
+        spend_improving: Epochs of all studies if later trials are better.
         explanation: How trials fill the machine.
         storage_bytes: Size of ledger and Parquet files if nothing is stopped.
     """
@@ -88,10 +89,12 @@ def make_plan(job: JobSpec, out: str | Path | None = None) -> Plan:
     return Plan(
         folder=search_folder(job, out),
         studies=studies,
-        spend_random=epochs_band(rule, num_trials, at_once, improving=False),
-        spend_improving=epochs_band(rule, num_trials, at_once, improving=True),
+        spend_random=_of_all(epochs_band(rule, num_trials, at_once, improving=False), len(studies)),
+        spend_improving=_of_all(epochs_band(rule, num_trials, at_once, improving=True), len(studies)),
         explanation=slots.explanation,
-        storage_bytes=reports * _BYTES_PER_REPORT + len(studies) * num_trials * _BYTES_PER_TRIAL,
+        storage_bytes=(
+            _BYTES_PER_SEARCH + reports * _BYTES_PER_REPORT + len(studies) * num_trials * _BYTES_PER_TRIAL
+        ),
     )
 
 
@@ -104,7 +107,7 @@ def render_plan(plan: Plan) -> Group:
     for study in plan.studies:
         evaluations = study.max_epochs * study.gradient_evaluations_per_epoch
         table.add_row(
-            escape(study.name),
+            Text(study.name),
             f"{study.num_trials:,}",
             f"{study.max_epochs:,}",
             f"{study.steps_per_epoch:,}",
@@ -114,15 +117,26 @@ def render_plan(plan: Plan) -> Group:
     lines = [
         f"{count} {'study' if count == 1 else 'studies'}, "
         f"{sum(study.num_trials for study in plan.studies):,} trials, at most {most:,} epochs.",
-        "With early stopping, simulated: "
-        f"{_share(plan.spend_random, plan)} of them if the sampler finds nothing better as it goes, "
-        f"{_share(plan.spend_improving, plan)} if it does.",
+        *_spend_lines(plan, most),
         *(f"Resources: {line}." for line in plan.explanation),
-        f"Storage: up to {plan.storage_bytes / 1e6:.1f} MB in {plan.folder}",
+        f"Storage: at most {plan.storage_bytes / 1e6:,.1f} MB in {plan.folder}",
     ]
-    return Group(table, "", *(escape(line) for line in lines))
+    return Group(table, "", *map(Text, lines))
 
 
-def _share(band: Band, plan: Plan) -> str:
-    most = plan.studies[0].max_epochs
-    return f"{band.low / most:.0%} to {band.high / most:.0%}"
+def _spend_lines(plan: Plan, most: int) -> list[str]:
+    if plan.spend_random.low == most:
+        return ["No trial would be stopped early."]
+    random, improving = (
+        f"{band.low:,} to {band.high:,} of them ({band.low / most:.0%} to {band.high / most:.0%})"
+        for band in (plan.spend_random, plan.spend_improving)
+    )
+    return [
+        f"Early stopping, simulated, leaves {random}.",
+        f"If the sampler proposes better and better trials, it leaves {improving}.",
+    ]
+
+
+def _of_all(band: Band, num_studies: int) -> Band:
+    """Returns the band of a job: its studies have data and budget in common, so what is easy in one is in all."""
+    return Band(band.low * num_studies, band.median * num_studies, band.high * num_studies)

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tune_jobs.asha import Rule, Rungs
 from tune_jobs.ledger import METRICS, Decision, Ledger
 from tune_jobs.spec import JobSpec, Study
 from zsharp.optim.methods import find_method
-from zsharp.training.spec import TrialSpec
+from zsharp.training.spec import DataSpec, TrialSpec
 
 _STATUS = {"complete": "completed", "stop": "pruned", "diverge": "diverged"}
 
@@ -65,7 +66,7 @@ class Recorder:
             trial_id,
             study=study.name,
             number=number,
-            dataset=spec.data.name,
+            dataset=dataset_name(spec.data),
             architecture=spec.architecture,
             method=spec.method,
             variant=find_method(spec.method).variant,
@@ -117,3 +118,8 @@ class Recorder:
     def _tell(self, trial: LiveTrial) -> None:
         if self.on_change is not None:
             self.on_change(trial)
+
+
+def dataset_name(data: DataSpec) -> str:
+    """What results call a data set; `parquet` says nothing, so a folder of images goes by its own name."""
+    return Path(data.root).name if data.name == "parquet" and data.root is not None else data.name

@@ -14,7 +14,7 @@ from typing import Any
 from tune_jobs import cluster
 from tune_jobs.data_checks import check_data
 from tune_jobs.export import export
-from tune_jobs.job_file import dump_job
+from tune_jobs.job_file import dump_job, load_job
 from tune_jobs.ledger import FILE_NAME, Ledger
 from tune_jobs.problems import JobError, Problem
 from tune_jobs.provenance import provenance
@@ -103,7 +103,7 @@ def plan_resources(job: JobSpec) -> tuple[Slots, cluster.Totals]:
 
 
 def run(
-    job: JobSpec,
+    job: JobSpec | str,
     out: str | Path | None = None,
     *,
     fresh: bool = False,
@@ -116,7 +116,7 @@ def run(
     A folder that holds the same search, finished, is left as it is.
 
     Args:
-        job: What to search.
+        job: What to search; a text is the name of a preset or the path of a job file.
         out: The search folder; by default the job's name below its storage.
         fresh: Delete a search that is in the folder and start again.
         on_change: Called with each trial that started, reported or ended, in this thread.
@@ -125,6 +125,7 @@ def run(
     Raises:
         JobError: If the job does not fit the data, the machine or the folder; nothing was started or written.
     """
+    job = load_job(job) if isinstance(job, str) else job
     folder = search_folder(job, out)
     if fresh and (folder / FILE_NAME).is_file():
         Ledger.open(folder).close()  # refuses while another process writes it

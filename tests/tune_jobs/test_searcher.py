@@ -8,9 +8,10 @@ from ray.tune.search import Searcher
 
 from tune_jobs.job_file import load_job
 from tune_jobs.ledger import Ledger
-from tune_jobs.recorder import Recorder
+from tune_jobs.recorder import Recorder, dataset_name
 from tune_jobs.sampling import num_startup_trials, suggestion_seed
 from tune_jobs.searcher import JobSearch, first_points
+from zsharp.training.spec import DataSpec
 
 
 def make_search(folder, *sets):
@@ -156,3 +157,8 @@ def test_a_job_that_fixes_everything_is_run_once_a_study(tmp_path):
     ]
     for study in search._searches.values():
         assert [trial.state for trial in study.optuna_study.trials] == [TrialState.COMPLETE]
+
+
+def test_results_name_a_folder_of_images_by_its_own_name():
+    assert dataset_name(DataSpec("parquet", "/data/cifar10_jpeg")) == "cifar10_jpeg"
+    assert dataset_name(DataSpec("cifar10", "/data/cifar10_jpeg")) == "cifar10"
