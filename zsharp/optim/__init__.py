@@ -1,8 +1,9 @@
 """The optimizer family: SAM, ASAM, Friendly-SAM and ZSharp around any `torch.optim` optimizer."""
 
+from zsharp.optim.batch_norm import frozen_batch_norm
 from zsharp.optim.methods import METHODS, Method, Rules, find_method
 from zsharp.optim.named import ASAM, SAM, FriendlySAM, ZSharp, make_optimizer
-from zsharp.optim.sharpness_aware import SharpnessAware, frozen_batch_norm
+from zsharp.optim.sharpness_aware import SharpnessAware
 
 __all__ = [
     "ASAM",

@@ -1,0 +1,95 @@
+"""One parameter tensor on its way through the ascent, and what the ascent found."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from zsharp.optim.methods import Rules
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One parameter tensor with its direction and settings.
+
+    Attributes:
+        param: The weights w; changed in place by an ascent.
+        backup: Same shape and strides as `param`; holds w after an ascent.
+        direction: Where the loss rises: the gradient, or what Friendly-SAM leaves of it.
+        rules: How it is turned into a perturbation.
+        rho: Radius, a float or a 0-d tensor on the parameter's device.
+        q_p: Percentile of the filter, likewise; tensors that share a pooled threshold share it.
+        eta: ASAM's floor of T.
+    """
+
+    param: Tensor
+    backup: Tensor
+    direction: Tensor
+    rules: Rules
+    rho: Tensor | float
+    q_p: Tensor | float = 0.0
+    eta: float = 0.0
+
+    @property
+    def is_skipped(self) -> bool:
+        """Whether the tensor is left where it is."""
+        return self.rules.one_dim == "skip" and self.param.ndim <= 1
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether components of the tensor are dropped."""
+        return self.rules.filter != "none" and (self.param.ndim > 1 or self.rules.one_dim == "filter")
+
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether the perturbation scales with the weights."""
+        return self.rules.ascent == "asam"
+
+    def scale(self) -> Tensor:
+        """ASAM's T = abs(w) + eta, a new tensor."""
+        return self.param.abs() + self.eta
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What an ascent found; nothing here was read back to the host.
+
+    Attributes:
+        norm: ||e|| over all tensors, a 0-d tensor.
+        kept: Number of components kept of each tensor that moved, in the order of the parameters; int64 [L].
+        kept_fraction: Share of the components of all tensors with a gradient that were kept, a 0-d tensor.
+        grad_norm: ||g|| over all tensors with a gradient, a 0-d tensor.
+    """
+
+    norm: Tensor
+    kept: Tensor
+    kept_fraction: Tensor
+    grad_norm: Tensor
+
+
+def pools(layers: Iterable[Layer]) -> list[list[int]]:
+    """Returns the positions of filtered tensors, those of one threshold together: pooled ones, or each by itself."""
+    found: dict[tuple[object, ...], list[int]] = {}
+    for i, layer in enumerate(layers):
+        if layer.is_filtered:
+            q_p = layer.q_p if isinstance(layer.q_p, float | int) else id(layer.q_p)
+            alone = i if layer.rules.threshold == "layer" else -1
+            found.setdefault((layer.rules.filter, q_p, alone), []).append(i)
+    return list(found.values())
+
+
+def storage_order(tensor: Tensor, like: Tensor | None = None) -> Tensor:
+    """Returns a 1-d view of a dense tensor in the order of its memory, whatever its strides.
+
+    Args:
+        tensor: Non-overlapping and dense, such as contiguous or channels-last.
+        like: Copy first if the strides differ from this tensor's, so that positions in both views agree.
+    """
+    if like is not None and tensor.stride() != like.stride():
+        aligned = torch.empty_strided(like.size(), like.stride(), dtype=tensor.dtype, device=tensor.device)
+        tensor = aligned.copy_(tensor)
+    if tensor.is_contiguous():
+        return tensor.view(-1)
+    order = sorted(range(tensor.ndim), key=tensor.stride, reverse=True)
+    return tensor.permute(order).view(-1)

@@ -1,0 +1,119 @@
+"""Tables on the device that tell a kernel where many tensors lie, kept from call to call."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+# More chunks than this do not fill a large GPU better (132 multiprocessors with up to 8 programs each), and a
+# program that adds up a tensor's chunks holds as many numbers.
+_MAX_CHUNKS = 2048
+_MAX_TABLES = 64
+
+_Key = tuple[object, ...]
+_tables: OrderedDict[_Key, Tensor] = OrderedDict()
+_captured: dict[_Key, Tensor] = {}
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Where tensors of one dtype lie and how they are cut into chunks; layouts in `triton_select`.
+
+    Attributes:
+        pointers: int64 `[num_tensors]` on the device.
+        tensors: int64 `[4 * num_tensors]`, likewise.
+        chunks: int64 `[3 * num_chunks]`, likewise.
+        align: Power of two, at most 16, that divides all addresses.
+        max_chunks: No tensor has more chunks; a power of two.
+        count_dtype: An integer type that holds any tensor's number of elements.
+    """
+
+    pointers: Tensor
+    tensors: Tensor
+    chunks: Tensor
+    align: int
+    max_chunks: int
+    count_dtype: torch.dtype
+
+    @property
+    def num_tensors(self) -> int:
+        """Number of tensors."""
+        return self.pointers.numel()
+
+    @property
+    def num_chunks(self) -> int:
+        """Number of chunks, at least one a tensor."""
+        return self.chunks.numel() // 3
+
+
+def tables(values: Sequence[Tensor], rows: Sequence[int], block: int) -> Tables:
+    """Returns the tables of `values`, made if this call is the first with them.
+
+    Args:
+        values: Tensors with dense memory, of one dtype on one device.
+        rows: Where each one's results go.
+        block: Chunks start at multiples of it.
+
+    Raises:
+        RuntimeError: If a CUDA graph is being captured and the tables do not exist.
+    """
+    device = values[0].device
+    lengths = tuple(value.numel() for value in values)
+    pointers = tuple(value.data_ptr() for value in values)
+    flat = _on_device(("layout", lengths, tuple(rows), block), device, lambda: _layout(lengths, rows, block))
+    return Tables(
+        _on_device(("pointers", pointers), device, lambda: list(pointers)),
+        flat[: 4 * len(values)],
+        flat[4 * len(values) :],
+        align=min(16, *(pointer & -pointer for pointer in pointers if pointer), 16),
+        max_chunks=_MAX_CHUNKS,
+        count_dtype=torch.int32 if max(lengths) < 2**31 else torch.int64,
+    )
+
+
+def _layout(lengths: Sequence[int], rows: Sequence[int], block: int) -> list[int]:
+    """Returns the rows of both tables, `tensors` and then `chunks`, one after the other."""
+    num_blocks = sum(-(-length // block) for length in lengths)
+    step = block * max(1, -(-num_blocks // _MAX_CHUNKS))
+    spans = [
+        [(tensor, start, min(start + step, length)) for start in range(0, length, step)] or [(tensor, 0, 0)]
+        for tensor, length in enumerate(lengths)
+    ]
+    firsts = accumulate((len(span) for span in spans), initial=0)
+    flat: list[int] = []
+    for length, row, first, span in zip(lengths, rows, firsts, spans, strict=False):
+        flat += (length, row, first, len(span))
+    for span in spans:
+        for chunk in span:
+            flat += chunk
+    return flat
+
+
+def _on_device(key: _Key, device: torch.device, build: Callable[[], list[int]]) -> Tensor:
+    """Returns the int64 table called `key`, copied to the device without waiting for it."""
+    key = (*key, device)
+    if device.type != "cuda":
+        return torch.tensor(build(), dtype=torch.int64, device=device)
+    if key in _captured:
+        return _captured[key]
+    # A table belongs to the stream that copied it: another may run ahead of the copy. A capture begins after
+    # all copies, and may use any.
+    by_stream = (*key, torch.cuda.current_stream(device).cuda_stream)
+    if torch.cuda.is_current_stream_capturing():
+        same = [table for other, table in _tables.items() if other[:-1] == key]
+        if not same:
+            raise RuntimeError(
+                "percentile cutoffs in a CUDA graph: these gradients were not seen before the capture; call "
+                "once before it, with gradients that keep their addresses (zero_grad(set_to_none=False))"
+            )
+        return _captured.setdefault(key, same[0])
+    if by_stream not in _tables:
+        staged = torch.tensor(build(), dtype=torch.int64).pin_memory()
+        _tables[by_stream] = staged.to(device, non_blocking=True)
+        while len(_tables) > _MAX_TABLES:
+            _tables.popitem(last=False)
+    _tables.move_to_end(by_stream)
+    return _tables[by_stream]
