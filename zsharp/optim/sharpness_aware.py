@@ -296,7 +296,7 @@ class SharpnessAware(Optimizer):
             return
         self._moved = [layer.param for layer in moving]
         devices = {layer.param.device for layer in moving}
-        if devices == {_CPU} and not torch.compiler.is_compiling():
+        if _is_host(devices):
             length, counts, dense_norms = host_ascent.ascend(moving, self._scratch, self._generator(_CPU))
             kept = torch.tensor(counts)
         else:
@@ -376,6 +376,11 @@ def _check_params(params: Iterable[Tensor]) -> None:
                 "a parameter is sharded (DTensor or FSDP): its mean and percentile would be those of one shard; "
                 "valid: whole tensors, such as under DistributedDataParallel"
             )
+
+
+def _is_host(devices: set[torch.device]) -> bool:
+    """Whether numbers may be read: on the CPU that costs nothing, but a compiler cannot trace it."""
+    return devices == {_CPU} and not torch.compiler.is_compiling()
 
 
 def _unsynchronised(model: nn.Module | None, is_wanted: bool) -> AbstractContextManager[Any]:

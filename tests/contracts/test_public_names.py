@@ -1,0 +1,128 @@
+"""The names that the documentation promises exist, with the keywords it promises, and its examples run."""
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import fields
+
+import pytest
+import torch
+
+import zsharp
+from zsharp.optim import ASAM, METHODS, SAM, FriendlySAM, ZSharp, make_optimizer
+from zsharp.training import TrainSpec, TrialSpec, train
+
+OPTIMIZERS = {"SAM", "ASAM"}
+PACKAGES = ("zsharp.optim", "zsharp.models", "zsharp.data", "zsharp.training")
+MODULES = sorted(module.name for module in pkgutil.walk_packages(zsharp.__path__, "zsharp."))
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_public_name_exists(package):
+    module = importlib.import_module(package)
+    assert len(module.__all__) >= 4
+    assert len(set(module.__all__)) == len(module.__all__)
+    for name in module.__all__:
+        value = getattr(module, name)
+        assert isinstance(value, Mapping) if name.isupper() and name not in OPTIMIZERS else value.__doc__
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_name_that_does_not_exist_is_an_attribute_error(package):
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = importlib.import_module(package).no_such_name
+
+
+def test_every_module_says_its_job_in_its_first_line():
+    assert len(MODULES) > 20
+    for name in MODULES:
+        first = (importlib.import_module(name).__doc__ or "").partition("\n")[0]
+        assert first.endswith((".", ":")) and len(first) > 20, name
+
+
+@pytest.mark.parametrize(
+    ("function", "keywords"),
+    [
+        (ZSharp, "rho q_p variant threshold norm filter one_dim"),
+        (SAM, "rho filter q_p threshold norm one_dim"),
+        (ASAM, "rho eta filter q_p threshold norm one_dim"),
+        (FriendlySAM, "rho sigma lmbda filter q_p threshold norm one_dim"),
+    ],
+)
+def test_keywords_of_the_optimizers(function, keywords):
+    parameters = inspect.signature(function).parameters
+    assert list(parameters)[:2] == ["params", "base_optimizer"]
+    for keyword in keywords.split():
+        assert parameters[keyword].kind is inspect.Parameter.KEYWORD_ONLY
+    for method in ("step", "first_step", "second_step", "restore", "state_dict", "load_state_dict"):
+        assert callable(getattr(function, method))
+
+
+@pytest.mark.parametrize("threshold", ["layer", "global"])
+@pytest.mark.parametrize("variant", ["paper", "official"])
+def test_the_two_forms_of_the_documentation_take_the_same_step(variant, threshold):
+    models = []
+    for form in ("closure", "two steps"):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(6, 3)
+        inputs = torch.randn(5, 6)
+        optimizer = ZSharp(
+            model.parameters(),
+            torch.optim.AdamW,
+            lr=1e-3,
+            rho=0.05,
+            q_p=0.5,
+            variant=variant,
+            threshold=threshold,
+        )
+
+        def closure(model=model, inputs=inputs, optimizer=optimizer):
+            optimizer.zero_grad()
+            loss = model(inputs).square().mean()
+            loss.backward()
+            return loss
+
+        if form == "closure":
+            expected = closure().detach()
+            assert optimizer.step(closure) == expected
+        else:
+            closure()
+            optimizer.first_step(zero_grad=True)
+            closure()
+            optimizer.second_step(zero_grad=True)
+            assert all(p.grad is None for p in model.parameters())
+        models.append(model)
+    assert torch.equal(models[0].weight, models[1].weight)
+
+
+def test_names_of_methods_and_trials():
+    expected = {
+        "base",
+        "sam",
+        "asam",
+        "friendly_sam",
+        "zsharp",
+        "zsharp_official",
+        "magnitude_sam",
+        "random_sam",
+    }
+    assert expected <= set(METHODS)
+    assert {METHODS[name].rules.ascent for name in set(METHODS) - expected} == {"asam", "friendly_sam"}
+    assert list(inspect.signature(make_optimizer).parameters)[:3] == ["params", "method", "base_optimizer"]
+    assert list(inspect.signature(train).parameters)[:2] == ["spec", "report"]
+    assert [field.name for field in fields(TrialSpec)][:3] == ["architecture", "method", "params"]
+    assert (TrainSpec().epochs, TrainSpec().batch_size, TrainSpec().base_optimizer) == (200, 256, "adamw")
+
+
+def test_the_examples_in_docstrings_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("ZSHARP_CACHE", str(tmp_path))
+    finder, runner = doctest.DocTestFinder(exclude_empty=True), doctest.DocTestRunner()
+    num_tests = 0
+    for name in MODULES:
+        for test in finder.find(importlib.import_module(name), name, extraglobs={"torch": torch}):
+            if test.examples:
+                num_tests += 1
+                assert runner.run(test).failed == 0, test.name
+    assert num_tests >= 2

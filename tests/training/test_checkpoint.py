@@ -1,0 +1,245 @@
+"""A run continued from its checkpoint is the uninterrupted one; what cannot be continued says so."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+
+import pytest
+import torch
+from small_runs import is_same, measured, small_spec, with_data
+
+from zsharp.optim import METHODS
+from zsharp.training import AugmentSpec, Training, train
+from zsharp.training.checkpoint import read_checkpoint, write_checkpoint
+
+CPU = torch.device("cpu")
+EVERYTHING = {
+    "clip_grad_norm": 0.5,
+    "ema_decay": 0.9,
+    "label_smoothing": 0.1,
+    "augment": AugmentSpec(flip=True, cutout=2, randaugment=2, mixup=0.2, cutmix=0.5),
+}
+CASES = [
+    *(pytest.param(method, "resnet8", {}, id=method) for method in METHODS),
+    *(
+        pytest.param(method, "resnet8", {"base_optimizer": base}, id=f"{method}-{base}")
+        for method in ("zsharp", "friendly_sam")
+        for base in ("sgd", "adam")
+    ),
+    pytest.param("base", "vit_tiny", {}, id="vit-base"),
+    pytest.param("random_sam", "vit_tiny", {}, id="vit-random_sam"),
+    pytest.param("zsharp_friendly_sam", "resnet8", EVERYTHING, id="everything-on"),
+    pytest.param("base", "resnet8", EVERYTHING | {"precision": "bf16"}, id="everything-on-bf16"),
+]
+
+
+def whole_state(training):
+    return {
+        "model": training.model.state_dict(),
+        "optimizer": training.optimizer.state_dict(),
+        "average": training._average,
+        "batches": training._batches.generator.get_state(),
+        "global": torch.get_rng_state(),
+        "counts": (training.epoch, training._gradient_evaluations),
+    }
+
+
+@pytest.mark.parametrize(("method", "architecture", "settings"), CASES)
+def test_continuing_is_bit_identical(method, architecture, settings, tmp_path):
+    spec = small_spec(method, architecture, epochs=6, **settings)
+    whole = Training(spec)
+    reports = [whole.run_epoch() for _ in range(6)]
+    expected = whole_state(whole)
+
+    first = Training(spec)
+    again = [first.run_epoch() for _ in range(3)]
+    first.save(tmp_path / "checkpoint.pt")
+    second = Training(replace(spec, data=replace(spec.data, root="elsewhere")))
+    torch.manual_seed(99)
+    second.load(tmp_path / "checkpoint.pt")
+    again += [second.run_epoch() for _ in range(3)]
+
+    assert measured(again) == measured(reports)
+    assert is_same(whole_state(second), expected)
+    assert again[3]["train_s"] > again[2]["train_s"]
+    assert again[3]["wall_s"] > again[2]["wall_s"]
+
+
+def test_saving_changes_nothing(tmp_path):
+    spec = small_spec("zsharp", epochs=4)
+    saved = train(spec, checkpoint=tmp_path / "checkpoint.pt")
+    assert measured(saved.reports) == measured(train(spec).reports)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_training_again_with_a_finished_checkpoint_does_nothing(tmp_path):
+    spec = small_spec()
+    rows = []
+    train(spec, rows.append, checkpoint=tmp_path / "checkpoint.pt")
+    again = train(spec, rows.append, checkpoint=tmp_path / "checkpoint.pt")
+    assert (again.status, again.reports, len(rows)) == ("completed", [], 2)
+
+
+def test_numbers_may_come_as_integers_and_in_any_mapping(tmp_path):
+    training = Training(small_spec(params={"lr": 1, "rho": 0}))
+    training.save(tmp_path / "checkpoint.pt")
+    Training(replace(training.spec, params=MappingProxyType({"rho": 0.0, "lr": 1.0}))).load(
+        tmp_path / "checkpoint.pt"
+    )
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    path = tmp_path_factory.mktemp("written") / "checkpoint.pt"
+    training = Training(small_spec("zsharp_friendly_sam", ema_decay=0.9))
+    training.run_epoch()
+    training.save(path)
+    return training.spec, path
+
+
+def test_checkpoints_are_read_without_unpickling(written):
+    content = torch.load(written[1], weights_only=True)
+    assert content["state"]["epoch"] == 1
+
+
+DAMAGE = {
+    "empty": lambda data: b"",
+    "text": lambda data: b"not a checkpoint\n",
+    "cut in half": lambda data: data[: len(data) // 2],
+    "without its last byte": lambda data: data[:-1],
+    "only its header": lambda data: data[:64],
+    "one byte of the weights changed": lambda data: (
+        data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 0xFF]) + data[len(data) // 2 + 1 :]
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_files_are_named(damage, written, tmp_path):
+    spec, path = written
+    damaged = tmp_path / "damaged.pt"
+    damaged.write_bytes(DAMAGE[damage](path.read_bytes()))
+    with pytest.raises(ValueError, match=r"damaged\.pt: not a readable checkpoint") as caught:
+        Training(spec).load(damaged)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_and_foreign_files_are_named(written, tmp_path):
+    spec, _ = written
+    with pytest.raises(ValueError, match=r"none\.pt: not a readable .*No such file"):
+        Training(spec).load(tmp_path / "none.pt")
+    torch.save({"weights": torch.zeros(3)}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match=r"other\.pt: not a readable checkpoint"):
+        Training(spec).load(tmp_path / "other.pt")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"method": "sam"}, "method is 'zsharp_friendly_sam' there and 'sam' here"),
+        ({"params": {"lr": 0.5}}, "params.lr is 0.01 there and 0.5 here"),
+        ({"architecture": "vit_tiny"}, "architecture is"),
+    ],
+)
+def test_a_checkpoint_of_another_trial_is_refused(written, changed, message):
+    spec, path = written
+    with pytest.raises(ValueError, match=f"checkpoint.pt: checkpoint of another trial .*{message}"):
+        Training(replace(spec, **changed)).load(path)
+
+
+@pytest.mark.parametrize("name", ["seed", "epochs", "batch_size"])
+def test_any_setting_makes_it_another_trial(written, name):
+    spec, path = written
+    changed = replace(spec.train, **{name: getattr(spec.train, name) + 1})
+    with pytest.raises(ValueError, match=f"train.{name} is"):
+        Training(replace(spec, train=changed)).load(path)
+    with pytest.raises(ValueError, match=r"data\.split_seed is 0 there and 1 here"):
+        Training(with_data(spec, split_seed=1)).load(path)
+
+
+def test_a_checkpoint_of_other_data_is_refused(written):
+    """The same name and folder may hold other images: the user's own Parquet files, for one."""
+    spec, path = written
+    training = Training(spec)
+    training.data = replace(training.data, info=replace(training.data.info, checksum="0" * 32))
+    with pytest.raises(ValueError, match=r"checkpoint\.pt: checkpoint of other data"):
+        training.load(path)
+
+
+def test_another_version_is_refused(written, tmp_path):
+    spec, path = written
+    content = torch.load(path, weights_only=True)
+    torch.save(content | {"version": 99}, tmp_path / "newer.pt")
+    with pytest.raises(ValueError, match=r"newer\.pt: checkpoint version 99; valid: 1"):
+        read_checkpoint(tmp_path / "newer.pt", spec, CPU)
+
+
+@pytest.mark.parametrize("delay_s", [0.001, 0.004, 0.016, 0.064])
+def test_an_interrupt_while_saving_stays_an_interrupt(delay_s, written, tmp_path):
+    """The alarm goes off wherever the save happens to be, often inside torch's writer."""
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    state = {str(i): torch.zeros(1_000_000) for i in range(20)}
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, delay_s)
+            while True:
+                write_checkpoint(tmp_path / "checkpoint.pt", written[0], state)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert not list(tmp_path.glob("*.tmp"))
+    if (tmp_path / "checkpoint.pt").exists():
+        assert is_same(read_checkpoint(tmp_path / "checkpoint.pt", written[0], CPU), state)
+
+
+STOPPED_WHILE_SAVING = """
+import resource, signal, sys
+from pathlib import Path
+from small_runs import small_spec
+from zsharp.training import Training
+
+path, how = Path(sys.argv[1]), sys.argv[2]
+training = Training(small_spec(epochs=4))
+training.run_epoch()
+training.save(path)
+training.run_epoch()
+if how == "killed":
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+try:
+    training.save(path)
+except OSError as error:
+    assert error.filename == str(path)
+    sys.exit(7)
+"""
+
+
+@pytest.mark.parametrize("how", ["killed", "full disk"])
+def test_a_save_that_is_cut_off_leaves_the_old_file(how, tmp_path):
+    """The limit on the size of files stops the second save after 100 kB: by an error, or by its signal."""
+    path = tmp_path / "checkpoint.pt"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED_WHILE_SAVING, path, how],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == (-signal.SIGXFSZ if how == "killed" else 7), done.stderr
+    assert path.stat().st_size > 100_000
+    strays = [other for other in tmp_path.iterdir() if other != path]
+    assert len(strays) == (1 if how == "killed" else 0)
+
+    continued = train(small_spec(epochs=4), checkpoint=path)
+    assert measured(continued.reports) == measured(train(small_spec(epochs=4)).reports[1:])
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 100_000

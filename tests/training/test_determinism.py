@@ -1,0 +1,57 @@
+"""A trial's numbers depend on its spec alone, whatever the process did before."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from small_runs import is_same, measured, small_spec, with_data
+
+from zsharp.training import AugmentSpec, train
+
+AUGMENT = AugmentSpec(flip=True, cutout=2, randaugment=1, mixup=0.2, cutmix=0.5)
+SPECS = {
+    "zsharp": small_spec("zsharp"),
+    "random_sam": small_spec("random_sam"),
+    "augmented": small_spec("base", augment=AUGMENT),
+    "vit": small_spec("friendly_sam", "vit_tiny", epochs=1),
+}
+
+
+def outcome(spec):
+    result = train(spec)
+    return measured(result.reports), result.training.model.state_dict()
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_the_same_spec_gives_the_same_numbers_on_a_warm_worker(name):
+    spec = SPECS[name]
+    first = outcome(spec)
+    train(small_spec("asam", "vit_tiny", epochs=1, max_images=200, seed=7))
+    torch.manual_seed(123)
+    np.random.seed(5)
+    assert is_same(outcome(spec), first)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_another_seed_gives_other_numbers(name):
+    spec = SPECS[name]
+    other = replace(spec, train=replace(spec.train, seed=1))
+    assert outcome(other)[0][0]["train_loss"] != outcome(spec)[0][0]["train_loss"]
+
+
+def test_interleaved_runs_do_not_disturb_each_other():
+    from zsharp.training import Training
+
+    specs = [SPECS["zsharp"], SPECS["augmented"]]
+    runs = [Training(spec) for spec in specs]
+    rows = [[run.run_epoch() for run in runs] for _ in range(2)]
+    for i, spec in enumerate(specs):
+        assert measured([row[i] for row in rows]) == measured(train(spec).reports)
+
+
+def test_the_split_seed_moves_the_validation_images_but_not_their_number():
+    results = [train(with_data(small_spec(epochs=1), split_seed=seed)) for seed in (0, 1)]
+    first, second = (set(result.training.data.val_indices.tolist()) for result in results)
+    assert len(first) == len(second) == 30
+    assert first != second

@@ -1,0 +1,116 @@
+"""The data a run holds: its own part of the training set, and never the test set."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_runs import small_spec, with_data
+from torch.nn import functional as F
+
+from zsharp.data import prepare, split_indices, subset_indices
+from zsharp.data.resident import load_test_data, load_training_data
+from zsharp.training import Training
+
+
+def test_the_split_is_that_of_the_data_package():
+    images, labels = prepare("digits").train()
+    data = load_training_data("digits", val_fraction=0.2, split_seed=3)
+    train, val = split_indices(labels, 0.2, 3)
+    np.testing.assert_array_equal(data.train_indices, train)
+    np.testing.assert_array_equal(data.val_indices, val)
+    np.testing.assert_array_equal(data.images, images)
+    np.testing.assert_array_equal(data.labels, labels)
+    assert (data.images.dtype, data.labels.dtype) == (torch.uint8, torch.int64)
+
+
+def test_a_subset_is_split_as_a_whole():
+    labels = prepare("digits").train()[1]
+    data = load_training_data("digits", val_fraction=0.1, split_seed=3, max_images=200)
+    chosen = subset_indices(labels, 200, 3)
+    assert (len(data.train_indices), len(data.val_indices)) == (180, 20)
+    np.testing.assert_array_equal(np.sort(np.r_[data.train_indices, data.val_indices]), chosen)
+    assert set(data.labels[data.train_indices].tolist()) == set(range(10))
+
+
+@pytest.mark.parametrize("max_images", [None, 200])
+def test_without_validation_everything_is_trained_on(max_images):
+    data = load_training_data("digits", val_fraction=0.0, max_images=max_images)
+    assert len(data.train_indices) == (max_images or 1438)
+    assert len(data.val_indices) == 0
+
+
+def test_trials_of_a_worker_share_one_copy():
+    first = load_training_data("digits", val_fraction=0.1)
+    assert load_training_data("digits", val_fraction=0.1) is first
+    assert Training(with_data(small_spec(), max_images=None)).data is first
+
+
+def test_an_epoch_sees_each_image_at_most_once_and_none_of_the_validation_images():
+    training = Training(small_spec())
+    data = training.data
+    where = {image.numpy().tobytes(): i for i, image in enumerate(data.images)}
+    assert len(where) == len(data.images)
+    training._batches._augmentation = type(training._batches._augmentation)()
+    low, high = float(training._batches._mean), float(training._batches._std)
+    seen = []
+    for inputs, _, labels in training._batches.epoch():
+        pixels = ((inputs * high + low) * 255).round().to(torch.uint8)
+        rows = [where[image.contiguous().numpy().tobytes()] for image in pixels]
+        assert data.labels[rows].tolist() == labels.tolist()
+        seen += rows
+    assert len(set(seen)) == len(seen) == 250
+    assert set(seen) <= set(data.train_indices.tolist())
+
+
+def test_the_test_set_is_read_only_when_asked_for():
+    images, labels = load_test_data("digits")
+    assert (images.shape, images.dtype, labels.dtype) == ((359, 1, 8, 8), torch.uint8, torch.int64)
+    training = Training(with_data(small_spec(), max_images=None))
+    assert len(training.data.images) == training.data.info.num_train == 1438
+    held = {image.numpy().tobytes() for image in training.data.images}
+    assert not held & {image.numpy().tobytes() for image in images}
+
+    training.run_epoch()
+    loss, accuracy = training.evaluate(images, labels)
+    info = training.data.info
+    model = training.model.eval()
+    with torch.no_grad():
+        logits = model((images / 255 - info.mean[0]) / info.std[0])
+    assert loss == pytest.approx(float(F.cross_entropy(logits, labels)), rel=1e-5)
+    assert accuracy == pytest.approx(float((logits.argmax(1) == labels).float().mean()))
+
+
+@pytest.mark.parametrize("eval_batch_size", [1, 7, 30, 1000])
+def test_evaluation_does_not_depend_on_its_batch_size(eval_batch_size):
+    training = Training(small_spec(eval_batch_size=eval_batch_size))
+    expected = Training(small_spec())
+    rows = training.data.val_indices
+    part = training.data.images[rows], training.data.labels[rows]
+    assert training.evaluate(*part) == pytest.approx(expected.evaluate(*part), rel=1e-5)
+
+
+WATCHED = """
+import sys
+opened = []
+sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
+from small_runs import small_spec
+from zsharp.data.resident import load_test_data
+from zsharp.training import train
+train(small_spec(epochs=1))
+assert any("train_images" in path for path in opened)
+before = {path for path in opened if "test_images" in path or "test_labels" in path}
+load_test_data("digits")
+after = {path for path in opened if "test_images" in path or "test_labels" in path}
+print(len(before), len(after))
+"""
+
+
+def test_training_opens_no_file_of_the_test_set():
+    prepare("digits")
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", WATCHED], env=environment, capture_output=True, text=True)
+    assert done.stdout == "0 2\n", done.stderr

@@ -1,0 +1,238 @@
+"""The loop against an independent slow one, and what each setting does to a step."""
+
+import copy
+import math
+
+import pytest
+import torch
+from slow_loop import digits, fresh_model, slow_epoch
+from small_runs import PLAIN, is_same, measured, one_step_spec, small_spec, with_data
+from torch.nn import functional as F
+
+from zsharp.optim import METHODS
+from zsharp.training import Training, train
+from zsharp.training.precision import uses_bf16
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("architecture", ["resnet8", "vit_tiny"])
+@pytest.mark.parametrize("method", ["base", "sam", "zsharp"])
+def test_an_epoch_equals_the_slow_loop(method, architecture):
+    spec = small_spec(
+        method,
+        architecture,
+        {"lr": 0.05},
+        epochs=2,
+        batch_size=40,
+        base_optimizer="sgd",
+        momentum=0.8,
+        weight_decay=0.01,
+        label_smoothing=0.1,
+        schedule="constant",
+        warmup_epochs=0.5,
+        augment=PLAIN,
+    )
+    training = Training(spec)
+    (images, labels), (val_images, val_labels) = digits(300)
+    row = training.run_epoch()
+
+    model = fresh_model(architecture)
+    lrs = [0.05 / 3, 0.1 / 3, 0.05, 0.05, 0.05, 0.05]
+    losses, norms = slow_epoch(
+        model, images, labels, method,
+        batch_size=40, lrs=lrs, momentum=0.8, weight_decay=0.01, smoothing=0.1,
+    )  # fmt: skip
+    assert row["train_loss"] == pytest.approx(sum(losses) / 6, rel=1e-5)
+    assert row["grad_norm"] == pytest.approx(sum(norms) / 6, rel=1e-4)
+    for (name, ours), theirs in zip(training.model.named_parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-5, msg=name)
+    for (name, ours), theirs in zip(training.model.named_buffers(), model.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-5, msg=name)
+
+    model.eval()
+    with torch.no_grad():
+        logits = model(val_images)
+    assert row["val_loss"] == pytest.approx(float(F.cross_entropy(logits, val_labels)), rel=1e-3)
+    assert row["val_accuracy"] == pytest.approx(float((logits.argmax(1) == val_labels).float().mean()))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_reported_loss_norms_and_counts_of_one_step(method):
+    """The loss is that at w, with smoothing; batch norm sees the batch once; a sharp step costs two gradients."""
+    training = Training(one_step_spec(method, label_smoothing=0.2))
+    (images, labels), _ = digits(100)
+    model = fresh_model("resnet8")
+    logits = model(images).detach()
+    expected = F.cross_entropy(logits, labels, label_smoothing=0.2)
+    row = training.run_epoch()
+    assert row["train_loss"] == pytest.approx(float(expected), rel=1e-5)
+    assert row["train_accuracy"] == pytest.approx(float((logits.argmax(1) == labels).float().mean()))
+    for (name, ours), theirs in zip(training.model.named_buffers(), model.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6, msg=name)
+    assert int(training.model.norm.num_batches_tracked) == 1
+    if method == "base":
+        assert (row["perturbation_norm"], row["kept_fraction"], row["gradient_evaluations"]) == (
+            None,
+            None,
+            1,
+        )
+    else:
+        assert row["perturbation_norm"] > 0
+        assert row["kept_fraction"] == pytest.approx(
+            0.05 if METHODS[method].rules.filter != "none" else 1, abs=0.02
+        )
+        assert row["gradient_evaluations"] == 2
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_counts_of_a_run(method):
+    result = train(small_spec(method))
+    steps = [5, 10]
+    assert [row["epoch"] for row in result.reports] == [1, 2]
+    per_step = 1 if method == "base" else 2
+    assert [row["gradient_evaluations"] for row in result.reports] == [per_step * n for n in steps]
+    assert int(result.training.model.norm.num_batches_tracked) == 10
+    for row in result.reports:
+        assert row["images_per_s"] > 0
+        assert row["peak_memory_bytes"] > 10**7
+        assert 0 < row["epoch_s"] <= row["train_s"] <= row["wall_s"]
+        assert row["num_parameters"] == sum(p.numel() for p in fresh_model("resnet8").parameters())
+        assert row["device"].startswith("cpu ")
+        assert row["diverged"] == 0
+    assert result.reports[1]["images_per_s"] == pytest.approx(500 / result.reports[1]["train_s"])
+
+
+@pytest.mark.parametrize("base", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("method", ["base", "zsharp"])
+def test_groups_of_the_optimizer(method, base):
+    """Norms and biases are a group without decay; lr, rho and q_p are tensors; the base optimizer is fused."""
+    training = Training(small_spec(method, base_optimizer=base, weight_decay=0.3))
+    matrices, others = training.optimizer.param_groups
+    assert matrices["params"] and all(p.ndim > 1 for p in matrices["params"])
+    assert others["params"] and all(p.ndim <= 1 for p in others["params"])
+    assert (matrices["weight_decay"], others["weight_decay"]) == (0.3, 0.0)
+    for group in (matrices, others):
+        assert group["fused"]
+        names = ("lr",) if method == "base" else ("lr", "rho", "q_p")
+        assert all(isinstance(group[name], torch.Tensor) and group[name].dim() == 0 for name in names)
+
+
+@pytest.mark.parametrize("everything", [False, True])
+@pytest.mark.parametrize("method", ["base", "zsharp"])
+def test_weight_decay_leaves_norms_and_biases_alone(method, everything):
+    """With gradients of zero, AdamW's step is the decay alone: w -> (1 - lr * decay) * w."""
+    training = Training(
+        one_step_spec(
+            method,
+            params={"lr": 0.01, "weight_decay": 20.0},
+            weight_decay=1.0,
+            decay_norms_and_biases=everything,
+        )
+    )
+    before = [p.detach().clone() for p in training.model.parameters()]
+    for p in training.model.parameters():
+        p.grad = torch.zeros_like(p)
+    (training.optimizer.step if method == "base" else training.optimizer.second_step)()
+    decayed = 0
+    for p, w in zip(training.model.parameters(), before, strict=True):
+        decays = everything or p.ndim > 1
+        torch.testing.assert_close(p, 0.8 * w if decays else w)
+        decayed += decays and bool(w.any())
+    assert decayed > 5
+
+
+@pytest.mark.parametrize("method", ["base", "zsharp", "friendly_sam"])
+def test_clipping_bounds_the_gradient_of_the_descent(method):
+    def step(clip):
+        spec = one_step_spec(
+            method,
+            params={"lr": 0.1},
+            base_optimizer="sgd",
+            momentum=0.0,
+            weight_decay=0.0,
+            clip_grad_norm=clip,
+        )
+        training = Training(spec)
+        before = [p.detach().clone() for p in training.model.parameters()]
+        row = training.run_epoch()
+        return row, [p.detach() - w for p, w in zip(training.model.parameters(), before, strict=True)]
+
+    free_row, free = step(None)
+    row, clipped = step(0.05)
+    length, free_length = (math.sqrt(sum(float((u**2).sum()) for u in update)) for update in (clipped, free))
+    assert free_length > 0.1 * 0.5
+    assert length == pytest.approx(0.1 * 0.05, rel=1e-4)
+    for u, v in zip(clipped, free, strict=True):
+        torch.testing.assert_close(u, v * (length / free_length), rtol=1e-3, atol=1e-7)
+    assert row["grad_norm"] == free_row["grad_norm"]
+    assert is_same(step(1e6)[1], free)
+
+
+@pytest.mark.parametrize("method", ["base", "zsharp"])
+def test_the_average_of_the_weights_equals_a_slow_twin_and_is_evaluated(method):
+    plain, averaged = (
+        Training(one_step_spec(method, epochs=5)),
+        Training(one_step_spec(method, epochs=5, ema_decay=0.6)),
+    )
+    twin = [p.detach().clone().double() for p in plain.model.parameters()]
+    _, (val_images, val_labels) = digits(100)
+    for _ in range(5):
+        plain_row, row = plain.run_epoch(), averaged.run_epoch()
+        twin = [0.6 * a + 0.4 * p.detach() for a, p in zip(twin, plain.model.parameters(), strict=True)]
+        assert row["train_loss"] == plain_row["train_loss"]
+    assert is_same(averaged.model.state_dict(), plain.model.state_dict())
+    model = copy.deepcopy(plain.model).eval()
+    with torch.no_grad():
+        for p, a in zip(model.parameters(), twin, strict=True):
+            p.copy_(a)
+        expected = float(F.cross_entropy(model(val_images), val_labels))
+    assert row["val_loss"] == pytest.approx(expected, rel=1e-4)
+    assert abs(row["val_loss"] - plain_row["val_loss"]) > 0.01 * expected
+
+
+@pytest.mark.parametrize("architecture", ["resnet8", "vit_tiny"])
+def test_bf16_is_close_to_fp32(architecture):
+    runs = {p: train(small_spec("zsharp", architecture, precision=p)) for p in ("fp32", "bf16")}
+    half, full = (runs[p].reports[-1] for p in ("bf16", "fp32"))
+    assert runs["bf16"].training.precision == "bf16"
+    assert half["train_loss"] != full["train_loss"]
+    assert half["train_loss"] == pytest.approx(full["train_loss"], rel=0.05)
+    assert half["grad_norm"] == pytest.approx(full["grad_norm"], rel=0.1)
+    assert all(p.dtype == torch.float32 for p in runs["bf16"].training.model.parameters())
+
+
+def test_auto_precision():
+    fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    assert uses_bf16("auto", CPU, (3, 32, 32)) is bool(fast)
+    assert uses_bf16("auto", CPU, (1, 16, 16)) is bool(fast)
+    assert uses_bf16("auto", CPU, (1, 15, 17)) is False
+    for shape in ((1, 8, 8), (3, 64, 64)):
+        assert uses_bf16("bf16", CPU, shape) is True
+        assert uses_bf16("fp32", CPU, shape) is False
+    assert Training(small_spec(precision="auto")).precision == "fp32"
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("base", ["sgd", "adamw"])
+def test_a_run_that_diverges_is_a_result(method, base, tmp_path):
+    spec = small_spec(method, params={"lr": 1e20}, base_optimizer=base, warmup_epochs=0.0, epochs=3)
+    result = train(spec, checkpoint=tmp_path / "checkpoint.pt")
+    assert result.status == "diverged"
+    assert [row["diverged"] for row in result.reports] == [1]
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_divergence_in_the_last_step_shows_without_validation_images():
+    """The loss was taken before the step and is finite: what is left to look at is the weights."""
+    spec = one_step_spec("base", params={"lr": 1e30}, epochs=1, batch_size=100, base_optimizer="sgd")
+    result = train(with_data(spec, val_fraction=0.0))
+    assert math.isfinite(result.reports[0]["train_loss"])
+    assert result.status == "diverged"
+
+
+def test_a_run_without_validation_images():
+    result = train(with_data(small_spec(), val_fraction=0.0))
+    assert len(result.training.data.train_indices) == 300
+    assert [(row["val_loss"], row["val_accuracy"]) for row in result.reports] == [(None, None)] * 2
+    assert measured(result.reports)[1]["gradient_evaluations"] == 24

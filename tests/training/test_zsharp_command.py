@@ -1,0 +1,210 @@
+"""`python -m zsharp`: what it prints, its exit codes, and going on after an interruption."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from small_runs import TIMINGS
+
+from zsharp.__main__ import main
+from zsharp.data import DATASETS
+from zsharp.models import ARCHITECTURES
+from zsharp.optim import METHODS
+
+SMALL = ["--max-images", "300", "--batch-size", "50", "--threads", "1"]
+COMMAND = [sys.executable, "-m", "zsharp"]
+
+
+def run(*arguments):
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True)
+
+
+def rows(text):
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def without_timings(row):
+    return {name: value for name, value in row.items() if name not in TIMINGS}
+
+
+def test_the_default_run_learns_the_digits():
+    """Also the documented first command: every line that it prints."""
+    done = run("--test")
+    assert (done.returncode, done.stderr) == (0, "")
+    first, settings, headings, *epochs, result, test = done.stdout.splitlines()
+    assert re.fullmatch(
+        r"zsharp on resnet8, 75,002 parameters; digits: 1,294 images of 1 x 8 x 8 .*, 144 to validate on",
+        first,
+    )
+    assert re.fullmatch(
+        r"lr 0\.003, rho 0\.05, q_p 0\.95; adamw, batch size 64, seed 0; fp32 on c.*, CPU threads \d+",
+        settings,
+    )
+    assert re.sub(" +", " ", headings).strip() == (
+        "epoch train loss val acc grad norm pert norm kept images/s seconds"
+    )
+    assert [line.split()[0] for line in epochs] == [str(n) for n in range(1, 11)]
+    assert all(len(line.split()) == 8 and len(line) == len(headings) for line in epochs)
+    found = re.fullmatch(
+        r"validation accuracy: best (0\.\d{4}) \(epoch \d+\), last (0\.\d{4}); 400 gradient evaluations, "
+        r"peak memory [\d,]+ MiB, [\d.]+ s of training",
+        result,
+    )
+    assert found and min(map(float, found.groups())) > 0.95
+    assert float(re.fullmatch(r"test accuracy: (0\.\d{4})", test)[1]) > 0.95
+
+
+def test_json_lines(capsys):
+    code = main(
+        [*SMALL, "--epochs", "2", "--json", "--test", "--method", "zsharp_asam", "--param", "eta=0.1"]
+    )
+    captured = capsys.readouterr()
+    assert (code, captured.err) == (0, "")
+    first, *epochs, result = rows(captured.out)
+    assert [row["kind"] for row in (first, *epochs, result)] == ["run", "epoch", "epoch", "result"]
+    assert first["spec"]["params"] == {"lr": 0.003, "rho": 0.5, "eta": 0.1, "q_p": 0.95}
+    assert (first["num_train"], first["num_val"], first["epochs_before"]) == (270, 30, 0)
+    assert result["status"] == "completed"
+    assert result["val_accuracy"] == epochs[1]["val_accuracy"]
+    assert result["best_val_accuracy"] == max(row["val_accuracy"] for row in epochs)
+    assert result["gradient_evaluations"] == epochs[1]["gradient_evaluations"] == 20
+    assert 0 <= result["test_accuracy"] <= 1 and result["test_loss"] > 0
+
+
+def test_no_validation_images_and_no_perturbation_are_dashes(capsys):
+    assert main([*SMALL, "--epochs", "1", "--method", "base", "--val-fraction", "0"]) == 0
+    *_, epoch, result = capsys.readouterr().out.splitlines()
+    assert [epoch.split()[i] for i in (2, 4, 5)] == ["-"] * 3
+    assert result.startswith("validation accuracy: best - (epoch -), last -; 6 gradient evaluations")
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_list_has_every_row(as_json, capsys):
+    assert main(["--list", *(["--json"] if as_json else [])]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    tables = {"method": METHODS, "architecture": ARCHITECTURES, "data": DATASETS}
+    expected = [(kind, row.name, row.summary) for kind, table in tables.items() for row in table.values()]
+    if as_json:
+        found = [tuple(json.loads(line).values()) for line in lines]
+    else:
+        found = [tuple(re.split(r" {2,}", line, maxsplit=2)) for line in lines]
+    assert found == expected
+    assert len(found) > 25
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--method", "zsharpe"], "did you mean 'zsharp'"),
+        (["--architecture", "resnet9"], "did you mean 'resnet8'"),
+        (["--data", "digts"], "did you mean 'digits'"),
+        (["--data", "cifar10"], "got no root"),
+        (["--data", "cifar10", "--root", "/nowhere"], "/nowhere: no such folder"),
+        (["--schedule", "cosin"], "did you mean 'cosine'"),
+        (["--base-optimizer", "lion"], "valid: sgd, adam, adamw"),
+        (["--precision", "fp16"], "valid: auto, fp32, bf16"),
+        (["--device", "tpu"], "valid: auto, cpu, cuda"),
+        (["--method", "base", "--rho", "0.1"], "method 'base' has no parameter 'rho'; valid: lr"),
+        (["--param", "rhoo=0.1"], "did you mean 'rho'"),
+        (["--param", "rho"], "--param rho: expected NAME=VALUE with a number"),
+        (["--param", "rho=big"], "--param rho=big: expected NAME=VALUE with a number"),
+        (["--rho", "0.1", "--param", "rho=0.2"], "rho is given twice"),
+        (["--rho", "-0.1"], "rho is -0.1; valid: 0 <= rho"),
+        (["--q-p", "1"], "q_p is 1.0; valid: 0 <= q_p < 1"),
+        (["--lr", "nan"], "lr is nan; valid: 0 < lr"),
+        (["--lr", "fast"], "argument --lr: invalid float value: 'fast'"),
+        (["--epochs", "0"], "train.epochs is 0"),
+        (["--batch-size", "2000"], "batch_size is 2000; valid: at most 1294"),
+        (["--val-fraction", "1"], "data.val_fraction is 1.0"),
+        (["--max-images", "9999"], "max_images is 9999 for data set 'digits'; valid: at most 1438"),
+        (["--threads", "0"], "--threads is 0; valid: whole numbers from 1"),
+        (["--checkpoint", "/nowhere/checkpoint.pt"], "there is no folder /nowhere"),
+        (["--checkpoint", __file__], "test_zsharp_command.py: not a readable checkpoint"),
+        (["--epoch", "3"], "unrecognized arguments: --epoch 3"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, message, capsys):
+    try:
+        code = main(arguments)
+    except SystemExit as exit:
+        code = exit.code
+    captured = capsys.readouterr()
+    assert (code, captured.out) == (2, "")
+    assert captured.err.startswith("python -m zsharp: ")
+    assert message in captured.err
+    assert captured.err.count("\n") == 1 and captured.err.endswith("\n")
+
+
+def test_a_run_that_diverges_fails_with_a_sentence(capsys):
+    assert main([*SMALL, "--lr", "1e20", "--base-optimizer", "sgd", "--json"]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("python -m zsharp: diverged in epoch 1: a loss is not finite")
+    _, epoch, result = rows(captured.out)
+    assert (epoch["train_loss"], epoch["diverged"]) == (None, 1)
+    assert (result["status"], result["best_val_accuracy"]) == ("diverged", None)
+
+
+def test_an_unwritable_checkpoint_fails_without_a_traceback(tmp_path, capsys):
+    path = tmp_path / ("x" * 250)  # a legal name, but not with the suffix of the temporary file
+    assert main([*SMALL, "--epochs", "1", "--checkpoint", str(path)]) == 1
+    assert "File name too long" in capsys.readouterr().err
+
+
+def test_exit_codes_of_the_process():
+    assert run("--method", "zsharpe").returncode == 2
+    help_text = run("--help")
+    assert help_text.returncode == 0
+    assert "--checkpoint FILE" in help_text.stdout
+
+
+def test_an_interrupted_run_continues_as_if_nothing_had_happened(tmp_path, capsys):
+    path = tmp_path / "checkpoint.pt"
+    arguments = [*SMALL, "--epochs", "30", "--json", "--checkpoint", str(path)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        seen = [process.stdout.readline() for _ in range(4)]
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors == (
+        f"python -m zsharp: interrupted; {path} holds its finished epochs: the same command continues after them\n"
+    )
+    before = rows("".join(seen) + rest)
+    assert [row["kind"] for row in before[:4]] == ["run", "epoch", "epoch", "epoch"]
+
+    assert main(arguments) == 0
+    first, *after = rows(capsys.readouterr().out)
+    assert first["epochs_before"] >= 2  # the third was shown, but perhaps not yet written
+    kept = [row for row in before[1:] if row["epoch"] <= first["epochs_before"]]
+    assert main(arguments[:-2]) == 0
+    _, *whole = rows(capsys.readouterr().out)
+    assert [without_timings(row) for row in kept + after[:-1]] == [without_timings(row) for row in whole[:-1]]
+    assert torch.load(path, weights_only=True)["state"]["epoch"] == 30
+
+    assert main([*arguments[:-3], "--checkpoint", str(path), "--test"]) == 0
+    *_, nothing, test = capsys.readouterr().out.splitlines()
+    assert nothing == "nothing left to train: the checkpoint is of the last epoch"
+    assert test.startswith("test accuracy: 0.")
+
+
+def test_an_interrupted_run_without_a_checkpoint_says_what_would_have_helped():
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [*COMMAND, *SMALL, "--epochs", "3000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as process:
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.startswith("python -m zsharp: interrupted; nothing was kept: --checkpoint FILE")

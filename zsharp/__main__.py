@@ -1,0 +1,171 @@
+"""`python -m zsharp`: trains one model from the command line, without a tuner."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from zsharp.run_output import result_facts, run_facts, show_json, show_text
+
+if TYPE_CHECKING:
+    from zsharp.training import Training, TrialSpec
+
+_DONE, _FAILED, _BAD_INPUT, _INTERRUPTED = 0, 1, 2, 130
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(_BAD_INPUT, f"{self.prog}: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    options = _build_parser().parse_args(arguments)
+    try:
+        if options.list:
+            return _list(options.json)
+        try:
+            training = _prepare(options)
+        except (ValueError, OSError) as error:
+            return _complain(str(error), _BAD_INPUT)
+        return _train(training, options)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):  # nobody reads on: keep the last flush from failing as well
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _complain(str(error), _FAILED)
+    except KeyboardInterrupt:
+        file = options.checkpoint
+        hint = "nothing was kept: --checkpoint FILE would have kept its epochs"
+        if file is not None and file.exists():
+            hint = f"{file} holds its finished epochs: the same command continues after them"
+        return _complain(f"interrupted; {hint}", _INTERRUPTED)
+
+
+def _build_parser() -> _Parser:
+    parser = _Parser("python -m zsharp", description="Trains one model.", allow_abbrev=False)
+    add = parser.add_argument
+    add("--list", action="store_true", help="print methods, architectures and data sets, and stop")
+    add("--data", default="digits", help="name of the data set (default: %(default)s)")
+    add("--root", help="folder of the data set's files")
+    add("--download", action="store_true", help="fetch missing files where they have a public address")
+    add("--val-fraction", type=float, default=0.1, help="held out for validation (default: %(default)s)")
+    add("--max-images", type=int, help="use only this many training images")
+    add("--architecture", default="resnet8", help="(default: %(default)s)")
+    add("--method", default="zsharp", help="(default: %(default)s)")
+    add("--lr", type=float, help="peak learning rate (default: 0.003)")
+    add("--rho", type=float, help="radius of the perturbation (default: the method's)")
+    add("--q-p", type=float, help="percentile below which components are dropped (default: the method's)")
+    add("--param", action="append", default=[], metavar="NAME=VALUE", help="any other parameter; repeatable")
+    add("--epochs", type=int, default=10, help="(default: %(default)s)")
+    add("--batch-size", type=int, default=64, help="(default: %(default)s)")
+    add("--base-optimizer", default="adamw", help="sgd, adam or adamw (default: %(default)s)")
+    add("--schedule", default="cosine", help="constant, cosine, multistep or paper (default: %(default)s)")
+    add("--warmup-epochs", type=float, default=1.0, help="(default: %(default)s)")
+    add("--weight-decay", type=float, default=5e-5, help="(default: %(default)s)")
+    add("--precision", default="auto", help="auto, fp32 or bf16 (default: %(default)s)")
+    add("--seed", type=int, default=0, help="(default: %(default)s)")
+    add("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
+    add("--threads", type=int, help="CPU threads (default: OMP_NUM_THREADS, or all cores of this process)")
+    add("--checkpoint", type=Path, metavar="FILE", help="written each epoch; continued from if it exists")
+    add("--test", action="store_true", help="read the test set at the end")
+    add("--json", action="store_true", help="one JSON object a line")
+    return parser
+
+
+def _prepare(options: argparse.Namespace) -> "Training":
+    file: Path | None = options.checkpoint
+    if file is not None and not file.parent.is_dir():
+        raise ValueError(f"--checkpoint {file}: there is no folder {file.parent}")
+    spec = _trial_spec(options)
+    import torch
+
+    from zsharp.training import Training
+
+    if options.threads is not None or "OMP_NUM_THREADS" not in os.environ:
+        cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+        num_threads = len(cores) if options.threads is None else options.threads
+        if num_threads < 1:
+            raise ValueError(f"--threads is {num_threads}; valid: whole numbers from 1")
+        torch.set_num_threads(num_threads)
+    training = Training(spec)
+    if file is not None and file.exists():
+        training.load(file)
+    return training
+
+
+def _trial_spec(options: argparse.Namespace) -> "TrialSpec":
+    from zsharp.training import DataSpec, TrainSpec, TrialSpec
+
+    given = [(name, getattr(options, name)) for name in ("lr", "rho", "q_p")]
+    params = {name: value for name, value in given if value is not None}
+    for text in options.param:
+        name, _, value = text.partition("=")
+        if name in params:
+            raise ValueError(f"--param {text}: {name} is given twice")
+        try:
+            params[name] = float(value)
+        except ValueError:
+            raise ValueError(f"--param {text}: expected NAME=VALUE with a number") from None
+    train = TrainSpec(
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        base_optimizer=options.base_optimizer,
+        schedule=options.schedule,
+        warmup_epochs=options.warmup_epochs,
+        weight_decay=options.weight_decay,
+        precision=options.precision,
+        seed=options.seed,
+    )
+    data = DataSpec(
+        options.data,
+        options.root,
+        val_fraction=options.val_fraction,
+        max_images=options.max_images,
+        download=options.download,
+    )
+    params = {"lr": 0.003} | params
+    return TrialSpec(options.architecture, options.method, params, data, train, options.device)
+
+
+def _train(training: "Training", options: argparse.Namespace) -> int:
+    from zsharp.data.resident import load_test_data
+    from zsharp.training.loop import train_on
+
+    show = show_json if options.json else show_text
+    show("run", run_facts(training))
+    result = train_on(training, lambda row: show("epoch", row), checkpoint=options.checkpoint)
+    facts = result_facts(result)
+    if options.test and result.status == "completed":
+        data = training.spec.data
+        loss, accuracy = training.evaluate(*load_test_data(data.name, data.root, device=training.device))
+        facts |= {"test_loss": loss, "test_accuracy": accuracy}
+    show("result", facts)
+    if result.status == "diverged":
+        reason = f"diverged in epoch {training.epoch}: a loss is not finite; a smaller --lr or --rho may help"
+        return _complain(reason, _FAILED)
+    return _DONE
+
+
+def _list(as_json: bool) -> int:
+    from zsharp.data import DATASETS
+    from zsharp.models import ARCHITECTURES
+    from zsharp.optim import METHODS
+
+    for title, table in (("method", METHODS), ("architecture", ARCHITECTURES), ("data", DATASETS)):
+        for row in table.values():
+            if as_json:
+                show_json(title, {"name": row.name, "summary": row.summary})
+            else:
+                print(f"{title:<14}{row.name:<21}{row.summary}")
+    return _DONE
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"python -m zsharp: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""From rows of the training set to augmented, normalised batches on the device."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from zsharp.data.augment import Augmentation, augment, mix, normalise
+from zsharp.data.resident import TrainingData
+from zsharp.training.spec import AugmentSpec
+
+
+class Batches:
+    """Batches of one run, all of one size.
+
+    Args:
+        data: The training set.
+        batch_size: Images a batch; what is left of an epoch is dropped, other images each time.
+        augmentation: Random changes of the images.
+        layout: Memory format of the inputs.
+        seed: Seed of order and augmentation.
+
+    Raises:
+        ValueError: If the training part has less than one batch.
+    """
+
+    def __init__(
+        self,
+        data: TrainingData,
+        batch_size: int,
+        augmentation: Augmentation,
+        layout: torch.memory_format,
+        seed: int,
+    ) -> None:
+        self._data, self._size, self._augmentation, self._layout = data, batch_size, augmentation, layout
+        num_images = len(data.train_indices)
+        if batch_size > num_images:
+            raise ValueError(f"batch_size is {batch_size}; valid: at most {num_images}, the training images")
+        self.steps_per_epoch = num_images // batch_size
+        device = data.images.device
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self._mean = torch.tensor(data.info.mean, device=device)
+        self._std = torch.tensor(data.info.std, device=device)
+
+    def epoch(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yields inputs [B, C, H, W], targets [B, num_classes] or labels [B], and the labels [B] before mixing."""
+        indices = self._data.train_indices
+        order = torch.randperm(len(indices), generator=self.generator, device=indices.device)
+        for rows in torch.split(indices[order], self._size)[: self.steps_per_epoch]:
+            images = augment(self._data.images[rows], self._augmentation, self.generator)
+            labels = self._data.labels[rows]
+            inputs, targets = self.normalised(images), labels
+            if self._augmentation.mixup > 0 or self._augmentation.cutmix > 0:
+                num_classes = self._data.info.num_classes
+                inputs, targets = mix(inputs, labels, num_classes, self._augmentation, self.generator)
+            yield inputs, targets, labels
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """uint8 images [B, C, H, W] as float32 inputs with the training set's channel mean 0 and deviation 1."""
+        return normalise(images, self._mean, self._std, torch.float32).contiguous(memory_format=self._layout)
+
+
+def resolve_augmentation(spec: AugmentSpec, data: TrainingData) -> Augmentation:
+    """Fills in what the spec leaves to the data: padding of an eighth of the side, flips where they make sense."""
+    side = min(data.info.image_shape[1:])
+    return Augmentation(
+        crop_padding=side // 8 if spec.crop_padding is None else spec.crop_padding,
+        flip=data.info.flip if spec.flip is None else spec.flip,
+        cutout=spec.cutout,
+        randaugment=spec.randaugment,
+        mixup=spec.mixup,
+        cutmix=spec.cutmix,
+    )

@@ -1,0 +1,57 @@
+"""From a trial's spec to its optimizer, with lr, rho and q_p as tensors on the device."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from zsharp.optim import find_method, make_optimizer
+from zsharp.training.spec import TrialSpec
+
+DEFAULT_LR = 1e-3
+
+
+def build_optimizer(model: nn.Module, spec: TrialSpec, device: torch.device) -> Optimizer:
+    """Returns the optimizer of `spec` for `model`.
+
+    Tensors of at most one dimension are in a second group without weight decay, unless the spec says otherwise.
+    The base optimizer is torch's fused one, which takes its learning rate from the device. The spec has passed
+    `check_spec`.
+    """
+    train, method = spec.train, find_method(spec.method)
+    params = dict(spec.params)
+    weight_decay = params.pop("weight_decay", train.weight_decay)
+    momentum = params.pop("momentum", train.momentum)
+    params.pop("label_smoothing", None)
+    lr = params.pop("lr", DEFAULT_LR)
+    assert set(params) <= set(method.defaults)
+
+    settings: dict[str, Any] = {**method.defaults, **params}
+    for name in ("rho", "q_p"):
+        if name in settings:
+            settings[name] = torch.tensor(settings[name], dtype=torch.float64, device=device)
+    if method.defaults:
+        settings["seed"] = train.seed + 2
+    if train.base_optimizer == "sgd":
+        settings["momentum"] = momentum
+    groups = [{"params": matrices, "weight_decay": weight_decay} for matrices in _by_decay(model, spec)]
+    if not train.decay_norms_and_biases:
+        groups[1]["weight_decay"] = 0.0
+    for group in groups:
+        group["lr"] = torch.tensor(lr, dtype=torch.float32, device=device)
+    return make_optimizer(
+        [group for group in groups if group["params"]],
+        method.name,
+        train.base_optimizer,
+        lr=lr,
+        fused=True,
+        **settings,
+    )
+
+
+def _by_decay(model: nn.Module, spec: TrialSpec) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    params = list(model.parameters())
+    if spec.train.decay_norms_and_biases:
+        return params, []
+    return [p for p in params if p.ndim > 1], [p for p in params if p.ndim <= 1]

@@ -1,0 +1,100 @@
+"""Checkpoints on disk: written atomically, read without unpickling, tied to their spec."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile, ZipFile
+
+import torch
+from torch import Tensor
+
+from zsharp.training.spec import TrialSpec
+
+_VERSION = 1
+
+
+def write_checkpoint(path: Path, spec: TrialSpec, state: dict[str, Any]) -> None:
+    """Writes `state` (tensors, numbers, strings, lists and dicts of them) to `path`, whole or not at all.
+
+    Raises:
+        OSError: If the file cannot be written; the one that was there is still there.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            torch.save({"version": _VERSION, "spec": _identity(spec), "state": state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except RuntimeError as error:
+        cause = error.__context__  # torch.save turns whatever stops it into wrong positions in the file
+        if isinstance(cause, OSError):
+            raise OSError(cause.errno, cause.strerror, str(path)) from error
+        if cause is not None and not isinstance(cause, Exception):  # an interrupt
+            raise cause from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_checkpoint(path: Path, spec: TrialSpec, device: torch.device) -> dict[str, Any]:
+    """Returns the state written for `spec`, its tensors on `device`.
+
+    Raises:
+        ValueError: If the file is missing, damaged, of another version or of another spec.
+    """
+    try:
+        with ZipFile(path) as file:  # torch.load does not look at the checksums that torch.save wrote
+            if damaged := file.testzip():
+                raise BadZipFile(f"wrong checksum of {damaged}")
+        content = torch.load(path, map_location=device, weights_only=True)
+        version, identity, state = content["version"], content["spec"], content["state"]
+    except Exception as error:  # torch.load raises a different type for every kind of damage
+        detail = error.strerror if isinstance(error, OSError) else "damaged, or not a checkpoint of ours"
+        raise ValueError(f"{path}: not a readable checkpoint ({type(error).__name__}: {detail})") from error
+    if version != _VERSION:
+        raise ValueError(f"{path}: checkpoint version {version}; valid: {_VERSION}")
+    if identity != _identity(spec):
+        raise ValueError(f"{path}: checkpoint of another trial ({_differences(identity, _identity(spec))})")
+    assert isinstance(state, dict)
+    return state
+
+
+def rng_state(device: torch.device) -> dict[str, Tensor]:
+    """The global generators that layers such as dropout draw from."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_rng_state(state: dict[str, Tensor], device: torch.device) -> None:
+    """Puts back what `rng_state` returned."""
+    torch.set_rng_state(state["cpu"].cpu())
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
+
+
+def _identity(spec: TrialSpec) -> str:
+    """What the numbers of a run depend on; where its data lie is not part of it."""
+    params = {name: float(value) for name, value in spec.params.items()}
+    fields = asdict(replace(spec, params=params))
+    del fields["device"], fields["data"]["root"], fields["data"]["download"]
+    return json.dumps(fields, sort_keys=True)
+
+
+def _differences(there: str, here: str) -> str:
+    old, new = dict(_flat(json.loads(there))), dict(_flat(json.loads(here)))
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    return ", ".join(f"{name} is {old.get(name)!r} there and {new.get(name)!r} here" for name in names)
+
+
+def _flat(fields: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

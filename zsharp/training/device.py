@@ -1,0 +1,35 @@
+"""The device a trial runs on."""
+
+import platform
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from zsharp.training.spec import Device
+
+
+def choose_device(device: Device) -> torch.device:
+    """Returns the device; `auto` is the first visible CUDA device, or the CPU where there is none.
+
+    Raises:
+        ValueError: If CUDA is asked for and there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is 'cuda', but no CUDA device is visible; valid: auto, cpu")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device("cuda", torch.cuda.current_device()) if device == "cuda" else torch.device("cpu")
+
+
+@lru_cache
+def device_name(device: torch.device) -> str:
+    """The device's make, such as `cuda NVIDIA H200` or `cpu Intel(R) Xeon(R) ...`."""
+    if device.type == "cuda":
+        return f"cuda {torch.cuda.get_device_name(device)}"
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return f"cpu {platform.processor()}".strip()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"cpu {names[0] if names else platform.processor()}".strip()

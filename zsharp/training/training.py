@@ -1,0 +1,245 @@
+"""One training run as an object that advances an epoch at a time."""
+
+import math
+import time
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zsharp.data.resident import TrainingData, load_training_data
+from zsharp.models import ARCHITECTURES, build_model
+from zsharp.optim import SharpnessAware, find_method, frozen_batch_norm
+from zsharp.training.batches import Batches, resolve_augmentation
+from zsharp.training.build_optimizer import DEFAULT_LR, build_optimizer
+from zsharp.training.checkpoint import read_checkpoint, rng_state, set_rng_state, write_checkpoint
+from zsharp.training.device import choose_device, device_name
+from zsharp.training.metrics import StepSums, answer_sums
+from zsharp.training.peak_memory import peak_memory_bytes, reset_peak_memory
+from zsharp.training.precision import memory_format, uses_bf16
+from zsharp.training.schedule import learning_rate_factors
+from zsharp.training.spec import TrialSpec
+from zsharp.training.spec_checks import check_spec
+
+Report = dict[str, float | int | str | None]
+
+
+class Training:
+    """A run of `spec`, from its first step or from a checkpoint.
+
+    Deterministic in the spec on one CPU thread: all randomness comes from generators seeded by `train.seed`.
+    Inside a step nothing is read back from the device, shapes are static, and lr, rho and q_p are 0-d tensors
+    on the device, so that a step can be captured in a CUDA graph.
+
+    Args:
+        spec: What to train.
+        data: The training set on the spec's device; loaded if not given.
+
+    Raises:
+        ValueError: If the spec does not fit the data, or names something unknown.
+    """
+
+    def __init__(self, spec: TrialSpec, data: TrainingData | None = None) -> None:
+        self._started = time.perf_counter()
+        check_spec(spec)
+        train = spec.train
+        self.spec = spec
+        self.device = choose_device(spec.device)
+        self.data = data or load_training_data(**asdict(spec.data), device=self.device)
+        self.method = find_method(spec.method)
+        reset_peak_memory(self.device)
+
+        info = self.data.info
+        self._bf16 = uses_bf16(train.precision, self.device, info.image_shape)
+        torch.manual_seed(train.seed)
+        self.model = build_model(spec.architecture, info.image_shape, info.num_classes)
+        layout = memory_format(ARCHITECTURES[spec.architecture].family)
+        self.model = self.model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
+        self._params = list(self.model.parameters())
+        self._average = [param.detach().clone() for param in self._params] if train.ema_decay else []
+        augmentation = resolve_augmentation(train.augment, self.data)
+        self._batches = Batches(self.data, train.batch_size, augmentation, layout, train.seed + 1)
+
+        self.optimizer = build_optimizer(self.model, spec, self.device)
+        steps_per_epoch = self._batches.steps_per_epoch
+        factors = learning_rate_factors(
+            train.schedule, train.epochs * steps_per_epoch, steps_per_epoch, train.warmup_epochs
+        )
+        self._rates = factors * spec.params.get("lr", DEFAULT_LR)
+        # A table on the device, so that setting the rate of a step needs no copy from the host.
+        self._device_rates = self._rates.float().to(self.device)
+        self._smoothing = spec.params.get("label_smoothing", train.label_smoothing)
+        self._sums = StepSums(self.device)
+        self.epoch = 0
+        self._gradient_evaluations = 0
+        self._train_s = 0.0
+        self._wall_s_before = 0.0
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has reached its full number of epochs."""
+        return self.epoch >= self.spec.train.epochs
+
+    @property
+    def precision(self) -> str:
+        """Number format of the forward pass: `bf16` or `fp32`."""
+        return "bf16" if self._bf16 else "fp32"
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of trained components."""
+        return sum(param.numel() for param in self._params)
+
+    def run_epoch(self) -> Report:
+        """Trains one epoch, validates, and returns one flat row.
+
+        Losses are mean cross-entropies in nats, the training loss at w and with label smoothing; accuracies are
+        fractions. `gradient_evaluations`, `train_s` and `wall_s` count from the start of the run, `lr` is that of
+        the last step, norms and fractions are means over the steps. None stands where a number does not apply.
+        `diverged` is 1 if a loss is not finite, or, where nothing is validated, the norm of the weights.
+        """
+        assert not self.is_finished
+        began = time.perf_counter()
+        self.model.train()
+        self._sums.reset()
+        num_steps = self._batches.steps_per_epoch
+        for i, (inputs, targets, labels) in enumerate(self._batches.epoch(), self.epoch * num_steps):
+            self._step(i, inputs, targets, labels)
+        means = self._sums.means()
+        epoch_s = time.perf_counter() - began
+        self.epoch += 1
+        self._train_s += epoch_s
+        self._gradient_evaluations += num_steps * self.method.gradient_evaluations_per_step
+        val_loss, val_accuracy = self._validate()
+        is_sharp = isinstance(self.optimizer, SharpnessAware)
+        # The last step of an epoch shows in the validation loss only, or in the weights themselves.
+        after = float(nn.utils.get_total_norm(self._params)) if val_loss is None else val_loss
+        return {
+            "epoch": self.epoch,
+            "train_loss": means["loss"],
+            "train_accuracy": means["correct"],
+            "val_loss": val_loss,
+            "val_accuracy": val_accuracy,
+            "lr": float(self._rates[self.epoch * num_steps - 1]),
+            "grad_norm": means["grad_norm"],
+            "perturbation_norm": means["perturbation_norm"] if is_sharp else None,
+            "kept_fraction": means["kept_fraction"] if is_sharp else None,
+            "epoch_s": epoch_s,
+            "gradient_evaluations": self._gradient_evaluations,
+            "train_s": self._train_s,
+            "wall_s": self._wall_s_before + time.perf_counter() - self._started,
+            "images_per_s": self.epoch * num_steps * self.spec.train.batch_size / self._train_s,
+            "peak_memory_bytes": peak_memory_bytes(self.device),
+            "num_parameters": self.num_parameters,
+            "device": device_name(self.device),
+            "diverged": int(not math.isfinite(means["loss"] + after)),
+        }
+
+    @torch.no_grad()
+    def evaluate(self, images: Tensor, labels: Tensor) -> tuple[float, float]:
+        """Returns the mean cross-entropy and the accuracy on uint8 images [N, C, H, W] and labels [N].
+
+        Uses the averaged weights if `ema_decay` is set, and batch norm's running statistics.
+        """
+        self.model.eval()
+        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+        size = self.spec.train.eval_batch_size
+        for batch, answers in zip(torch.split(images, size), torch.split(labels, size), strict=True):
+            sums += answer_sums(self._averaged_logits(self._batches.normalised(batch)), answers)
+        loss, accuracy = (sums / len(labels)).tolist()
+        return loss, accuracy
+
+    def save(self, path: Path) -> None:
+        """Writes everything that the rest of the run depends on, atomically."""
+        state = {
+            "data": self.data.info.checksum,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self._average,
+            "batches": self._batches.generator.get_state(),
+            "rng": rng_state(self.device),
+            "epoch": self.epoch,
+            "gradient_evaluations": self._gradient_evaluations,
+            "train_s": self._train_s,
+            "wall_s": self._wall_s_before + time.perf_counter() - self._started,
+        }
+        write_checkpoint(path, self.spec, state)
+
+    def load(self, path: Path) -> None:
+        """Continues from what `save` wrote; on one device the rest is bit-identical to an uninterrupted run.
+
+        Raises:
+            ValueError: If the file is damaged or belongs to another spec or other data.
+        """
+        state: dict[str, Any] = read_checkpoint(path, self.spec, self.device)
+        info = self.data.info
+        if state["data"] != info.checksum:
+            raise ValueError(
+                f"{path}: checkpoint of other data: checksum {state['data']}; "
+                f"expected {info.checksum}, that of {info.name!r}"
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._average = [value.clone() for value in state["average"]]
+        self._batches.generator.set_state(state["batches"].cpu())
+        set_rng_state(state["rng"], self.device)
+        self.epoch = state["epoch"]
+        self._gradient_evaluations = state["gradient_evaluations"]
+        self._train_s = state["train_s"]
+        self._wall_s_before = state["wall_s"]
+
+    def _step(self, index: int, inputs: Tensor, targets: Tensor, labels: Tensor) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"].copy_(self._device_rates[index])
+        self.optimizer.zero_grad()
+        loss, logits = self._forward_backward(inputs, targets)
+        if isinstance(self.optimizer, SharpnessAware):
+            self.optimizer.first_step(zero_grad=True)
+            with frozen_batch_norm(self.model):
+                self._forward_backward(inputs, targets)
+            assert self.optimizer.last is not None
+            found = self.optimizer.last
+            observed = (found.grad_norm, found.norm, found.kept_fraction)
+            self._clip()
+            self.optimizer.second_step()
+        else:
+            norm = nn.utils.get_total_norm([param.grad for param in self._params if param.grad is not None])
+            observed = (norm, torch.zeros_like(norm), torch.zeros_like(norm))
+            self._clip()
+            self.optimizer.step()
+        if self._average:
+            assert self.spec.train.ema_decay is not None
+            torch._foreach_lerp_(
+                self._average, [p.detach() for p in self._params], 1 - self.spec.train.ema_decay
+            )
+        correct = (logits.argmax(1) == labels).float().mean()
+        self._sums.add(loss, correct, *observed)
+
+    def _forward_backward(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        with self._autocast():
+            logits = self.model(inputs)
+        loss = F.cross_entropy(logits.float(), targets, label_smoothing=self._smoothing)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach(), logits.detach()
+
+    def _clip(self) -> None:
+        if self.spec.train.clip_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self._params, self.spec.train.clip_grad_norm)
+
+    def _validate(self) -> tuple[float | None, float | None]:
+        rows = self.data.val_indices
+        return self.evaluate(self.data.images[rows], self.data.labels[rows]) if len(rows) else (None, None)
+
+    def _averaged_logits(self, inputs: Tensor) -> Tensor:
+        names = [name for name, _ in self.model.named_parameters()]
+        averaged = dict(zip(names, self._average, strict=True)) if self._average else {}
+        with self._autocast():
+            logits: Tensor = torch.func.functional_call(self.model, averaged, (inputs,))
+        return logits
+
+    def _autocast(self) -> Any:
+        return torch.autocast(self.device.type, torch.bfloat16) if self._bf16 else nullcontext()
