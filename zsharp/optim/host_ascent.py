@@ -1,8 +1,8 @@
 """The ascent on the CPU: numpy's selection and in-place passes over buffers that stay.
 
 Fresh memory is what costs most here: a temporary of a large layer takes several times longer to touch for the first
-time than to compute. So the kept gradient is put where the weights are saved afterwards, and all else into scratch
-space of the size of the largest layer.
+time than to compute. So the kept direction is put where the weights are saved afterwards, and all else into scratch
+space of the size of the largest layer. Small tensors cost calls instead; those of one size are ranked together.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,8 @@ from zsharp.optim.layer import Layer, pools, storage_order
 from zsharp.optim.radius import factors, norms, total
 
 Scratch = dict[tuple[str, torch.dtype], Tensor]
+_HOME = torch.device("cpu")
+_TOGETHER = 2**18  # components that are ranked, or moved, in one call
 _EXACT_COUNT = 2**24  # integers that float32 holds
 
 
@@ -30,119 +32,183 @@ def ascend(
         generator: Source of the random filter's numbers.
 
     Returns:
-        ||e||, the number of components kept of each tensor, and ||d|| of each.
+        ||e||, the number of components kept of each tensor, and ||T d|| of each.
     """
     values = [layer.direction * layer.scale() if layer.is_adaptive else layer.direction for layer in layers]
-    dense_norms = norms(values, torch.device("cpu"))
-    kept_norms, counts = dense_norms.clone(), [layer.param.numel() for layer in layers]
-    kept_in_backup = set()
-    for pool in pools(layers):
-        cutoff = (
-            _pooled_cutoff(layers, pool, scratch, generator)
-            if layers[pool[0]].rules.threshold == "global"
-            else None
-        )
-        for i in pool:
-            if float(layers[i].q_p) == 0:
-                continue
-            kept = storage_order(layers[i].backup)
-            counts[i] = _select(layers[i], kept, cutoff, scratch, generator)
-            kept.mul_(storage_order(values[i], layers[i].param))
-            kept_norms[i] = torch.linalg.vector_norm(kept, dtype=kept_norms.dtype)
-            kept_in_backup.add(i)
+    dense_norms = norms(values, _HOME)
+    kept_norms, counts = dense_norms, [layer.param.numel() for layer in layers]
+    filtered: set[int] = set()
+    for members, cutoff in _batches(layers, generator):
+        if not filtered:
+            kept_norms = dense_norms.clone()
+        kept_counts, norms_of_kept = _filter(layers, values, members, cutoff, scratch, generator)
+        for i, count, norm in zip(members, kept_counts, norms_of_kept, strict=True):
+            counts[i], kept_norms[i] = int(count), norm
+        filtered.update(members)
 
     found, empty = factors(layers, kept_norms, dense_norms)
     lengths = found * torch.where(empty, dense_norms, kept_norms)
-    plain: dict[float, list[int]] = {}
-    for i, (factor, is_empty) in enumerate(zip(found.tolist(), empty.tolist(), strict=True)):
-        layer = layers[i]
-        if is_empty:
-            counts[i] = layer.param.numel()
-        if i not in kept_in_backup and not layer.is_adaptive:
-            plain.setdefault(factor, []).append(i)
-            continue
-        value = storage_order(
-            layer.backup if i in kept_in_backup and not is_empty else values[i], layer.param
-        )
-        length = _move(layer, value, factor, scratch)
-        if length is not None:
-            lengths[i] = length
-    for factor, members in plain.items():
-        params = [layers[i].param for i in members]
-        torch._foreach_copy_([layers[i].backup for i in members], params)
-        torch._foreach_add_(params, [layers[i].direction for i in members], alpha=factor)
+    factor_of = found.tolist()
+    for i in [i for i in filtered if empty[i]] if filtered else []:
+        filtered.discard(i)  # nothing is kept of it: the whole direction is used
+        counts[i] = layers[i].param.numel()
+    for i, layer in enumerate(layers):
+        if layer.is_adaptive:
+            step = storage_order(layer.backup)
+            value = step if i in filtered else storage_order(values[i], layer.param)
+            torch.mul(value, storage_order(layer.scale(), layer.param), out=step)
+            lengths[i] = torch.linalg.vector_norm(step, dtype=lengths.dtype) * factor_of[i]
+            filtered.add(i)
+    _add_directions(layers, [i for i in range(len(layers)) if i not in filtered], factor_of)
+    _add_backups(layers, sorted(filtered), factor_of, scratch)
     return total(lengths), counts, dense_norms
 
 
-def _move(layer: Layer, value: Tensor, factor: float, scratch: Scratch) -> Tensor | None:
-    """Saves w and adds the step; returns the step's norm where it is not the factor times the value's."""
-    weights, backup = storage_order(layer.param), storage_order(layer.backup)
-    moved = _buffer(scratch, "moved", weights.dtype, len(weights))
-    if layer.is_adaptive:
-        step = value * storage_order(layer.scale(), layer.param)
-        torch.add(weights, step, alpha=factor, out=moved)
-        length: Tensor | None = torch.linalg.vector_norm(step) * factor
-    else:
-        torch.add(weights, value, alpha=factor, out=moved)
-        length = None
-    backup.copy_(weights)
-    weights.copy_(moved)
-    return length
+def _batches(layers: Sequence[Layer], generator: torch.Generator) -> list[tuple[list[int], float | None]]:
+    """Filtered tensors of one size and setting, to be ranked in one call; with their cutoff where it is pooled."""
+    found: list[tuple[list[int], float | None]] = []
+    by_size: dict[tuple[object, ...], list[int]] = {}
+    for pool in pools(layers):
+        first = layers[pool[0]]
+        if float(first.q_p) == 0:
+            continue
+        if first.rules.threshold == "global":
+            cutoff = _pooled_cutoff([layers[i] for i in pool], generator)
+            found += [([i], cutoff) for i in pool]
+            continue
+        key = (
+            first.rules.filter,
+            float(first.q_p),
+            first.param.shape.numel(),
+            first.direction.dtype,
+            first.param.dtype,
+        )
+        by_size.setdefault(key, []).append(pool[0])
+    for members in by_size.values():
+        num = max(1, _TOGETHER // max(1, layers[members[0]].param.numel()))
+        found += [(members[i : i + num], None) for i in range(0, len(members), num)]
+    return found
 
 
-def _select(
-    layer: Layer, mask: Tensor, cutoff: float | None, scratch: Scratch, generator: torch.Generator
-) -> int:
-    """Writes 1 where a component is kept and 0 elsewhere into `mask`, of any dtype; returns the number kept."""
-    if not len(mask):
-        return 0
-    score = _scores(layer, scratch, generator)
+def _filter(
+    layers: Sequence[Layer],
+    values: Sequence[Tensor],
+    members: list[int],
+    cutoff: float | None,
+    scratch: Scratch,
+    generator: torch.Generator,
+) -> tuple[list[float], Tensor]:
+    """Puts the kept components of tensors of one size into their backups; returns their numbers and norms."""
+    layer = layers[members[0]]
+    num = layer.param.numel()
+    wide = torch.float64 if layer.direction.dtype == torch.float64 else torch.float32
+    if num == 0:
+        return [0.0] * len(members), torch.zeros(len(members), dtype=wide)
+    directions = _rows(
+        [storage_order(layers[i].direction, layers[i].param) for i in members], "directions", scratch
+    )
+    score = _buffer(scratch, "score", wide, len(members), num)
+    _rank(directions if directions.dtype == wide else directions.to(wide), layer, score, generator)
     if cutoff is None:
-        ordered = _buffer(scratch, "ordered", score.dtype, len(score)).numpy()
-        np.copyto(ordered, score.numpy())
-        position = rank(float(layer.q_p), len(score))
-        ordered.partition(position)
-        cutoff = float(ordered[position])
+        ordered = _buffer(scratch, "ordered", wide, len(members), num)
+        ordered.copy_(score)
+        position = rank(float(layer.q_p), num)
+        ordered.numpy().partition(position, axis=1)
+        cutoffs = ordered[:, position : position + 1]
+    else:
+        cutoffs = torch.full((1, 1), cutoff, dtype=wide)
+    backups = [storage_order(layers[i].backup) for i in members]
+    alone = len(members) == 1
+    kept = backups[0].view(1, -1) if alone else _buffer(scratch, "kept", layer.param.dtype, len(members), num)
     # A mask of numbers: multiplying by bools takes four times as long.
-    torch.gt(score, cutoff, out=mask)
-    exact = mask.dtype == torch.float64 or (mask.dtype == torch.float32 and len(mask) <= _EXACT_COUNT)
-    return int(mask.sum(dtype=None if exact else torch.float64))
+    torch.gt(score, cutoffs, out=kept)
+    is_exact = kept.dtype == torch.float64 or (kept.dtype == torch.float32 and num <= _EXACT_COUNT)
+    counts = kept.sum(1, dtype=None if is_exact else torch.float64)
+    is_same = layer.is_adaptive is False and all(values[i] is layers[i].direction for i in members)
+    kept.mul_(
+        directions
+        if is_same
+        else _rows([storage_order(values[i], layers[i].param) for i in members], "values", scratch)
+    )
+    if not alone:
+        torch._foreach_copy_(backups, list(kept.unbind()))
+    found_counts: list[float] = counts.tolist()
+    return found_counts, torch.linalg.vector_norm(kept, dim=1, dtype=wide)
 
 
-def _pooled_cutoff(
-    layers: Sequence[Layer], pool: list[int], scratch: Scratch, generator: torch.Generator
-) -> float:
+def _rank(directions: Tensor, layer: Layer, score: Tensor, generator: torch.Generator) -> None:
+    """Writes what components are ranked by (`zsharp.optim.filters`) into `score`, both [m, n]."""
+    if layer.rules.filter == "random":
+        torch.rand(score.shape, generator=generator, out=score)
+    elif layer.rules.filter == "magnitude":
+        torch.abs(directions, out=score)
+    else:
+        means = np.add.reduce(directions.numpy(), axis=1, dtype=np.float64, keepdims=True) / score.shape[1]
+        np.subtract(directions.numpy(), means.astype(directions.numpy().dtype), out=score.numpy())
+        score.abs_()
+        if layer.rules.threshold == "global":
+            score /= torch.linalg.vector_norm(score, dim=1, keepdim=True) / score.shape[1] ** 0.5 + STD_FLOOR
+
+
+def _pooled_cutoff(layers: Sequence[Layer], generator: torch.Generator) -> float:
     state = generator.get_state()
-    parts = [_scores(layers[i], scratch, generator).numpy().copy() for i in pool]
+    parts = []
+    for layer in (layer for layer in layers if layer.param.numel()):
+        direction = storage_order(layer.direction, layer.param).view(1, -1)
+        wide = direction if direction.dtype == torch.float64 else direction.float()
+        score = torch.empty_like(wide)
+        _rank(wide, layer, score, generator)
+        parts.append(score.view(-1))
     generator.set_state(state)  # the masks draw the same numbers again
-    pooled = np.concatenate(parts)
-    if not len(pooled):
+    if not parts:
         return 0.0
-    position = rank(float(layers[pool[0]].q_p), len(pooled))
+    pooled = torch.cat(parts).numpy()
+    position = rank(float(layers[0].q_p), len(pooled))
     return float(np.partition(pooled, position)[position])
 
 
-def _scores(layer: Layer, scratch: Scratch, generator: torch.Generator) -> Tensor:
-    """What components are ranked by (`zsharp.optim.filters`), in storage order, in scratch space."""
-    direction = storage_order(layer.direction, layer.param)
-    if direction.dtype in (torch.float16, torch.bfloat16):
-        direction = direction.float()
-    score = _buffer(scratch, "score", direction.dtype, len(direction))
-    if layer.rules.filter == "random":
-        return torch.rand(len(direction), generator=generator, out=score)
-    if layer.rules.filter == "magnitude":
-        return torch.abs(direction, out=score)
-    mean = np.add.reduce(direction.numpy(), dtype=np.float64) / max(1, len(direction))
-    np.subtract(direction.numpy(), direction.numpy().dtype.type(mean), out=score.numpy())
-    score.abs_()
-    if layer.rules.threshold == "global":
-        score /= torch.linalg.vector_norm(score) / max(1, len(score)) ** 0.5 + STD_FLOOR
-    return score
+def _add_directions(layers: Sequence[Layer], members: list[int], factor_of: list[float]) -> None:
+    """Saves w and adds the step for tensors whose whole direction is used."""
+    by_factor: dict[float, list[int]] = {}
+    for i in members:
+        by_factor.setdefault(factor_of[i], []).append(i)
+    for factor, together in by_factor.items():
+        params = [layers[i].param for i in together]
+        torch._foreach_copy_([layers[i].backup for i in together], params)
+        torch._foreach_add_(params, [layers[i].direction for i in together], alpha=factor)
 
 
-def _buffer(scratch: Scratch, name: str, dtype: torch.dtype, length: int) -> Tensor:
-    """Returns scratch space that is at least that long, cut to length."""
+def _add_backups(
+    layers: Sequence[Layer], members: list[int], factor_of: list[float], scratch: Scratch
+) -> None:
+    """Saves w and adds the step for tensors whose kept direction lies in the backup."""
+    small = [i for i in members if layers[i].param.numel() * 4 <= _TOGETHER]
+    if small:
+        params, backups = [layers[i].param for i in small], [layers[i].backup for i in small]
+        torch._foreach_mul_(backups, [factor_of[i] for i in small])
+        moved = torch._foreach_add(params, backups)
+        torch._foreach_copy_(backups, params)
+        torch._foreach_copy_(params, moved)
+    for i in [i for i in members if layers[i].param.numel() * 4 > _TOGETHER]:
+        weights, backup = storage_order(layers[i].param), storage_order(layers[i].backup)
+        new = _buffer(scratch, "score", weights.dtype, 1, weights.numel())[0]
+        torch.add(weights, backup, alpha=factor_of[i], out=new)
+        backup.copy_(weights)
+        weights.copy_(new)
+
+
+def _rows(tensors: Sequence[Tensor], name: str, scratch: Scratch) -> Tensor:
+    """1-d tensors of one size as the rows of [m, n]; a copy in scratch space unless there is only one."""
+    if len(tensors) == 1:
+        return tensors[0].view(1, -1)
+    rows = _buffer(scratch, name, tensors[0].dtype, len(tensors), tensors[0].numel())
+    return torch.stack(list(tensors), out=rows)
+
+
+def _buffer(scratch: Scratch, name: str, dtype: torch.dtype, num_rows: int, num_columns: int) -> Tensor:
+    """Scratch space of shape [num_rows, num_columns]; what it held before is lost."""
+    num = num_rows * num_columns
     buffer = scratch.get((name, dtype))
-    if buffer is None or len(buffer) < length:
-        buffer = scratch[name, dtype] = torch.empty(length, dtype=dtype)
-    return buffer[:length]
+    if buffer is None or buffer.numel() < num:
+        buffer = scratch[name, dtype] = torch.empty(num, dtype=dtype)
+    return buffer[:num].view(num_rows, num_columns)

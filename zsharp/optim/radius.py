@@ -52,6 +52,8 @@ def factors(layers: Sequence[Layer], kept_norms: Tensor, dense_norms: Tensor) ->
         empty = norm == 0
         rho = torch.as_tensor(layers[members[0]].rho, dtype=norm.dtype, device=norm.device)
         factor = rho / (torch.where(empty, fallback, norm) + _NORM_FLOOR)
+        if len(groups) == 1:  # the usual case, without taking vectors apart
+            return factor.expand(len(layers)), empty.expand(len(layers))
         per_layer = zip(factor.expand(len(members)), empty.expand(len(members)), strict=True)
         for i, (one_factor, one_empty) in zip(members, per_layer, strict=True):
             found_factors[i], found_empty[i] = one_factor, one_empty
@@ -72,6 +74,8 @@ def total(norms: Tensor) -> Tensor:
 def norms(values: Sequence[Tensor], home: torch.device) -> Tensor:
     """2-norms of tensors on any devices, accumulated in at least float32; shape [L] on `home`."""
     wide = torch.float64 if any(value.dtype == torch.float64 for value in values) else torch.float32
+    if all(value.device == home for value in values):
+        return torch.stack(torch._foreach_norm(list(values), 2.0, wide))
     found: list[Tensor] = [torch.empty(0)] * len(values)
     by_device: dict[torch.device, list[int]] = {}
     for i, value in enumerate(values):
