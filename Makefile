@@ -25,6 +25,7 @@ slow: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/augmentation.py
+	$(BIN)/python benchmarks/optimizer_step.py
 	$(BIN)/python benchmarks/search_overhead.py
 
 # The stamp is written last, so an interrupted installation is taken up again.
