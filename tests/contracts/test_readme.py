@@ -19,7 +19,9 @@ README = (ROOT / "README.md").read_text()
 
 
 def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    """The fenced blocks of a language, in order."""
+    parts = re.split(r"^```(.*)\n", README, flags=re.MULTILINE)
+    return [text for opening, text in zip(parts[1::4], parts[2::4], strict=True) if opening == language]
 
 
 def between(name):
