@@ -113,10 +113,11 @@ def render_plan(plan: Plan) -> Group:
             f"{study.steps_per_epoch:,}",
             f"{evaluations:,}",
         )
-    count, most = len(plan.studies), sum(study.max_epochs for study in plan.studies)
+    most = sum(study.max_epochs for study in plan.studies)
+    studies = _count(len(plan.studies), "study", "studies")
+    trials = _count(sum(study.num_trials for study in plan.studies), "trial", "trials")
     lines = [
-        f"{count} {'study' if count == 1 else 'studies'}, "
-        f"{sum(study.num_trials for study in plan.studies):,} trials, at most {most:,} epochs.",
+        f"{studies}, {trials}, at most {_count(most, 'epoch', 'epochs')}.",
         *_spend_lines(plan, most),
         *(f"Resources: {line}." for line in plan.explanation),
         f"Storage: at most {plan.storage_bytes / 1e6:,.1f} MB in {plan.folder}",
@@ -133,10 +134,14 @@ def _spend_lines(plan: Plan, most: int) -> list[str]:
     )
     return [
         f"Early stopping, simulated, leaves {random}.",
-        f"If the sampler proposes better and better trials, it leaves {improving}.",
+        f"If the sampler gets better as it goes, it leaves {improving}.",
     ]
 
 
 def _of_all(band: Band, num_studies: int) -> Band:
     """Returns the band of a job: its studies have data and budget in common, so what is easy in one is in all."""
     return Band(band.low * num_studies, band.median * num_studies, band.high * num_studies)
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"

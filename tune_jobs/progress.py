@@ -19,6 +19,7 @@ from tune_jobs.spec import JobSpec
 
 _LONGEST_ERROR = 200
 _LINES_AROUND_STUDIES = 4  # headings, studies left out, footer, and the line that the cursor is on
+_WIDTH_OF_COUNTS = 46  # the columns of numbers, for studies of 9,999 trials
 
 
 @dataclass
@@ -122,22 +123,23 @@ class Progress:
     def _render(self) -> Group:
         """Returns the table, of as many studies as the terminal is high: what scrolls cannot be redrawn."""
         table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-        table.add_column("study", no_wrap=True, overflow="ellipsis")
+        longest = max(map(len, self._studies))
+        table.add_column("study", width=min(longest, max(16, self._console.width - _WIDTH_OF_COUNTS)))
         for name in ("done", "running", "pruned", "failed", "best"):
-            table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("with", no_wrap=True, overflow="ellipsis")
+            table.add_column(name, justify="right", no_wrap=True, min_width=len("0.1234"))
+        table.add_column("with")  # not `no_wrap`, or all columns would give way where there is little room
         shown = self._shown(max(1, self._console.size.height - _LINES_AROUND_STUDIES))
         for name in shown:
             study = self._studies[name]
             lost = study.ended["failed"] + study.ended["diverged"] + study.ended["interrupted"]
             table.add_row(
-                Text(name),
+                Text(name, no_wrap=True, overflow="ellipsis"),
                 f"{study.num_ended}/{study.num_trials}",
                 str(len(study.running) or ""),
                 str(study.ended["pruned"] or ""),
                 str(lost or ""),
                 "" if study.best is None else f"{_accuracy(study.best):.4f}",
-                "" if study.best is None else Text(_params(study.best)),
+                "" if study.best is None else Text(_params(study.best), no_wrap=True, overflow="ellipsis"),
             )
         lines: list[Table | Text] = [table]
         if hidden := [study for name, study in self._studies.items() if name not in shown]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_runs import is_same, measured, small_spec, with_data
 
-from zsharp.training import AugmentSpec, train
+from zsharp.training import AugmentSpec, Training, train
 
 AUGMENT = AugmentSpec(flip=True, cutout=2, randaugment=1, mixup=0.2, cutmix=0.5)
 SPECS = {
@@ -40,9 +40,21 @@ def test_another_seed_gives_other_numbers(name):
     assert outcome(other)[0][0]["train_loss"] != outcome(spec)[0][0]["train_loss"]
 
 
-def test_interleaved_runs_do_not_disturb_each_other():
-    from zsharp.training import Training
+def test_the_random_filter_draws_other_numbers_for_another_seed():
+    """With the same gradients: an order, weights or augmentation that differ would hide it."""
+    kept = []
+    for seed in (0, 1):
+        optimizer = Training(small_spec("random_sam", seed=seed)).optimizer
+        params = [p for group in optimizer.param_groups for p in group["params"]]
+        for p in params:
+            p.data.zero_()
+            p.grad = torch.ones_like(p)
+        optimizer.first_step()
+        kept.append([p.detach() != 0 for p in params])
+    assert not is_same(*kept)
 
+
+def test_interleaved_runs_do_not_disturb_each_other():
     specs = [SPECS["zsharp"], SPECS["augmented"]]
     runs = [Training(spec) for spec in specs]
     rows = [[run.run_epoch() for run in runs] for _ in range(2)]

@@ -3,17 +3,20 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from small_runs import small_spec, with_data
+from small_runs import PLAIN, small_spec, with_data
 from torch.nn import functional as F
 
 from zsharp.data import prepare, split_indices, subset_indices
+from zsharp.data.augment import Augmentation
 from zsharp.data.resident import load_test_data, load_training_data
-from zsharp.training import Training
+from zsharp.training import AugmentSpec, Training
+from zsharp.training.batches import resolve_augmentation
 
 
 def test_the_split_is_that_of_the_data_package():
@@ -50,20 +53,31 @@ def test_trials_of_a_worker_share_one_copy():
 
 
 def test_an_epoch_sees_each_image_at_most_once_and_none_of_the_validation_images():
-    training = Training(small_spec())
+    training = Training(small_spec(augment=PLAIN))
     data = training.data
     where = {image.numpy().tobytes(): i for i, image in enumerate(data.images)}
     assert len(where) == len(data.images)
-    training._batches._augmentation = type(training._batches._augmentation)()
-    low, high = float(training._batches._mean), float(training._batches._std)
-    seen = []
-    for inputs, _, labels in training._batches.epoch():
-        pixels = ((inputs * high + low) * 255).round().to(torch.uint8)
-        rows = [where[image.contiguous().numpy().tobytes()] for image in pixels]
-        assert data.labels[rows].tolist() == labels.tolist()
-        seen += rows
-    assert len(set(seen)) == len(seen) == 250
-    assert set(seen) <= set(data.train_indices.tolist())
+    epochs = [[], []]
+    for seen in epochs:
+        for inputs, _, labels in training._batches.epoch():
+            pixels = ((inputs * data.info.std[0] + data.info.mean[0]) * 255).round().to(torch.uint8)
+            rows = [where[image.contiguous().numpy().tobytes()] for image in pixels]
+            assert data.labels[rows].tolist() == labels.tolist()
+            seen += rows
+        assert len(set(seen)) == len(seen) == 250
+        assert set(seen) <= set(data.train_indices.tolist())
+    first, second = epochs
+    assert first != second
+    assert set(first) != set(second)  # the incomplete last batch is of other images each time
+
+
+def test_augmentation_is_what_the_spec_says_or_what_suits_the_data():
+    data = load_training_data("digits", val_fraction=0.1)
+    assert resolve_augmentation(AugmentSpec(), data) == Augmentation(crop_padding=1, flip=False)
+    photographs = replace(data, info=replace(data.info, image_shape=(3, 32, 32), flip=True))
+    assert resolve_augmentation(AugmentSpec(), photographs) == Augmentation(crop_padding=4, flip=True)
+    given = {"crop_padding": 0, "flip": True, "cutout": 3, "randaugment": 2, "mixup": 0.2, "cutmix": 0.5}
+    assert resolve_augmentation(AugmentSpec(**given), data) == Augmentation(**given)
 
 
 def test_the_test_set_is_read_only_when_asked_for():

@@ -35,9 +35,11 @@ def build_optimizer(model: nn.Module, spec: TrialSpec, device: torch.device) -> 
         settings["seed"] = train.seed + 2
     if train.base_optimizer == "sgd":
         settings["momentum"] = momentum
-    groups = [{"params": matrices, "weight_decay": weight_decay} for matrices in _by_decay(model, spec)]
-    if not train.decay_norms_and_biases:
-        groups[1]["weight_decay"] = 0.0
+    decayed, others = _by_dimensions(model)
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": weight_decay if train.decay_norms_and_biases else 0.0},
+    ]
     for group in groups:
         group["lr"] = torch.tensor(lr, dtype=torch.float32, device=device)
     return make_optimizer(
@@ -50,8 +52,6 @@ def build_optimizer(model: nn.Module, spec: TrialSpec, device: torch.device) -> 
     )
 
 
-def _by_decay(model: nn.Module, spec: TrialSpec) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+def _by_dimensions(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     params = list(model.parameters())
-    if spec.train.decay_norms_and_biases:
-        return params, []
     return [p for p in params if p.ndim > 1], [p for p in params if p.ndim <= 1]
