@@ -59,8 +59,12 @@ def ascend(
             torch.mul(value, storage_order(layer.scale(), layer.param), out=step)
             lengths[i] = torch.linalg.vector_norm(step, dtype=lengths.dtype) * factor_of[i]
             filtered.add(i)
-    _add_directions(layers, [i for i in range(len(layers)) if i not in filtered], factor_of)
-    _add_backups(layers, sorted(filtered), factor_of, scratch)
+    halves = {i for i, layer in enumerate(layers) if layer.param.dtype == torch.float16}
+    for i in halves:
+        _add_half(layers[i], layers[i].backup if i in filtered else layers[i].direction, factor_of[i])
+    whole = [i for i in range(len(layers)) if i not in halves]
+    _add_directions(layers, [i for i in whole if i not in filtered], factor_of)
+    _add_backups(layers, [i for i in whole if i in filtered], factor_of, scratch)
     return total(lengths), counts, dense_norms
 
 
@@ -195,6 +199,13 @@ def _add_backups(
         torch.add(weights, backup, alpha=factor_of[i], out=new)
         backup.copy_(weights)
         weights.copy_(new)
+
+
+def _add_half(layer: Layer, direction: Tensor, factor: float) -> None:
+    """Saves w and adds the step in float32: for small gradients the factor is beyond float16's range."""
+    moved = layer.param.float().add_(direction, alpha=factor)
+    layer.backup.copy_(layer.param)
+    layer.param.copy_(moved)
 
 
 def _rows(tensors: Sequence[Tensor], name: str, scratch: Scratch) -> Tensor:

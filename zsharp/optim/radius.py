@@ -8,7 +8,8 @@ ASAM but 1 otherwise:
 
 Where nothing is kept, ||T m d|| = 0, the unfiltered direction is used instead: everywhere for the global
 norm (paper, eq. 9), in that tensor and with the global norm of T d for the layer norm. The latter is also
-the share of 1-D tensors under `norm="layer", one_dim="dense"`. A gradient of zero gives e = 0.
+the share of 1-D tensors under `norm="layer", one_dim="dense"`. A gradient of zero gives e = 0. One that
+is not finite, or whose norm is not, makes all factors NaN, even where a filter would drop it.
 
 References:
     Foret et al. 2021 (SAM), eq. 2; Kwon et al. 2021 (ASAM), eq. 7; Li et al. 2024 (Friendly-SAM);
@@ -41,6 +42,7 @@ def factors(layers: Sequence[Layer], kept_norms: Tensor, dense_norms: Tensor) ->
         groups.setdefault((_norm_kind(layer), _key(layer.rho)), []).append(i)
     together = [i for i, layer in enumerate(layers) if layer.rules.norm == "global"]
     dense_total = total(dense_norms)
+    poison = dense_total * 0  # 0, or NaN if a gradient is not finite
     found_factors, found_empty = [kept_norms] * len(layers), [kept_norms] * len(layers)
     for (kind, _), members in groups.items():
         if kind == "global":
@@ -51,7 +53,7 @@ def factors(layers: Sequence[Layer], kept_norms: Tensor, dense_norms: Tensor) ->
             norm = fallback = dense_total
         empty = norm == 0
         rho = torch.as_tensor(layers[members[0]].rho, dtype=norm.dtype, device=norm.device)
-        factor = rho / (torch.where(empty, fallback, norm) + _NORM_FLOOR)
+        factor = rho / (torch.where(empty, fallback, norm) + _NORM_FLOOR) + poison
         if len(groups) == 1:  # the usual case, without taking vectors apart
             return factor.expand(len(layers)), empty.expand(len(layers))
         per_layer = zip(factor.expand(len(members)), empty.expand(len(members)), strict=True)

@@ -9,11 +9,13 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
-from zsharp.optim import device_ascent, host_ascent
+from zsharp.optim import device_ascent, host_ascent, triton_ascent
 from zsharp.optim.batch_norm import frozen_batch_norm
+from zsharp.optim.checks import check_numbers, check_params
 from zsharp.optim.layer import Layer, Observed
 from zsharp.optim.methods import Rules
 from zsharp.optim.radius import norms, total
+from zsharp.optim.running_gradient import RunningGradients
 
 Closure = Callable[[], Tensor]
 _CLOSURE_HELP = (
@@ -37,6 +39,10 @@ class SharpnessAware(Optimizer):
     Reductions: `rho=0` is the base optimizer, bit for bit; with a global norm, `q_p=0` or `filter="none"`
     is the ascent without a filter.
 
+    With `maximize=True` (a base optimizer's setting) the perturbation goes down the objective: towards worse, as it
+    does when minimizing. A first gradient that is not finite makes the whole perturbation NaN, so that the second
+    gradient is NaN too and a `GradScaler` leaves out the step.
+
     After the first of the two passes `last` holds what the ascent found, after `step` `last_loss_increase` holds
     loss(w + e) - loss(w); both stay on the device.
 
@@ -55,8 +61,9 @@ class SharpnessAware(Optimizer):
         base_kwargs: `lr`, `momentum`, `weight_decay`, ... of the base optimizer.
 
     Raises:
-        ValueError: If a number is outside its range.
-        TypeError: If a parameter is sharded (DTensor, FSDP): its percentile would be that of a shard.
+        ValueError: If a number is outside its range, or a parameter's memory has gaps or is another's too.
+        TypeError: If a parameter is sharded (DTensor, FSDP), since its percentile would be that of a shard, or
+            complex.
     """
 
     def __init__(
@@ -99,10 +106,15 @@ class SharpnessAware(Optimizer):
         self._generators: dict[torch.device, torch.Generator] = {}
         self._scratch: host_ascent.Scratch = {}
         self._backups: dict[Tensor, Tensor] = {}
-        self._running: dict[Tensor, Tensor] = {}
+        self._running = RunningGradients()
         self._moved: list[Tensor] = []
         self.last: Observed | None = None
         self.last_loss_increase: Tensor | None = None
+
+    @property
+    def is_perturbed(self) -> bool:
+        """Whether the weights are at w + e: within a closure, whether this is the second pass."""
+        return bool(self._moved)
 
     @property
     def is_ascent_due(self) -> bool:
@@ -122,8 +134,8 @@ class SharpnessAware(Optimizer):
         Raises:
             RuntimeError: If the weights are perturbed already.
         """
-        if self._moved:
-            raise RuntimeError("the weights are perturbed already: call second_step() or restore() first")
+        self._check_at_rest("another first_step()")
+        self._running.waiting.clear()
         if self.is_ascent_due:
             self._ascend(scaler)
         if zero_grad:
@@ -135,14 +147,28 @@ class SharpnessAware(Optimizer):
 
         Args:
             zero_grad: Zero the gradients afterwards.
-            scaler: Takes the base step through it: unscales once, and leaves the weights at w if a gradient
-                overflowed. Call its `update` yourself, once a step.
+            scaler: Takes the base step through it: unscales once, and leaves everything as it was if a gradient
+                overflowed. Call its `update` yourself, once a step. To clip, call its `unscale_` before, on
+                `base_optimizer`.
+
+        Raises:
+            RuntimeError: If `unscale_` was called on this optimizer: the gradients would be divided twice.
         """
+        if scaler is not None and id(self) in getattr(scaler, "_per_optimizer_states", ()):
+            raise RuntimeError(
+                "scaler.unscale_() was called on this optimizer, whose steps the scaler takes with its base "
+                "optimizer; valid: scaler.unscale_(optimizer.base_optimizer), before second_step()"
+            )
         self.restore()
+        self._opt_called = True  # where schedulers look whether a step came before theirs
         if scaler is None:
             self.base_optimizer.step()
         else:
-            scaler.step(self.base_optimizer)
+            settling = self.base_optimizer.register_step_pre_hook(self._settle)
+            try:
+                scaler.step(self.base_optimizer)
+            finally:
+                settling.remove()
         self._num_steps += 1
         if zero_grad:
             self.zero_grad()
@@ -232,14 +258,17 @@ class SharpnessAware(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group to this and the base optimizer; missing settings take their defaults."""
-        _check_numbers(param_group, self.defaults)
+        check_numbers({**self.defaults, **param_group})
+        if not isinstance(param_group["params"], Tensor | set):  # torch refuses sets
+            param_group["params"] = list(param_group["params"])  # read twice, and it may be a generator
+            new = [entry[1] if isinstance(entry, tuple) else entry for entry in param_group["params"]]
+            check_params(new, (param for group in self.param_groups for param in group["params"]))
         if not self._is_built:
             super().add_param_group(param_group)
         else:
             for name, default in self.defaults.items():
                 param_group.setdefault(name, default)
             self.base_optimizer.add_param_group(param_group)
-        _check_params(param_group["params"])
 
     def state_dict(self) -> dict[str, Any]:
         """The base optimizer's state, Friendly-SAM's running gradient, the step and the random filter's generator.
@@ -247,23 +276,34 @@ class SharpnessAware(Optimizer):
         Raises:
             RuntimeError: While the weights are perturbed.
         """
-        if self._moved:
-            raise RuntimeError("the weights are perturbed: call second_step() or restore() before saving")
+        self._check_at_rest("saving")
+        for hook in self._optimizer_state_dict_pre_hooks.values():
+            hook(self)
         state = self.base_optimizer.state_dict()
         order = [param for group in self.param_groups for param in group["params"]]
+        running = self._running.values
         state["ascent"] = {
-            "running": {i: self._running[param] for i, param in enumerate(order) if param in self._running},
+            "running": {i: running[param] for i, param in enumerate(order) if param in running},
             "generators": {
                 str(device): generator.get_state() for device, generator in self._generators.items()
             },
             "num_steps": self._num_steps,
         }
+        for post_hook in self._optimizer_state_dict_post_hooks.values():
+            state = post_hook(self, state) or state
         return state
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads what `state_dict` returned, or a plain base optimizer's state."""
+        """Loads what `state_dict` returned, or a plain base optimizer's state.
+
+        Raises:
+            RuntimeError: While the weights are perturbed: a later `restore` would undo what was loaded.
+        """
+        self._check_at_rest("loading the weights and this")
         state = dict(state_dict)
+        for hook in self._optimizer_load_state_dict_pre_hooks.values():
+            state = hook(self, state) or state
         ascent = state.pop("ascent", {"running": {}, "generators": {}, "num_steps": 0})
         settings = [{name: group[name] for name in _SETTINGS} for group in self.param_groups]
         self.base_optimizer.load_state_dict(state)
@@ -273,12 +313,30 @@ class SharpnessAware(Optimizer):
             for name, value in own.items():
                 group.setdefault(name, value)
         order = [param for group in self.param_groups for param in group["params"]]
-        self._running = {
-            order[i]: value.to(order[i].device).clone() for i, value in ascent["running"].items()
-        }
+        self._running = RunningGradients(
+            {order[i]: value.to(order[i].device).clone() for i, value in ascent["running"].items()}
+        )
         for device, generator_state in ascent["generators"].items():
             self._generator(torch.device(device)).set_state(generator_state.cpu())
         self._num_steps = ascent["num_steps"]
+        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
+            post_hook(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._check_at_rest("copying")
+        return {**super().__getstate__(), **{name: self.__dict__[name] for name in _CARRIED}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._scratch, self._backups, self._moved = {}, {}, []
+
+    def _check_at_rest(self, before: str) -> None:
+        if self._moved:
+            raise RuntimeError(f"the weights are perturbed: call second_step() or restore() before {before}")
+
+    def _settle(self, base_optimizer: Optimizer, args: object, kwargs: object) -> None:
+        """The base optimizer takes its step: unless it will skip it, so does the running gradient."""
+        self._running.settle(getattr(base_optimizer, "found_inf", None))
 
     def _ascend(self, scaler: GradScaler | None) -> None:
         layers = [layer for group in self.param_groups for layer in self._layers(group, scaler)]
@@ -294,14 +352,17 @@ class SharpnessAware(Optimizer):
                 nothing, torch.zeros(0, dtype=torch.int64), nothing, total(norms(gradients, home))
             )
             return
-        self._moved = [layer.param for layer in moving]
         devices = {layer.param.device for layer in moving}
         if _is_host(devices):
             length, counts, dense_norms = host_ascent.ascend(moving, self._scratch, self._generator(_CPU))
             kept = torch.tensor(counts)
+        elif triton_ascent.takes(moving):
+            length, kept, dense_norms = triton_ascent.ascend(moving, home)
         else:
-            generators = {device: self._generator(device) for device in devices}
+            draws = {layer.param.device for layer in moving if layer.rules.filter == "random"}
+            generators = {device: self._generator(device) for device in draws}
             length, kept, dense_norms = device_ascent.ascend(moving, home, generators)
+        self._moved = [layer.param for layer in moving]
         is_plain = len(moving) == len(layers) and all(layer.direction is layer.param.grad for layer in layers)
         if is_plain and not any(layer.is_adaptive for layer in layers):
             grad_norm = total(dense_norms)  # of the gradients themselves: no second pass over them
@@ -311,6 +372,7 @@ class SharpnessAware(Optimizer):
 
     def _layers(self, group: dict[str, Any], scaler: GradScaler | None) -> list[Layer]:
         rules = Rules(**group["rules"])
+        rho = -group["rho"] if group.get("maximize") else group["rho"]
         layers = []
         for param in group["params"]:
             direction = param.grad
@@ -319,31 +381,12 @@ class SharpnessAware(Optimizer):
             if direction.is_sparse:
                 raise RuntimeError("sparse gradients have no per-layer statistics: use dense embeddings")
             if rules.ascent == "friendly_sam":
-                direction = self._friendly(param, direction, group, scaler)
-            if param not in self._backups:
-                self._backups[param] = torch.empty_like(param, requires_grad=False)
-            backup = self._backups[param]
-            layers.append(Layer(param, backup, direction, rules, group["rho"], group["q_p"], group["eta"]))
+                direction = self._running.direction(param, direction, group["sigma"], group["lmbda"], scaler)
+            backup = self._backups.get(param)
+            if backup is None or not _is_alike(backup, param):
+                self._backups[param] = backup = torch.empty_like(param, requires_grad=False)
+            layers.append(Layer(param, backup, direction, rules, rho, group["q_p"], group["eta"]))
         return layers
-
-    def _friendly(
-        self, param: Tensor, grad: Tensor, group: dict[str, Any], scaler: GradScaler | None
-    ) -> Tensor:
-        """Subtracts the running gradient of the steps before; the first step has none and uses all of g.
-
-        Kept apart from `state`: Adam takes a state that is not empty for its own. A gradient that is not finite
-        leaves no trace in it.
-        """
-        if scaler is not None:
-            grad = grad / scaler.scale(torch.ones((), device=grad.device))
-        if param not in self._running:
-            self._running[param] = torch.nan_to_num(grad, 0.0, 0.0, 0.0)
-            return grad
-        running = self._running[param]
-        direction: Tensor = grad - group["sigma"] * running
-        is_finite = torch.isfinite(grad.sum())
-        running.lerp_(torch.where(is_finite, grad, running), 1 - group["lmbda"])
-        return direction
 
     def _generator(self, device: torch.device) -> torch.Generator:
         if device not in self._generators:
@@ -352,35 +395,20 @@ class SharpnessAware(Optimizer):
 
 
 _SETTINGS = ("rho", "q_p", "eta", "sigma", "lmbda", "rules")
-_RANGES: dict[str, tuple[float, float]] = {
-    "rho": (0, torch.inf),
-    "q_p": (0, 1),
-    "eta": (0, torch.inf),
-    "lmbda": (0, 1),
-}
-
-
-def _check_numbers(group: dict[str, Any], defaults: dict[str, Any]) -> None:
-    for name, (low, high) in _RANGES.items():
-        value = float(group.get(name, defaults[name]))
-        if not low <= value < high:
-            raise ValueError(f"{name} is {value}; valid: {low} <= {name} < {high}")
-
-
-def _check_params(params: Iterable[Tensor]) -> None:
-    for param in params:
-        # By name: importing torch.distributed for this would cost every user half a second.
-        kinds = {kind.__name__ for kind in type(param).__mro__}
-        if kinds & {"DTensor", "FlatParameter"} or type(getattr(param, "data", param)).__name__ == "DTensor":
-            raise TypeError(
-                "a parameter is sharded (DTensor or FSDP): its mean and percentile would be those of one shard; "
-                "valid: whole tensors, such as under DistributedDataParallel"
-            )
+_CARRIED = (
+    *("base_optimizer", "last", "last_loss_increase", "_is_built", "_interval", "_start_step", "_seed"),
+    *("_num_steps", "_generators", "_running"),
+)  # by copies, beside the groups, the defaults and the state
 
 
 def _is_host(devices: set[torch.device]) -> bool:
     """Whether numbers may be read: on the CPU that costs nothing, but a compiler cannot trace it."""
     return devices == {_CPU} and not torch.compiler.is_compiling()
+
+
+def _is_alike(backup: Tensor, param: Tensor) -> bool:
+    """Whether the parameter still has the type, device and memory layout that it had."""
+    return (backup.dtype, backup.device, backup.stride()) == (param.dtype, param.device, param.stride())
 
 
 def _unsynchronised(model: nn.Module | None, is_wanted: bool) -> AbstractContextManager[Any]:

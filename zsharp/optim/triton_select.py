@@ -37,7 +37,7 @@ def sum_chunks(
 ):
     """Writes each chunk's float64 sum to `partials` and clears each tensor's `num_bins` counts."""
     chunk = tl.program_id(0)
-    tensor, start, stop, source = _chunk(chunk, pointers, chunks, dtype, align, block)
+    tensor, start, stop, source = open_chunk(chunk, pointers, chunks, dtype, align, block)
     if start == 0:
         for first in range(0, num_bins, 1024):
             bins = first + tl.arange(0, 1024)
@@ -45,7 +45,7 @@ def sum_chunks(
     if has_centre:
         sums = tl.zeros([block], dtype=tl.float64)
         for at in range(start, stop, block):
-            sums += _load(source, at, stop, block).to(tl.float64)
+            sums += load_block(source, at, stop, block).to(tl.float64)
         tl.store(partials + chunk, tl.sum(sums, 0))
 
 
@@ -81,7 +81,7 @@ def count_digits(
     elements that share them; a turn leaves them for the next in the other half of the arrays.
     """
     chunk = tl.program_id(0)
-    tensor, start, stop, source = _chunk(chunk, pointers, chunks, dtype, align, block)
+    tensor, start, stop, source = open_chunk(chunk, pointers, chunks, dtype, align, block)
     length = tl.load(tensors + tensor * 4)
     row = tl.load(tensors + tensor * 4 + 1)
     counts += tensor * num_bins
@@ -107,7 +107,7 @@ def count_digits(
     is_sparse = num_candidates * sparse_share <= length
     own = tl.zeros([1 << bits], dtype=tl.int32)
     for at in range(start, stop, block):
-        deviation = _load(source, at, stop, block).to(tl.float32) - centre
+        deviation = load_block(source, at, stop, block).to(tl.float32) - centre
         pattern = deviation.to(tl.int32, bitcast=True) & 0x7FFFFFFF
         is_candidate = (at + tl.arange(0, block) < stop) & ((pattern >> (shift + bits)) == prefix)
         digit = (pattern >> shift) & ((1 << bits) - 1)
@@ -147,7 +147,7 @@ def write_cutoffs(
 
 
 @triton.jit
-def _chunk(chunk, pointers, chunks, dtype: tl.constexpr, align: tl.constexpr, block: tl.constexpr):
+def open_chunk(chunk, pointers, chunks, dtype: tl.constexpr, align: tl.constexpr, block: tl.constexpr):
     """Returns a chunk's tensor, its start and stop there, and where that tensor's memory begins."""
     tensor = tl.load(chunks + chunk * 3)
     start = tl.multiple_of(tl.load(chunks + chunk * 3 + 1), block)
@@ -157,7 +157,8 @@ def _chunk(chunk, pointers, chunks, dtype: tl.constexpr, align: tl.constexpr, bl
 
 
 @triton.jit
-def _load(source, at, stop, block: tl.constexpr):
+def load_block(source, at, stop, block: tl.constexpr):
+    """Returns the `block` elements from `at` on, a multiple of it; zeros from `stop` on."""
     at = tl.multiple_of(at, block)
     offsets = at + tl.arange(0, block)
     if at + block <= stop:  # without a mask the loads are vectors

@@ -8,10 +8,12 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-# More chunks than this do not fill a large GPU better (132 multiprocessors with up to 8 programs each), and a
-# program that adds up a tensor's chunks holds as many numbers.
-_MAX_CHUNKS = 2048
-_MAX_TABLES = 64
+# The most chunks a tensor has. More would not fill a large GPU better (132 multiprocessors, a few programs each),
+# and a program that adds up a tensor's chunks holds as many numbers.
+MAX_CHUNKS = 2048
+MAX_TABLES = 64
+# From this length on, counts need 64 bits.
+WIDE = 2**31
 
 _Key = tuple[object, ...]
 _tables: OrderedDict[_Key, Tensor] = OrderedDict()
@@ -27,7 +29,6 @@ class Tables:
         tensors: int64 `[4 * num_tensors]`, likewise.
         chunks: int64 `[3 * num_chunks]`, likewise.
         align: Power of two, at most 16, that divides all addresses.
-        max_chunks: No tensor has more chunks; a power of two.
         count_dtype: An integer type that holds any tensor's number of elements.
     """
 
@@ -35,7 +36,6 @@ class Tables:
     tensors: Tensor
     chunks: Tensor
     align: int
-    max_chunks: int
     count_dtype: torch.dtype
 
     @property
@@ -68,16 +68,30 @@ def tables(values: Sequence[Tensor], rows: Sequence[int], block: int) -> Tables:
         _on_device(("pointers", pointers), device, lambda: list(pointers)),
         flat[: 4 * len(values)],
         flat[4 * len(values) :],
-        align=min(16, *(pointer & -pointer for pointer in pointers if pointer), 16),
-        max_chunks=_MAX_CHUNKS,
-        count_dtype=torch.int32 if max(lengths) < 2**31 else torch.int64,
+        align=min([16, *(pointer & -pointer for pointer in pointers if pointer)]),
+        count_dtype=torch.int32 if max(lengths) < WIDE else torch.int64,
     )
+
+
+def dense(value: Tensor) -> Tensor:
+    """Returns the tensor, copied if its elements do not fill their memory without gaps or overlap.
+
+    The order of its dimensions in memory does not matter.
+    """
+    if value.is_contiguous():
+        return value
+    expected = 1
+    for stride, size in sorted((s, n) for s, n in zip(value.stride(), value.shape, strict=True) if n != 1):
+        if stride != expected:
+            return value.contiguous()
+        expected *= size
+    return value
 
 
 def _layout(lengths: Sequence[int], rows: Sequence[int], block: int) -> list[int]:
     """Returns the rows of both tables, `tensors` and then `chunks`, one after the other."""
     num_blocks = sum(-(-length // block) for length in lengths)
-    step = block * max(1, -(-num_blocks // _MAX_CHUNKS))
+    step = block * max(1, -(-num_blocks // MAX_CHUNKS))
     spans = [
         [(tensor, start, min(start + step, length)) for start in range(0, length, step)] or [(tensor, 0, 0)]
         for tensor, length in enumerate(lengths)
@@ -113,7 +127,7 @@ def _on_device(key: _Key, device: torch.device, build: Callable[[], list[int]]) 
     if by_stream not in _tables:
         staged = torch.tensor(build(), dtype=torch.int64).pin_memory()
         _tables[by_stream] = staged.to(device, non_blocking=True)
-        while len(_tables) > _MAX_TABLES:
+        while len(_tables) > MAX_TABLES:
             _tables.popitem(last=False)
     _tables.move_to_end(by_stream)
     return _tables[by_stream]

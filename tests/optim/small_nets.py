@@ -1,0 +1,53 @@
+"""A classifier with 2-D, 1-D and single-element tensors, batches for it, and its closure."""
+
+import torch
+from torch import nn
+
+
+class Classifier(nn.Module):
+    def __init__(self, batch_norm=False, width=12):
+        super().__init__()
+        self.first = nn.Linear(6, width)
+        self.norm = nn.BatchNorm1d(width) if batch_norm else nn.LayerNorm(width)
+        self.second = nn.Linear(width, 4)
+        self.gain = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return self.second(torch.tanh(self.norm(self.first(x)))) * self.gain
+
+
+def classifier(seed=0, **kwargs):
+    torch.manual_seed(seed)
+    return Classifier(**kwargs)
+
+
+def batches(num, size=32, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        (torch.randn(size, 6, generator=generator), torch.randint(4, (size,), generator=generator))
+        for _ in range(num)
+    ]
+
+
+def loss_of(model, batch):
+    return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
+def closure_for(model, optimizer, batch):
+    def closure():
+        optimizer.zero_grad()
+        loss = loss_of(model, batch)
+        loss.backward()
+        return loss
+
+    return closure
+
+
+def weights(model):
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def same(one, two):
+    """Whether two lists of tensors are equal bit for bit."""
+    one, two = list(one), list(two)
+    return len(one) == len(two) > 0 and all(torch.equal(p, q) for p, q in zip(one, two, strict=True))

@@ -1,0 +1,148 @@
+"""Two real processes: what `DistributedDataParallel` computes, and what sharded parameters are told."""
+
+import numpy as np
+import pytest
+import slow_twin
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+import two_processes
+from small_nets import batches, classifier, closure_for, loss_of, same, weights
+from two_processes import METHODS, NUM_STEPS, shards
+
+from zsharp.optim import METHODS as TABLE
+from zsharp.optim import frozen_batch_norm, make_optimizer
+
+# Friendly-SAM's running gradient is each process's own; in one process the groups share it.
+ALIKE = [method for method in METHODS if method != "friendly_sam"]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What both processes found, by rank."""
+    folder = tmp_path_factory.mktemp("ranks")
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    context = torch.multiprocessing.get_context("spawn")
+    processes = [
+        context.Process(target=two_processes.run, args=(rank, store.port, folder)) for rank in (0, 1)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        for process in processes:
+            process.join(timeout=120)
+        assert [process.exitcode for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            if process.is_alive():
+                process.terminate()
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+def build(method, **kwargs):
+    model = classifier(**kwargs).double()
+    return model, make_optimizer(model.parameters(), method, "sgd", lr=0.1, momentum=0.9)
+
+
+def close(found, expected):
+    for p, q in zip(found, expected, strict=True):
+        torch.testing.assert_close(p, torch.as_tensor(q), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("way", ["local", "synchronised", "by hand"])
+@pytest.mark.parametrize("method", METHODS)
+def test_weights_stay_the_same_on_both_processes(found, method, way):
+    one, two = (rank[way][method] for rank in found)
+    assert same(one, two)
+    assert not same(one, weights(classifier().double()))
+
+
+@pytest.mark.parametrize("method", ALIKE)
+def test_by_default_each_process_ascends_along_its_own_gradient(found, method):
+    model, optimizer = build(method)
+    for one, two in zip(shards(0), shards(1), strict=True):
+        optimizer.step_groups([closure_for(model, optimizer, shard) for shard in (one, two)])
+    close(found[0]["local"][method], weights(model))
+
+
+@pytest.mark.parametrize("method", ALIKE)
+def test_which_is_the_explicit_computation_shard_by_shard(found, method):
+    model, _ = build(method)
+    rules, defaults = TABLE[method].rules, TABLE[method].defaults
+    descent = slow_twin.Descent("sgd", 0.1)
+    w = [p.numpy().copy() for p in weights(model)]
+
+    def gradients_at(values, shard):
+        with torch.no_grad():
+            for p, value in zip(model.parameters(), values, strict=True):
+                p.copy_(torch.as_tensor(value))
+        return [g.numpy() for g in torch.autograd.grad(loss_of(model, shard), list(model.parameters()))]
+
+    for one, two in zip(shards(0), shards(1), strict=True):
+        up = []
+        for shard in (one, two):
+            e = slow_twin.perturb(
+                w, gradients_at(w, shard), rho=defaults["rho"], q=defaults.get("q_p", 0.0), ascent=rules.ascent,
+                kind=rules.filter, scale=rules.norm, one_dim=rules.one_dim,
+            )  # fmt: skip
+            up.append(gradients_at([wi + ei for wi, ei in zip(w, e, strict=True)], shard))
+        w = descent.step(w, [np.mean(pair, axis=0) for pair in zip(*up, strict=True)])
+    close(found[0]["local"][method], w)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_synchronised_ascent_is_one_process_on_the_whole_batch(found, method):
+    model, optimizer = build(method)
+    for x, y in batches(NUM_STEPS):
+        optimizer.step(closure_for(model, optimizer, (x.double(), y)))
+    close(found[0]["synchronised"][method], weights(model))
+    assert not torch.allclose(found[0]["synchronised"][method][1], found[0]["local"][method][1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_two_step_form_with_no_sync_by_hand_is_the_same(found, method):
+    assert same(found[0]["by hand"][method], found[0]["local"][method])
+
+
+def test_batch_norm_sees_each_batch_once_on_every_process(found):
+    """The processes' statistics are the first one's: DDP hands them round before each forward pass."""
+    model, optimizer = build("zsharp", batch_norm=True)
+
+    def unseen(closure):
+        def run():
+            with frozen_batch_norm(model):
+                return closure()
+
+        return run
+
+    for one, two in zip(shards(0), shards(1), strict=True):
+        first, second = (closure_for(model, optimizer, shard) for shard in (one, two))
+        optimizer.step_groups([first, unseen(second)], model=model)
+    names = list(model.state_dict())
+    close(found[0]["batch norm"], list(model.state_dict().values()))
+    for rank in found:
+        state = dict(zip(names, rank["batch norm"], strict=True))
+        assert int(state["norm.num_batches_tracked"]) == NUM_STEPS
+    for name, one, two in zip(names, *(rank["batch norm"] for rank in found), strict=True):
+        assert torch.equal(one, two) or "running" in name
+
+
+def test_an_overflow_in_one_process_is_a_step_left_out_in_both(found):
+    for steps, scale in (rank["overflow"] for rank in found):
+        (before, running), (after, running_after), (last, _) = steps
+        assert same(after, before)
+        assert same(running_after, running)
+        assert not same(last, after)
+        assert all(p.isfinite().all() for p in last)
+        assert scale == 512.0
+    assert same(*(rank["overflow"][0][-1][0] for rank in found))
+
+
+@pytest.mark.parametrize("kind", ["FSDP2", "flat", "views"])
+def test_sharded_parameters_are_refused_and_nothing_is_added(found, kind):
+    for rank in found:
+        assert rank["refused"]["is DTensor"]
+        for way in ("build", "add"):
+            assert "a parameter is sharded" in rank["refused"][kind, way]
+            assert "DistributedDataParallel" in rank["refused"][kind, way]
+        assert rank["refused"][kind, "groups"] == 1

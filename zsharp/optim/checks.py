@@ -1,0 +1,74 @@
+"""What a sharpness-aware optimizer takes: the ranges of its settings, and parameters whose memory it can restore."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "rho": (0, torch.inf),
+    "q_p": (0, 1),
+    "eta": (0, torch.inf),
+    "lmbda": (0, 1),
+}
+
+
+def check_numbers(settings: Mapping[str, Any]) -> None:
+    """Raises ValueError if a number is outside its range."""
+    for name, (low, high) in _RANGES.items():
+        value = float(settings[name])
+        if not low <= value < high:
+            raise ValueError(f"{name} is {value}; valid: {low} <= {name} < {high}")
+
+
+def check_params(params: Iterable[Tensor], others: Iterable[Tensor] = ()) -> None:
+    """Refuses parameters that an ascent would get wrong.
+
+    Args:
+        params: New parameters.
+        others: Those that the optimizer has already.
+
+    Raises:
+        TypeError: If a parameter is complex, or sharded (DTensor, FSDP).
+        ValueError: If the elements of a parameter do not fill its memory, or two parameters share theirs.
+    """
+    places = {_place(param) for param in others}
+    for param in params:
+        if _is_sharded(param):
+            raise TypeError(
+                "a parameter is sharded (DTensor or FSDP): its mean and percentile would be those of one shard; "
+                "valid: whole tensors, such as under DistributedDataParallel"
+            )
+        shape = tuple(param.shape)
+        if param.is_complex():
+            raise TypeError(
+                f"a parameter of shape {shape} is complex: its components have no percentile; "
+                "valid: real tensors, such as its torch.view_as_real"
+            )
+        if type(param) not in (Tensor, torch.nn.Parameter):
+            continue
+        if torch.empty_like(param, device="meta").stride() != param.stride():
+            raise ValueError(
+                f"a parameter of shape {shape} and strides {param.stride()} does not fill its memory; "
+                "valid: contiguous or permuted tensors, such as its contiguous()"
+            )
+        place = _place(param)
+        if place and place in places:
+            raise ValueError(
+                f"a parameter of shape {shape} shares its memory with another one: it would move twice; "
+                "valid: one Parameter object in both places"
+            )
+        places.add(place)
+
+
+def _is_sharded(param: Tensor) -> bool:
+    """By name, as importing torch.distributed would cost every user half a second."""
+    kinds = {kind.__name__ for kind in type(param).__mro__} | {type(getattr(param, "data", param)).__name__}
+    marks = ("_is_flat_param", "_fsdp_flattened")  # FSDP's parameters and its views of them
+    return "DTensor" in kinds or any(getattr(param, mark, False) for mark in marks)
+
+
+def _place(param: Tensor) -> int:
+    """Where a parameter lies in memory; 0 if it has none of its own to compare."""
+    return param.data_ptr() if type(param) in (Tensor, torch.nn.Parameter) else 0
