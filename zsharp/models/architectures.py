@@ -97,7 +97,7 @@ def _vit(
         name=name,
         family="vit",
         summary=(
-            f"ViT, {layers} layers, {patches}x{patches} patches, {heads} heads, embedding {embedding}, "
+            f"ViT, {layers} layers, {patches} patches a side, {heads} heads, embedding {embedding}, "
             f"MLP {mlp}, {millions} M parameters"
         ),
         build=partial(
