@@ -88,6 +88,8 @@ def _nodes() -> list[dict[str, Any]]:
 def start_local(totals: Totals, threads_per_trial: int) -> None:
     """Starts Ray on this machine, with workers that have torch loaded before a trial needs it."""
     os.environ.setdefault("OMP_NUM_THREADS", str(threads_per_trial))
+    # Threads that spin while they wait take the cores that other trials need.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("RAY_preload_python_modules", "torch,zsharp.training.training")
     # Metrics and usage reports are for clusters; here they are processes and threads nobody looks at.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -162,6 +162,20 @@ def test_exit_codes_of_the_process():
     assert "--checkpoint FILE" in help_text.stdout
 
 
+def test_threads_that_wait_do_not_spin():
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    for given, expected in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
+        shown = subprocess.run(
+            [*COMMAND, "--list"],
+            capture_output=True,
+            text=True,
+            env=environment | {"OMP_DISPLAY_ENV": "TRUE"} | given,
+        ).stderr
+        if "OMP_WAIT_POLICY" not in shown:
+            pytest.skip("this OpenMP does not show its settings")
+        assert f"OMP_WAIT_POLICY = '{expected}'" in shown
+
+
 def test_an_interrupted_run_continues_as_if_nothing_had_happened(tmp_path, capsys):
     path = tmp_path / "checkpoint.pt"
     arguments = [*SMALL, "--epochs", "30", "--json", "--checkpoint", str(path)]
