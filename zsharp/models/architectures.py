@@ -46,6 +46,7 @@ def build_model(name: str, image_shape: ImageShape, num_classes: int) -> nn.Modu
         ValueError: on an unknown name, an image shape that it cannot take, or fewer than two classes.
 
     Example:
+        >>> import torch
         >>> build_model("resnet20", (3, 32, 32), 10)(torch.zeros(8, 3, 32, 32)).shape
         torch.Size([8, 10])
     """
