@@ -104,6 +104,11 @@ def test_the_two_step_form_with_no_sync_by_hand_is_the_same(found, method):
     assert same(found[0]["by hand"][method], found[0]["local"][method])
 
 
+def test_lightnings_own_ddp_averages_the_first_gradient_too(found):
+    assert same(*(rank["lightning"] for rank in found))
+    close(found[0]["lightning"], found[0]["synchronised"]["zsharp"])
+
+
 def test_batch_norm_sees_each_batch_once_on_every_process(found):
     """The processes' statistics are the first one's: DDP hands them round before each forward pass."""
     model, optimizer = build("zsharp", batch_norm=True)

@@ -41,10 +41,8 @@ def ascend(
     for i, (layer, mask, scale) in enumerate(zip(layers, kept_masks, scales, strict=True)):
         step = kept[i] if mask is None else torch.where(empty[i].to(dense[i].device), dense[i], kept[i])
         step = step if scale is None else step * scale
-        factor = found[i].to(step.device)
-        steps.append(
-            (step.to(factor.dtype) * factor).to(step.dtype)
-        )  # a factor may be beyond float16's range
+        factor = found[i].to(step.device)  # it may be beyond float16's range
+        steps.append((step.to(factor.dtype) * factor).to(step.dtype))
         full = torch.full((), layer.param.numel(), dtype=torch.int64, device=home)
         counts.append(full if mask is None else torch.where(empty[i], full, mask.sum().to(home)))
     if any(scale is not None for scale in scales):

@@ -147,8 +147,11 @@ def _rank(directions: Tensor, layer: Layer, score: Tensor, generator: torch.Gene
     elif layer.rules.filter == "magnitude":
         torch.abs(directions, out=score)
     else:
-        means = np.add.reduce(directions.numpy(), axis=1, dtype=np.float64, keepdims=True) / score.shape[1]
-        np.subtract(directions.numpy(), means.astype(directions.numpy().dtype), out=score.numpy())
+        with np.errstate(invalid="ignore"):  # infinities, of a loss scaled too far
+            means = (
+                np.add.reduce(directions.numpy(), axis=1, dtype=np.float64, keepdims=True) / score.shape[1]
+            )
+            np.subtract(directions.numpy(), means.astype(directions.numpy().dtype), out=score.numpy())
         score.abs_()
         if layer.rules.threshold == "global":
             score /= torch.linalg.vector_norm(score, dim=1, keepdim=True) / score.shape[1] ** 0.5 + STD_FLOOR

@@ -31,8 +31,10 @@ class RunningGradients:
         if scaler is not None:
             grad = grad / scaler.scale(torch.ones((), device=grad.device))
             self.waiting[param] = (grad, lmbda)
-        running = self.values.get(param)
-        direction = grad if running is None else grad - sigma * running
+        direction = grad
+        if param in self.values:
+            running = self.values[param] = self.values[param].to(grad)  # if the model changed its type
+            direction = grad - sigma * running
         if scaler is None:
             self._add(param, grad, lmbda)
         return direction

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,6 +25,19 @@ _CLOSURE_HELP = (
     "then second_step(zero_grad=True)"
 )
 _CPU = torch.device("cpu")
+
+
+@dataclass
+class _Progress:
+    """What changes from step to step.
+
+    An object of its own, because `torch.compile` forgets what is assigned to attributes of an optimizer.
+    """
+
+    num_steps: int = 0
+    moved: list[Tensor] = field(default_factory=list)
+    last: Observed | None = None
+    loss_increase: Tensor | None = None
 
 
 class SharpnessAware(Optimizer):
@@ -102,24 +116,31 @@ class SharpnessAware(Optimizer):
         self.defaults = {**self.base_optimizer.defaults, **self.defaults}
         self._is_built = True
         self._interval, self._start_step, self._seed = interval, start_step, seed
-        self._num_steps = 0
         self._generators: dict[torch.device, torch.Generator] = {}
         self._scratch: host_ascent.Scratch = {}
         self._backups: dict[Tensor, Tensor] = {}
         self._running = RunningGradients()
-        self._moved: list[Tensor] = []
-        self.last: Observed | None = None
-        self.last_loss_increase: Tensor | None = None
+        self._progress = _Progress()
 
     @property
     def is_perturbed(self) -> bool:
         """Whether the weights are at w + e: within a closure, whether this is the second pass."""
-        return bool(self._moved)
+        return bool(self._progress.moved)
+
+    @property
+    def last(self) -> Observed | None:
+        """What the last ascent found."""
+        return self._progress.last
+
+    @property
+    def last_loss_increase(self) -> Tensor | None:
+        """loss(w + e) - loss(w) of the last `step` with two passes, a 0-d tensor."""
+        return self._progress.loss_increase
 
     @property
     def is_ascent_due(self) -> bool:
         """Whether the next step takes two passes; always, unless `interval` or `start_step` say otherwise."""
-        since = self._num_steps - self._start_step
+        since = self._progress.num_steps - self._start_step
         return since >= 0 and since % self._interval == 0
 
     @torch.no_grad()
@@ -139,7 +160,7 @@ class SharpnessAware(Optimizer):
         if self.is_ascent_due:
             self._ascend(scaler)
         if zero_grad:
-            self.zero_grad()
+            self._drop_gradients()
 
     @torch.no_grad()
     def second_step(self, zero_grad: bool = False, *, scaler: GradScaler | None = None) -> None:
@@ -169,16 +190,17 @@ class SharpnessAware(Optimizer):
                 scaler.step(self.base_optimizer)
             finally:
                 settling.remove()
-        self._num_steps += 1
+        self._progress.num_steps += 1
         if zero_grad:
-            self.zero_grad()
+            self._drop_gradients()
 
     @torch.no_grad()
     def restore(self) -> None:
         """Returns the weights to w, bit for bit; does nothing if they are there."""
-        if self._moved:
-            torch._foreach_copy_(self._moved, [self._backups[param] for param in self._moved])
-            self._moved = []
+        moved = self._progress.moved
+        if moved:
+            torch._foreach_copy_(moved, [self._backups[param] for param in moved])
+            self._progress.moved = []
 
     @torch.no_grad()
     def step(  # type: ignore[override]
@@ -214,7 +236,7 @@ class SharpnessAware(Optimizer):
             self.first_step(zero_grad=True, scaler=scaler)
             try:
                 with torch.enable_grad(), _frozen(model):
-                    self.last_loss_increase = closure().detach() - loss
+                    self._progress.loss_increase = closure().detach() - loss
             except BaseException:
                 self.restore()
                 raise
@@ -259,9 +281,11 @@ class SharpnessAware(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group to this and the base optimizer; missing settings take their defaults."""
         check_numbers({**self.defaults, **param_group})
-        if not isinstance(param_group["params"], Tensor | set):  # torch refuses sets
-            param_group["params"] = list(param_group["params"])  # read twice, and it may be a generator
-            new = [entry[1] if isinstance(entry, tuple) else entry for entry in param_group["params"]]
+        params = param_group["params"]
+        if not isinstance(params, set):  # torch refuses those
+            # Read twice, and it may be a generator.
+            params = param_group["params"] = [params] if isinstance(params, Tensor) else list(params)
+            new = [entry[1] if isinstance(entry, tuple) else entry for entry in params]
             check_params(new, (param for group in self.param_groups for param in group["params"]))
         if not self._is_built:
             super().add_param_group(param_group)
@@ -287,7 +311,7 @@ class SharpnessAware(Optimizer):
             "generators": {
                 str(device): generator.get_state() for device, generator in self._generators.items()
             },
-            "num_steps": self._num_steps,
+            "num_steps": self._progress.num_steps,
         }
         for post_hook in self._optimizer_state_dict_post_hooks.values():
             state = post_hook(self, state) or state
@@ -318,7 +342,7 @@ class SharpnessAware(Optimizer):
         )
         for device, generator_state in ascent["generators"].items():
             self._generator(torch.device(device)).set_state(generator_state.cpu())
-        self._num_steps = ascent["num_steps"]
+        self._progress.num_steps = ascent["num_steps"]
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
 
@@ -328,11 +352,17 @@ class SharpnessAware(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._scratch, self._backups, self._moved = {}, {}, []
+        self._scratch, self._backups = {}, {}
 
     def _check_at_rest(self, before: str) -> None:
-        if self._moved:
+        if self.is_perturbed:
             raise RuntimeError(f"the weights are perturbed: call second_step() or restore() before {before}")
+
+    def _drop_gradients(self) -> None:
+        """As `zero_grad` does, which `torch.compile` does not trace."""
+        for group in self.param_groups:
+            for param in group["params"]:
+                param.grad = None
 
     def _settle(self, base_optimizer: Optimizer, args: object, kwargs: object) -> None:
         """The base optimizer takes its step: unless it will skip it, so does the running gradient."""
@@ -344,11 +374,11 @@ class SharpnessAware(Optimizer):
             return
         home = layers[0].param.device
         moving = [layer for layer in layers if not layer.is_skipped]
-        num_components = sum(layer.param.numel() for layer in layers)
+        num_components = max(1, sum(layer.param.numel() for layer in layers))
         gradients = [layer.param.grad for layer in layers if layer.param.grad is not None]
         if not moving:
             nothing = torch.zeros((), device=home)
-            self.last = Observed(
+            self._progress.last = Observed(
                 nothing, torch.zeros(0, dtype=torch.int64), nothing, total(norms(gradients, home))
             )
             return
@@ -362,13 +392,13 @@ class SharpnessAware(Optimizer):
             draws = {layer.param.device for layer in moving if layer.rules.filter == "random"}
             generators = {device: self._generator(device) for device in draws}
             length, kept, dense_norms = device_ascent.ascend(moving, home, generators)
-        self._moved = [layer.param for layer in moving]
+        self._progress.moved = [layer.param for layer in moving]
         is_plain = len(moving) == len(layers) and all(layer.direction is layer.param.grad for layer in layers)
         if is_plain and not any(layer.is_adaptive for layer in layers):
             grad_norm = total(dense_norms)  # of the gradients themselves: no second pass over them
         else:
             grad_norm = total(norms(gradients, home))
-        self.last = Observed(length, kept, kept.sum() / num_components, grad_norm)
+        self._progress.last = Observed(length, kept, kept.sum() / num_components, grad_norm)
 
     def _layers(self, group: dict[str, Any], scaler: GradScaler | None) -> list[Layer]:
         rules = Rules(**group["rules"])
@@ -395,10 +425,17 @@ class SharpnessAware(Optimizer):
 
 
 _SETTINGS = ("rho", "q_p", "eta", "sigma", "lmbda", "rules")
+# By copies, beside the groups, the defaults and the state.
 _CARRIED = (
-    *("base_optimizer", "last", "last_loss_increase", "_is_built", "_interval", "_start_step", "_seed"),
-    *("_num_steps", "_generators", "_running"),
-)  # by copies, beside the groups, the defaults and the state
+    "base_optimizer",
+    "_is_built",
+    "_interval",
+    "_start_step",
+    "_seed",
+    "_generators",
+    "_progress",
+    "_running",
+)
 
 
 def _is_host(devices: set[torch.device]) -> bool:

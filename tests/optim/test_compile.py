@@ -1,0 +1,132 @@
+"""Under torch.compile: the same weights as without, and no graph break in our files."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from small_nets import batches, loss_of, same, weights
+
+import zsharp.optim
+from zsharp.optim import make_optimizer
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.torch.jit.script_method. is deprecated:DeprecationWarning",  # torch's compiler, of torch
+    "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning",  # the compiler's own look at it
+    "ignore:Dynamo does not know how to trace the builtin:UserWarning",  # torch.Generator, where it draws
+)
+HERE = str(Path(zsharp.optim.__file__).parent)
+TRACED = ["sam", "asam", "friendly_sam", "zsharp", "zsharp_official"]
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def build(method, base="sgd", **kwargs):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Tanh(), torch.nn.Linear(5, 4)).double()
+    lr = torch.tensor(0.1)  # a float would be compiled in
+    return model, make_optimizer(model.parameters(), method, base, lr=lr, **kwargs)
+
+
+def full_step(model, optimizer, batch):
+    batch = (batch[0].double(), batch[1])
+    loss = loss_of(model, batch)
+    loss.backward()
+    optimizer.first_step(zero_grad=True)
+    loss_of(model, batch).backward()
+    optimizer.second_step(zero_grad=True)
+    return loss.detach()
+
+
+def close(model, other, rtol=1e-8):
+    for p, q in zip(weights(model), weights(other), strict=True):
+        torch.testing.assert_close(p, q, rtol=rtol, atol=rtol / 100)
+
+
+@pytest.mark.parametrize(("method", "base"), [*((method, "sgd") for method in TRACED), ("zsharp", "adamw")])
+def test_a_compiled_step_equals_an_eager_one(method, base):
+    (model, optimizer), (twin, eager) = build(method, base), build(method, base)
+    step = torch.compile(lambda x, y: full_step(model, optimizer, (x, y)), backend="aot_eager")
+    rtol = 1e-8 if base == "sgd" else 1e-3  # the compiler has AdamW count its steps in float32
+    for x, y in batches(3):
+        loss = step(x, y)
+        torch.testing.assert_close(loss, full_step(twin, eager, (x, y)), rtol=rtol, atol=0.0)
+        assert torch.equal(optimizer.last.kept, eager.last.kept)
+        torch.testing.assert_close(optimizer.last.norm, eager.last.norm)
+        assert not optimizer.is_perturbed
+        assert optimizer.state_dict()["ascent"]["num_steps"] == eager.state_dict()["ascent"]["num_steps"]
+    close(model, twin, rtol)
+
+
+@pytest.mark.parametrize("method", ["zsharp_official"])
+def test_no_graph_break_is_ours(method):
+    """Those that remain are `backward` in the function and one that torch puts before its own optimizers' step."""
+    model, optimizer = build(method)
+    (batch,) = batches(1)
+    report = torch._dynamo.explain(lambda x, y: full_step(model, optimizer, (x, y)))(*batch)
+    files = [reason.user_stack[-1].filename for reason in report.break_reasons]
+    assert files
+    assert not [name for name in files if name.startswith(HERE)]
+    assert {Path(name).name for name in files} <= {"test_compile.py", "optimizer.py"}
+
+
+@pytest.mark.parametrize("method", TRACED)
+def test_the_ascent_is_one_graph(method):
+    (model, optimizer), (twin, eager) = build(method), build(method)
+    first = torch.compile(lambda: optimizer.first_step(zero_grad=True), backend="aot_eager", fullgraph=True)
+    restore = torch.compile(optimizer.restore, backend="aot_eager", fullgraph=True)
+    start = weights(model)
+    for batch in batches(3):
+        for m in (model, twin):
+            loss_of(m, (batch[0].double(), batch[1])).backward()
+        first()
+        eager.first_step(zero_grad=True)
+        assert optimizer.is_perturbed
+        assert all(p.grad is None for p in model.parameters())
+        assert not same(model.parameters(), start)
+        close(model, twin)
+        restore()
+        eager.restore()
+        assert same(model.parameters(), start)
+
+
+def test_radius_percentile_and_number_of_steps_may_change_without_compiling_again():
+    rho, q_p = torch.tensor(0.1), torch.tensor(0.9, dtype=torch.float64)
+    model, optimizer = build("zsharp", rho=rho, q_p=q_p)
+    step = torch.compile(lambda x, y: full_step(model, optimizer, (x, y)), backend="aot_eager")
+    graphs = []
+    for i, batch in enumerate(batches(5)):
+        rho.fill_(0.1 / (i + 1))
+        q_p.fill_(0.9 - 0.1 * i)
+        step(*batch)
+        assert float(optimizer.last.norm) == pytest.approx(float(rho), rel=1e-5)
+        expected = [p.numel() - 1 - int(float(q_p) * (p.numel() - 1) + 1e-6) for p in model.parameters()]
+        assert optimizer.last.kept.tolist() == expected
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert graphs[3] == graphs[4]
+    assert graphs[0] > 0
+
+
+@pytest.mark.parametrize("method", ["random_sam"])
+def test_the_random_filter_draws_outside_the_graph(method):
+    model, optimizer = build(method)
+    step = torch.compile(lambda x, y: full_step(model, optimizer, (x, y)), backend="aot_eager")
+    for batch in batches(2):
+        step(*batch)
+    expected = [p.numel() - 1 - int(0.95 * (p.numel() - 1) + 1e-6) for p in model.parameters()]
+    assert optimizer.last.kept.tolist() == expected
+
+
+def test_a_scheduler_sees_the_steps_of_a_compiled_optimizer():
+    """A warning (its step came first) would be an error."""
+    model, optimizer = build("sam")
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+    step = torch.compile(lambda x, y: full_step(model, optimizer, (x, y)), backend="aot_eager")
+    for batch in batches(2):
+        step(*batch)
+        scheduler.step()
+    assert float(optimizer.param_groups[0]["lr"]) == pytest.approx(0.025)

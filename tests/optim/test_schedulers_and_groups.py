@@ -1,0 +1,403 @@
+"""Schedulers, groups, hooks, clipping, maximizing, copies: what users of any torch optimizer do with theirs."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from small_nets import batches, classifier, closure_for, loss_of, same, weights
+from torch import nn
+from torch.optim import lr_scheduler
+
+from zsharp.optim import ASAM, METHODS, SAM, FriendlySAM, ZSharp, make_optimizer, sharpness_aware
+
+SHARP = [name for name, method in METHODS.items() if method.rules.ascent != "none"]
+SCHEDULERS = {
+    "lambda": lambda o: lr_scheduler.LambdaLR(o, lambda step: 0.9**step),
+    "one cycle": lambda o: lr_scheduler.OneCycleLR(o, max_lr=0.3, total_steps=20),
+    "plateau": lambda o: lr_scheduler.ReduceLROnPlateau(o, patience=0, factor=0.5),
+    "sequence": lambda o: lr_scheduler.SequentialLR(
+        o, [lr_scheduler.LinearLR(o, 0.1, total_iters=3), lr_scheduler.CosineAnnealingLR(o, 5)], [3]
+    ),
+}
+
+
+def two_steps(model, optimizer, batch):
+    loss = loss_of(model, batch)
+    loss.backward()
+    optimizer.first_step(zero_grad=True)
+    loss_of(model, batch).backward()
+    optimizer.second_step(zero_grad=True)
+    return loss.detach()
+
+
+@pytest.mark.parametrize("form", ["closure", "two steps"])
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_schedulers_drive_the_base_optimizer(name, form):
+    """With a radius of zero all is as without the wrapper; a warning (steps in the wrong order) is an error here."""
+    model, plain = classifier(), classifier()
+    optimizer = ZSharp(model.parameters(), torch.optim.SGD, lr=0.1, momentum=0.9, rho=0.0)
+    base = torch.optim.SGD(plain.parameters(), lr=0.1, momentum=0.9)
+    scheduler, base_scheduler = SCHEDULERS[name](optimizer), SCHEDULERS[name](base)
+    seen = set()
+    for batch in batches(8):
+        if form == "closure":
+            loss = optimizer.step(closure_for(model, optimizer, batch))
+        else:
+            loss = two_steps(model, optimizer, batch)
+        base.step(closure_for(plain, base, batch))
+        for one in (scheduler, base_scheduler):
+            # A loss that never falls: the plateau scheduler has something to do.
+            one.step(*([float(loss) * 0 + 1] if name == "plateau" else []))
+        group, base_group = optimizer.base_optimizer.param_groups[0], base.param_groups[0]
+        assert (group["lr"], group["momentum"]) == (base_group["lr"], base_group["momentum"])
+        seen.add((group["lr"], group["momentum"]))
+    assert len(seen) > 4
+    assert len({momentum for _, momentum in seen}) == (8 if name == "one cycle" else 1)
+    assert same(model.parameters(), plain.parameters())
+
+
+def test_a_scheduler_goes_on_after_a_checkpoint():
+    model, optimizer, scheduler = scheduled()
+    data = batches(6)
+    for batch in data[:3]:
+        optimizer.step(closure_for(model, optimizer, batch))
+        scheduler.step()
+    again, resumed, resumed_scheduler = scheduled()
+    again.load_state_dict(model.state_dict())
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    resumed_scheduler.load_state_dict(scheduler.state_dict())
+    for m, o, s in ((model, optimizer, scheduler), (again, resumed, resumed_scheduler)):
+        for batch in data[3:]:
+            o.step(closure_for(m, o, batch))
+            s.step()
+    assert same(model.parameters(), again.parameters())
+    assert optimizer.param_groups[0]["lr"] == resumed.param_groups[0]["lr"] < 0.1
+
+
+def scheduled():
+    model = classifier()
+    optimizer = ZSharp(model.parameters(), torch.optim.AdamW, lr=0.1)
+    return model, optimizer, lr_scheduler.CosineAnnealingLR(optimizer, 10)
+
+
+@pytest.mark.parametrize("kind", ["float", "tensor", "tensor in place"])
+def test_the_radius_may_be_set_at_every_step(kind):
+    model = classifier()
+    optimizer = ZSharp(model.parameters(), torch.optim.SGD, lr=0.1, rho=torch.tensor(1.0))
+    for i, batch in enumerate(batches(4)):
+        rho = 0.1 / (i + 1)
+        if kind == "tensor in place":
+            optimizer.param_groups[0]["rho"].fill_(rho)
+        else:
+            optimizer.param_groups[0]["rho"] = rho if kind == "float" else torch.tensor(rho)
+        optimizer.step(closure_for(model, optimizer, batch))
+        assert float(optimizer.last.norm) == pytest.approx(rho, rel=1e-5)
+
+
+def step_of(model, optimizer, batch):
+    """The perturbation e of each parameter."""
+    closure_for(model, optimizer, batch)()
+    before = weights(model)
+    optimizer.first_step()
+    moved = weights(model)
+    optimizer.restore()
+    assert same(model.parameters(), before)
+    return [p - w for p, w in zip(moved, before, strict=True)]
+
+
+@pytest.mark.parametrize("is_host", [True, False])
+def test_groups_with_rules_of_their_own(is_host, monkeypatch):
+    """One global norm over all groups that share it; each group's radius, percentile and filter are its own."""
+    if not is_host:
+        monkeypatch.setattr(sharpness_aware, "_is_host", lambda devices: False)
+    model, (batch,) = classifier().double(), batches(1)
+    batch = (batch[0].double(), batch[1])
+    zscore = {"ascent": "sam", "filter": "zscore"}
+    groups = [
+        {"params": [model.first.weight], "rho": 0.1, "q_p": 0.5, "rules": zscore},
+        {"params": [model.second.weight], "rho": 0.2, "rules": {"ascent": "sam"}},
+        {"params": [model.norm.weight], "rho": 0.3, "rules": {"ascent": "sam", "norm": "layer"}},
+        {"params": [model.first.bias, model.gain], "rules": {**zscore, "one_dim": "skip"}},
+        {"params": [model.second.bias], "rules": {"ascent": "asam"}, "eta": 0.5, "rho": 0.4},
+    ]
+    optimizer = SAM(groups, torch.optim.SGD, lr=0.1)
+    e = dict(zip(dict(model.named_parameters()), step_of(model, optimizer, batch), strict=True))
+    g = {name: p.grad for name, p in model.named_parameters()}
+
+    z = (g["first.weight"] - g["first.weight"].mean()).abs()
+    kept = torch.where(z > z.quantile(0.5), g["first.weight"], 0)
+    t = model.second.bias.detach().abs() + 0.5
+    norm = sum(v.square().sum() for v in (kept, g["second.weight"], t * g["second.bias"])).sqrt()
+    expected = {
+        "first.weight": 0.1 * kept / norm,
+        "second.weight": 0.2 * g["second.weight"] / norm,
+        "norm.weight": 0.3 * g["norm.weight"] / g["norm.weight"].norm(),
+        "second.bias": 0.4 * t * t * g["second.bias"] / norm,
+    }
+    for name, value in e.items():
+        torch.testing.assert_close(
+            value, expected.get(name, torch.zeros_like(value)), rtol=1e-9, atol=1e-14, msg=name
+        )
+    length = torch.cat([value.flatten() for value in e.values()]).norm()
+    torch.testing.assert_close(optimizer.last.norm, length)
+
+
+def test_a_group_added_in_the_middle_takes_part_from_then_on():
+    model, data = classifier(), batches(4)
+    head = list(model.second.parameters())
+    rest = [p for p in model.parameters() if all(p is not q for q in head)]
+    optimizer = ZSharp(rest, torch.optim.AdamW, lr=0.1, q_p=0.5, weight_decay=0.2)
+    scheduler = lr_scheduler.StepLR(optimizer, 100)
+    before = weights(model.second)
+    for batch in data[:2]:
+        optimizer.step(closure_for(model, optimizer, batch))
+        scheduler.step()
+        model.zero_grad()
+    assert same(model.second.parameters(), before)
+    assert len(optimizer.last.kept) == len(rest)
+    optimizer.add_param_group({"params": iter(head), "lr": 0.01, "rho": 0.2})
+    for batch in data[2:]:
+        optimizer.step(closure_for(model, optimizer, batch))
+    assert not any(torch.equal(p, q) for p, q in zip(model.second.parameters(), before, strict=True))
+    assert len(optimizer.last.kept) == len(list(model.parameters()))
+    group = optimizer.base_optimizer.param_groups[1]
+    assert (group["weight_decay"], group["q_p"], group["rho"], group["lr"]) == (0.2, 0.5, 0.2, 0.01)
+    with pytest.raises(ValueError, match=r"q_p is 1\.5; valid: 0 <= q_p < 1"):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2))], "q_p": 1.5})
+    assert len(optimizer.param_groups) == 2
+
+
+def test_named_parameters_keep_their_names():
+    model, (batch,) = classifier(), batches(1)
+    optimizer = ZSharp(model.named_parameters(), torch.optim.AdamW, lr=0.1)
+    names = [name for name, _ in model.named_parameters()]
+    assert optimizer.state_dict()["param_groups"][0]["param_names"] == names
+    optimizer.step(closure_for(model, optimizer, batch))
+    optimizer.load_state_dict(optimizer.state_dict())
+    optimizer.add_param_group({"params": [("more", nn.Parameter(torch.ones(2, 2)))]})
+    assert optimizer.param_groups[1]["param_names"] == ["more"]
+
+
+def test_step_hooks_of_both_optimizers_are_called_once_a_step():
+    model, data = classifier(), batches(2)
+    optimizer = SAM(model.parameters(), torch.optim.SGD, lr=0.1)
+    called = []
+
+    def note(name):
+        return lambda *_: called.append((name, optimizer.is_perturbed))
+
+    handles = [
+        optimizer.register_step_pre_hook(note("pre")),
+        optimizer.register_step_post_hook(note("post")),
+        optimizer.base_optimizer.register_step_pre_hook(note("base pre")),
+        optimizer.base_optimizer.register_step_post_hook(note("base post")),
+    ]
+    optimizer.step(closure_for(model, optimizer, data[0]))
+    assert called == [(name, False) for name in ("pre", "base pre", "base post", "post")]
+    called.clear()
+    two_steps(model, optimizer, data[1])
+    assert called == [("base pre", False), ("base post", False)]
+    for handle in handles:
+        handle.remove()
+    optimizer.step(closure_for(model, optimizer, data[0]))
+    assert len(called) == 2
+
+
+def test_state_dict_hooks_are_called():
+    optimizer = SAM(classifier().parameters(), torch.optim.SGD, lr=0.1)
+    called = []
+    optimizer.register_state_dict_pre_hook(lambda o: called.append(o))
+    optimizer.register_state_dict_post_hook(lambda o, state: {**state, "more": 1})
+    optimizer.register_load_state_dict_pre_hook(
+        lambda o, state: {k: v for k, v in state.items() if k != "more"}
+    )
+    optimizer.register_load_state_dict_post_hook(lambda o: called.append(o))
+    state = optimizer.state_dict()
+    assert state["more"] == 1
+    optimizer.load_state_dict(state)
+    assert called == [optimizer, optimizer]
+
+
+@pytest.mark.parametrize("method", SHARP)
+def test_clipping_the_first_gradient_changes_nothing_but_friendly_sams_mean(method):
+    found = []
+    for clip in (False, True):
+        model = classifier().double()
+        optimizer = make_optimizer(model.parameters(), method, "sgd", lr=0.1)
+        for x, y in batches(3):
+            batch = (x.double(), y)
+            loss_of(model, batch).backward()
+            if clip:
+                norm = nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+                assert norm > 0.01
+            optimizer.first_step(zero_grad=True)
+            loss_of(model, batch).backward()
+            optimizer.second_step(zero_grad=True)
+        found.append(model)
+    is_same = all(
+        torch.allclose(p, q, rtol=1e-9, atol=1e-12)
+        for p, q in zip(*(m.parameters() for m in found), strict=True)
+    )
+    # Friendly-SAM's first gradients are clipped by different factors, and then mixed.
+    assert is_same == ("friendly" not in method)
+
+
+def test_clipping_the_second_gradient_bounds_the_step():
+    model, (batch,) = classifier(), batches(1)
+    optimizer = ZSharp(model.parameters(), torch.optim.SGD, lr=0.1)
+    before = weights(model)
+
+    def closure():
+        loss = closure_for(model, optimizer, batch)()
+        if optimizer.is_perturbed:
+            assert nn.utils.clip_grad_norm_(model.parameters(), 0.01) > 0.01
+        return loss
+
+    optimizer.step(closure)
+    moved = torch.cat([(p - q).flatten() for p, q in zip(weights(model), before, strict=True)])
+    assert float(moved.norm()) == pytest.approx(0.1 * 0.01, rel=1e-4)
+
+
+@pytest.mark.parametrize("method", SHARP)
+def test_gradients_zeroed_in_place_or_dropped(method):
+    found = []
+    for set_to_none in (True, False):
+        model = classifier()
+        optimizer = make_optimizer(model.parameters(), method, "adamw", lr=0.01)
+        for batch in batches(3):
+
+            def closure(batch=batch, model=model, optimizer=optimizer, set_to_none=set_to_none):
+                optimizer.zero_grad(set_to_none=set_to_none)
+                loss = loss_of(model, batch)
+                loss.backward()
+                return loss
+
+            optimizer.step(closure)
+        optimizer.zero_grad(set_to_none=set_to_none)
+        assert all((p.grad is None) == set_to_none for p in model.parameters())
+        found.append(model)
+    assert same(*(model.parameters() for model in found))
+
+
+@pytest.mark.parametrize("rho", [None, "tensor"])
+@pytest.mark.parametrize("method", SHARP)
+def test_maximizing_an_objective_is_minimizing_its_negative(method, rho):
+    """The perturbation goes down the objective, and the base step up: bit for bit the mirror image."""
+    found = []
+    extra = {} if rho is None else {"rho": torch.tensor(0.05)}
+    for sign in (1, -1):
+        model = classifier()
+        optimizer = make_optimizer(model.parameters(), method, "adamw", lr=0.01, maximize=sign < 0, **extra)
+        for batch in batches(3):
+
+            def closure(batch=batch, model=model, optimizer=optimizer, sign=sign):
+                optimizer.zero_grad()
+                objective = sign * loss_of(model, batch)
+                objective.backward()
+                return objective
+
+            optimizer.step(closure)
+            assert float(optimizer.last_loss_increase) * sign > 0 or method != "sam"
+        found.append((model, optimizer))
+    assert same(*(model.parameters() for model, _ in found))
+    (_, one), (_, two) = found
+    assert torch.equal(one.last.norm, two.last.norm)
+    assert float(two.last.norm) > 0
+
+
+@pytest.mark.parametrize("base", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("method", ["sam", "asam", "zsharp_official", "zsharp_friendly_sam"])
+def test_implementations_of_the_base_optimizer_agree(method, base):
+    found = []
+    for implementation in ({"foreach": False}, {"foreach": True}, {"fused": True}):
+        model = classifier().double()
+        optimizer = make_optimizer(
+            model.parameters(), method, base, lr=0.01, weight_decay=0.1, **implementation
+        )
+        for x, y in batches(5):
+            optimizer.step(closure_for(model, optimizer, (x.double(), y)))
+        found.append(weights(model))
+    for other in found[1:]:
+        for p, q in zip(found[0], other, strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", SHARP)
+def test_the_device_path_trains_to_the_same_weights(method, monkeypatch):
+    found = []
+    for is_host in (True, False):
+        if not is_host:
+            monkeypatch.setattr(sharpness_aware, "_is_host", lambda devices: False)
+        model = classifier().double()
+        optimizer = make_optimizer(model.parameters(), method, "adamw", lr=0.01)
+        for x, y in batches(5):
+            optimizer.step(closure_for(model, optimizer, (x.double(), y)))
+        found.append((weights(model), int(optimizer.last.kept.sum())))
+    (one, kept), (two, kept_too) = found
+    assert kept == kept_too
+    if "random" not in method:  # drawn in another order
+        for p, q in zip(one, two, strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-7, atol=1e-10)
+
+
+@pytest.mark.parametrize("way", ["deepcopy", "pickle"])
+@pytest.mark.parametrize("is_host", [True, False])
+@pytest.mark.parametrize("method", ["friendly_sam", "random_sam", "zsharp_asam"])
+def test_a_copy_goes_on_identically(method, is_host, way, monkeypatch):
+    if not is_host:
+        monkeypatch.setattr(sharpness_aware, "_is_host", lambda devices: False)
+    model, data = classifier(), batches(5)
+    optimizer = make_optimizer(model.parameters(), method, "adamw", lr=0.01, interval=2)
+    scheduler = lr_scheduler.StepLR(optimizer, 1)
+    for batch in data[:2]:
+        optimizer.step(closure_for(model, optimizer, batch))
+        scheduler.step()
+    both = (model, optimizer)
+    twin, copied = copy.deepcopy(both) if way == "deepcopy" else pickle.loads(pickle.dumps(both))
+    assert type(copied) is type(optimizer)
+    assert copied.param_groups is copied.base_optimizer.param_groups
+    assert copied.state is copied.base_optimizer.state
+    assert all(p is q for p, q in zip(copied.param_groups[0]["params"], twin.parameters(), strict=True))
+    before = weights(twin)
+    for batch in data[2:]:
+        optimizer.step(closure_for(model, optimizer, batch))
+    assert same(twin.parameters(), before)  # nothing is shared
+    for batch in data[2:]:
+        copied.step(closure_for(twin, copied, batch))
+    assert same(model.parameters(), twin.parameters())
+    assert torch.equal(copied.last.norm, optimizer.last.norm)
+
+
+def test_nothing_is_copied_saved_or_loaded_while_the_weights_are_perturbed():
+    model, (batch,) = classifier(), batches(1)
+    optimizer = SAM(model.parameters(), torch.optim.SGD, lr=0.1)
+    state = optimizer.state_dict()
+    assert not optimizer.is_perturbed
+    closure_for(model, optimizer, batch)()
+    optimizer.first_step()
+    assert optimizer.is_perturbed
+    for act in (
+        lambda: copy.deepcopy(optimizer),
+        lambda: pickle.dumps(optimizer),
+        optimizer.state_dict,
+        lambda: optimizer.load_state_dict(state),
+        optimizer.first_step,
+    ):
+        with pytest.raises(RuntimeError, match="the weights are perturbed: call second_step"):
+            act()
+    optimizer.restore()
+    optimizer.load_state_dict(state)
+
+
+@pytest.mark.parametrize("cls", [SAM, ASAM, FriendlySAM, ZSharp])
+def test_what_is_printed_names_the_class_and_its_settings(cls):
+    text = repr(cls(classifier().parameters(), torch.optim.SGD, lr=0.125, rho=0.375))
+    assert text.startswith(f"{cls.__name__} (")
+    assert all(part in text for part in ("lr: 0.125", "rho: 0.375", "'ascent':"))
+
+
+@pytest.mark.parametrize(("interval", "start"), [(0, 0), (1, -1)])
+def test_an_interval_that_never_comes_is_refused(interval, start):
+    with pytest.raises(ValueError, match=f"interval is {interval}, start_step {start}"):
+        SAM(classifier().parameters(), torch.optim.SGD, lr=0.1, interval=interval, start_step=start)
