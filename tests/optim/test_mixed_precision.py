@@ -88,6 +88,13 @@ def test_the_scale_of_the_loss_changes_nothing(method, dtype):
         assert same(one.parameters(), large.parameters())
 
 
+@pytest.mark.parametrize("form", ["closure", "two steps"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_scaler_that_is_switched_off_is_none(method, form):
+    off = train(method, scaler=GradScaler("cpu", enabled=False), form=form)
+    assert same(off.parameters(), train(method).parameters())
+
+
 def test_without_being_told_the_scaler_friendly_sam_would_depend_on_the_scale():
     """The running gradient of one scale is subtracted from a gradient of another: why it takes `scaler`."""
     found = []
@@ -141,7 +148,7 @@ def test_unscaling_the_wrapper_is_refused_before_anything_is_divided_twice():
     scaler.unscale_(optimizer)
     with pytest.raises(RuntimeError, match=r"valid: scaler.unscale_\(optimizer.base_optimizer\)"):
         optimizer.second_step(scaler=scaler)
-    optimizer.restore()
+    assert not optimizer.is_perturbed
     assert same(model.parameters(), before)
 
 

@@ -341,6 +341,32 @@ def test_the_device_path_trains_to_the_same_weights(method, monkeypatch):
             torch.testing.assert_close(p, q, rtol=1e-7, atol=1e-10)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("method", [name for name in SHARP if "random" not in name])
+def test_parameters_on_several_devices(method):
+    """One norm over both; each tensor is ranked where it lies."""
+    found = []
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(0)
+        params = [
+            nn.Parameter(torch.randn(20, 5).double()),
+            nn.Parameter(torch.randn(30).double().to(device)),
+        ]
+        optimizer = make_optimizer(params, method, "sgd", lr=0.1)
+        for seed in range(3):
+            torch.manual_seed(seed)
+            for p in params:
+                p.grad = torch.randn(p.shape).to(p)
+            optimizer.first_step()
+            optimizer.second_step()
+        found.append(([p.detach().cpu() for p in params], optimizer.last))
+    (one, last), (two, last_too) = found
+    for p, q in zip(one, two, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-12)
+    assert last.kept.tolist() == last_too.kept.tolist()
+    torch.testing.assert_close(last.norm, last_too.norm.cpu())
+
+
 @pytest.mark.parametrize("way", ["deepcopy", "pickle"])
 @pytest.mark.parametrize("is_host", [True, False])
 @pytest.mark.parametrize("method", ["friendly_sam", "random_sam", "zsharp_asam"])

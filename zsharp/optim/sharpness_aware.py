@@ -175,12 +175,12 @@ class SharpnessAware(Optimizer):
         Raises:
             RuntimeError: If `unscale_` was called on this optimizer: the gradients would be divided twice.
         """
+        self.restore()
         if scaler is not None and id(self) in getattr(scaler, "_per_optimizer_states", ()):
             raise RuntimeError(
                 "scaler.unscale_() was called on this optimizer, whose steps the scaler takes with its base "
                 "optimizer; valid: scaler.unscale_(optimizer.base_optimizer), before second_step()"
             )
-        self.restore()
         self._opt_called = True  # where schedulers look whether a step came before theirs
         if scaler is None:
             self.base_optimizer.step()
