@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RESULTS ?= results/digits
 
-.PHONY: search test check format slow bench clean
+.PHONY: search test check format bench clean
 
 search: .venv/installed
 	$(BIN)/tune-jobs run digits --out $(RESULTS) --fresh
@@ -19,9 +19,6 @@ check: .venv/installed
 format: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-
-slow: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/augmentation.py
