@@ -18,7 +18,7 @@ from tune_jobs.schema import SCHEMA_VERSION, confirmations_schema, epochs_schema
 _BATCH = 20_000  # rows; the reports of a long search need not fit in memory as Python objects
 _LAST_REPORT = (  # columns of a trial that its last report has
     *("val_accuracy", "val_loss", "train_loss", "gradient_evaluations", "train_s", "wall_s", "images_per_s"),
-    *("peak_memory_bytes", "num_parameters", "device", "node", "gpu_ids"),
+    *("peak_memory_bytes", "num_parameters", "device", "node", "gpu_ids", "worker_pid"),
 )
 _JSON_METADATA = ("job", "package_versions", "hardware")
 

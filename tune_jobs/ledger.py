@@ -43,6 +43,7 @@ METRICS: dict[str, type[float] | type[int] | type[str]] = {
     "device": str,
     "node": str,
     "gpu_ids": str,
+    "worker_pid": int,
 }
 
 _START = ("trial_id", "study", "number", "dataset", "architecture", "method", "variant", "seed")

@@ -52,6 +52,7 @@ def trials_schema(params: Iterable[str] = ()) -> pa.Schema:
             ("number", _COUNT),
             ("node", _TEXT),
             ("gpu_ids", _TEXT),
+            ("worker_pid", _COUNT),
         ]
     )
 

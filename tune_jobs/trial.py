@@ -42,6 +42,7 @@ class TrialRunner(tune.Trainable):
             **self._training.run_epoch(),
             "node": self._node,
             "gpu_ids": self._gpu_ids,
+            "worker_pid": os.getpid(),
         }
 
     def _begin(self, config: dict[str, Any]) -> None:

@@ -1,11 +1,11 @@
 """One real Ray for all tests of this folder: 4 logical CPUs and GPUs on whatever the machine has."""
 
-import logging
 import os
-import warnings
 
 import pytest
 import ray
+
+from tune_jobs import cluster
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -21,9 +21,6 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def ray_with_four_gpus(home):
-    os.environ["OMP_NUM_THREADS"] = "1"
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning)
-        ray.init(num_cpus=4, num_gpus=4, include_dashboard=False, logging_level=logging.WARNING)
+    cluster.start_local(cluster.Totals(cpus=4, gpus=4, gpus_per_node=4), threads_per_trial=1)
     yield
     ray.shutdown()

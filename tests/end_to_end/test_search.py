@@ -2,7 +2,6 @@
 
 import os
 import signal
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -24,7 +23,8 @@ SMALL = [
     "asha.reduction_factor=2",
     "resources.device=cpu",
 ]
-TIMES = ["epoch_s", "train_s", "wall_s", "images_per_s", "peak_memory_bytes", "reported_at"]
+# What differs between two runs of one search: clocks and processes.
+TIMES = ["epoch_s", "train_s", "wall_s", "images_per_s", "peak_memory_bytes", "reported_at", "worker_pid"]
 
 
 def small_job(*sets):
@@ -97,7 +97,7 @@ def test_a_finished_search_is_left_as_it_is_and_another_job_is_refused(searched)
 
 def test_four_trials_run_at_once_and_each_sees_its_own_gpu(tmp_path):
     job = small_job(
-        "architectures=[resnet8]", "methods=[zsharp]", "search.num_trials=8", "train.epochs=12", "asha.enabled=false",
+        "architectures=[resnet8]", "methods=[zsharp]", "search.num_trials=8", "train.epochs=50", "asha.enabled=false",
         "resources.gpus_per_trial=1", "resources.device=auto",
     )  # fmt: skip
     at_once = []
@@ -127,33 +127,16 @@ def test_a_killed_worker_is_a_row_and_the_search_goes_on(tmp_path):
     def kill_one(trial):
         if trial.epoch == 2 and not killed:
             killed.append(trial.trial_id)
-            workers = busy_workers()
-            assert workers
-            for pid in workers:
-                os.kill(pid, signal.SIGKILL)
+            with Ledger.open(tmp_path / "killed", read_only=True) as ledger:
+                os.kill(ledger.reports(trial.trial_id)[-1]["worker_pid"], signal.SIGKILL)
 
     result = run(job, tmp_path / "killed", on_change=kill_one)
     trials = pd.read_parquet(tmp_path / "killed" / "parquet" / "trials.parquet")
     failed = trials[trials["status"] == "failed"]
     assert len(trials) == 4
-    assert killed
-    assert 1 <= len(failed) <= 2
+    assert list(failed["trial_id"]) == killed
     assert failed["error"].str.len().min() > 0
-    assert result.counts["completed"] == 4 - len(failed) >= 2
-
-
-def busy_workers():
-    """Process ids of workers that run a trial, from their titles."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                title = (entry / "cmdline").read_bytes().decode(errors="replace")
-            except OSError:
-                continue
-            if title.startswith("ray::") and "Trainable" in title:
-                found.append(int(entry.name))
-    return found
+    assert result.counts == {"completed": 3, "failed": 1}
 
 
 def test_diverged_and_raising_trials_are_rows_with_a_reason(tmp_path):
