@@ -15,7 +15,10 @@ of its study) / slots`, where solo seconds are those of `zsharp.training` with n
 before and after each search: once with the machine otherwise idle (`alone`), once with the same load on every other
 core (`crowded`). The target holds for `crowded`, since cores that share caches and clocks are slower together whoever
 keeps them busy. `search` runs from the first step of the first trial to the last Parquet file; `all` also has the
-start of Ray, of the workers, and all checks.
+start of Ray, of the workers, and all checks. The share of their time that slots spent in a trial (`wall_s` of all
+trials, from building the model to the last validation) is given too: other programs disturb it little. They disturb
+the rest, so the share of a core that the solo processes had is measured: below 95 %, something else ran, and the
+wall times mean little.
 """
 
 import argparse
@@ -45,6 +48,8 @@ from zsharp.training import Training
 
 TARGET_START_S, TARGET_WALL = 0.2, 1.25
 NUM_SOLO_EPOCHS = 4
+QUIET_SHARE = 0.95
+_SHARE = "share of a core"
 FIRST_POINT = {"q_p": 0.95, "rho": 0.05, "lr": 1e-3}
 
 
@@ -134,40 +139,57 @@ def _wall(scratch: Path, repeats: int, slots: int, ray_s: float) -> dict[str, An
         run_s = time.perf_counter() - began
         rows = _reports(folder)
         solo.append(_solo(job, slots))
-        epoch_s = {
-            crowd: {
-                study: statistics.median([*one, *other]) for (study, one), other in _both(solo[-2:], crowd)
-            }
-            for crowd in ("alone", "crowded")
-        }
-        ideal = {
-            crowd: sum(seconds[row["trial_id"].rpartition("-")[0]] for row in rows) / slots
-            for crowd, seconds in epoch_s.items()
-        }
+        ideal = {crowd: _ideal_s(rows, solo[-2:], crowd) / slots for crowd in ("alone", "crowded")}
         first_step_at = min(
             row["reported_at"].timestamp() - row["wall_s"] for row in rows if row["epoch"] == 1
         )
         wall = {"search": began_at + run_s - first_step_at, "all": ray_s + run_s}
         ratios = {f"{what} / ideal {crowd}": wall[what] / ideal[crowd] for what in wall for crowd in ideal}
-        num_trials = len({row["trial_id"] for row in rows})
+        in_trials_s = {row["trial_id"]: row["wall_s"] for row in rows}  # the last row of each
+        last_report_at = max(row["reported_at"].timestamp() for row in rows)
+        busy = sum(in_trials_s.values()) / (slots * (last_report_at - first_step_at))
+        num_trials = len(in_trials_s)
         runs.append(
-            {"epochs": len(rows), "trials": num_trials, "wall_s": wall, "ideal_s": ideal, "ratios": ratios}
+            {
+                "epochs": len(rows),
+                "trials": num_trials,
+                "wall_s": wall,
+                "ideal_s": ideal,
+                "ratios": ratios,
+                "slots_busy_fraction": busy,
+            }
         )
         print(
             f"digits, run {repeat + 1}: {num_trials} trials, {len(rows)} epochs, "
             f"{ideal['alone'] * slots / num_trials:.1f} s a trial alone; search {wall['search']:.1f} s, "
-            f"all {wall['all']:.1f} s, ideal {ideal['alone']:.1f} s alone, {ideal['crowded']:.1f} s crowded"
+            f"all {wall['all']:.1f} s, ideal {ideal['alone']:.1f} s alone, {ideal['crowded']:.1f} s crowded; "
+            f"slots were in a trial {busy:.1%} of the time"
         )
     for name in runs[0]["ratios"]:
         values = [one["ratios"][name] for one in runs]
         target = f"; target {TARGET_WALL:g} {_verdict(statistics.median(values), TARGET_WALL)}"
         print(f"{name}: {_summary(values)}; n = {len(values)}{target if name.endswith('crowded') else ''}")
-    return {"runs": runs, "solo_epoch_s": solo, "target_ratio": TARGET_WALL}
+    share = min(one[crowd].pop(_SHARE)[0] for one in solo for crowd in one)
+    quiet = (
+        "quiet" if share >= QUIET_SHARE else "NOT QUIET: something else ran, and the wall times mean little"
+    )
+    print(f"solo processes had at least {share:.0%} of a core: {quiet}")
+    return {
+        "runs": runs,
+        "solo_epoch_s": solo,
+        "least_core_share": share,
+        "is_quiet": share >= QUIET_SHARE,
+        "target_ratio": TARGET_WALL,
+    }
 
 
-def _both(solo: Sequence[dict[str, Any]], crowd: str) -> list[tuple[tuple[str, list[float]], list[float]]]:
-    before, after = (one[crowd] for one in solo)
-    return [((study, seconds), after[study]) for study, seconds in before.items()]
+def _ideal_s(rows: Sequence[dict[str, Any]], solo: Sequence[dict[str, Any]], crowd: str) -> float:
+    """Returns the seconds that all epochs of a search would take one after the other."""
+    epoch_s = {
+        study: statistics.median(seconds for one in solo for seconds in one[crowd][study])
+        for study in solo[0][crowd]
+    }
+    return sum(epoch_s[row["trial_id"].rpartition("-")[0]] for row in rows)
 
 
 def _solo(job: JobSpec, slots: int) -> dict[str, dict[str, list[float]]]:
@@ -186,6 +208,7 @@ def _solo(job: JobSpec, slots: int) -> dict[str, dict[str, list[float]]]:
         for process in processes:
             process.join()
         found[crowd] = {study: [s for one in given for s in one[study]] for study in given[0]}
+        found[crowd][_SHARE] = [min(found[crowd][_SHARE])]
     return found
 
 
@@ -193,17 +216,21 @@ def _time_epochs(job_values: dict[str, Any], barrier: Any, answers: Any) -> None
     torch.set_num_threads(1)
     job = JobSpec.model_validate(job_values)
     seconds: dict[str, list[float]] = {}
+    used_s = wall_s = 0.0
     for study in job.studies():
         training = Training(job.trial_spec(study, {name: FIRST_POINT[name] for name in study.parameters}))
         training.run_epoch()  # warm-up
         barrier.wait()
         seconds[study.name] = []
+        used_before = time.process_time()
         for _ in range(NUM_SOLO_EPOCHS):
             began = time.perf_counter()
             training.run_epoch()
             seconds[study.name].append(time.perf_counter() - began)
+        used_s += time.process_time() - used_before
+        wall_s += sum(seconds[study.name])
         barrier.wait()
-    answers.put(seconds)
+    answers.put({**seconds, _SHARE: [used_s / wall_s]})
 
 
 def _reports(folder: Path) -> list[dict[str, Any]]:
