@@ -67,6 +67,11 @@ def check_folder(job: JobSpec, folder: Path) -> bool:
     Raises:
         JobError: If it holds another job, this job unfinished, or files that are not a search's.
     """
+    above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if above != folder and not (above.is_dir() and os.access(above, os.W_OK)):
+        raise JobError(
+            [Problem("--out", str(folder), f"no folder can be made in {above}; expected another place")]
+        )
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     if not (folder / FILE_NAME).is_file():

@@ -94,3 +94,12 @@ def test_files_that_are_missing_or_damaged(tmp_path):
     (problem,) = refusal("data.root=null", preset="cifar10")
     assert problem.startswith("data: 'cifar10' is not valid: ")
     assert list(folder.iterdir()) == [folder / "data_batch_1"]
+
+
+def test_a_search_folder_below_a_file_is_refused(tmp_path):
+    from tune_jobs.search import check_folder
+
+    (tmp_path / "file").write_text("")
+    with pytest.raises(JobError, match="no folder can be made"):
+        check_folder(load_job("digits"), tmp_path / "file" / "search")
+    assert check_folder(load_job("digits"), tmp_path / "new" / "search") is False
