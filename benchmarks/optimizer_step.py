@@ -29,7 +29,13 @@ from zsharp.training.device import choose_device, device_name
 from zsharp.training.precision import memory_format, uses_bf16
 
 MODELS = ("resnet20", "resnet56", "resnet110", "vgg16_bn", "vit_7_8_8_384", "linear_4096")
-OURS = ("base", "sam", "zsharp", "zsharp_official")
+OURS = {
+    "base": ("base", {}),
+    "sam": ("sam", {}),
+    "zsharp": ("zsharp", {"save": "dense"}),
+    "zsharp sparse save": ("zsharp", {"save": "sparse"}),
+    "zsharp_official": ("zsharp_official", {"save": "dense"}),
+}
 SHAPE = (3, 32, 32)
 
 
@@ -65,6 +71,8 @@ def main() -> None:
                     f"  {kind:<6} {ratio:<26} {spread(values)}{verdict(kind, ratio, name, values)}",
                     flush=True,
                 )
+        for variant, num_bytes in row["saved_bytes"].items():
+            print(f"  saved  {variant:<26} {num_bytes / 2**20:6.2f} MiB", flush=True)
     out = arguments.out or Path(__file__).parent / "results" / f"optimizer_step-{device.type}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     result = {
@@ -84,12 +92,13 @@ def measure(name: str, device: torch.device, batch_size: int, repeats: int) -> d
     model, forward_backward, precision = build(name, device, batch_size)
     params = list(model.parameters())
     forward_backward()
-    steps, ascents, memory = {}, {}, {}
-    for method in OURS:
-        optimizer = make_optimizer(params, method, torch.optim.SGD, lr=1e-6, momentum=0.9)
-        steps[method] = whole_step(model, optimizer, forward_backward)
+    steps, ascents, memory, saved = {}, {}, {}, {}
+    for variant, (method, settings) in OURS.items():
+        optimizer = make_optimizer(params, method, torch.optim.SGD, lr=1e-6, momentum=0.9, **settings)
+        steps[variant] = whole_step(model, optimizer, forward_backward)
         if method != "base":
-            ascents[method] = two_halves(optimizer)
+            ascents[variant] = two_halves(optimizer)
+            saved[variant] = saved_bytes(optimizer)
     if (theirs := pytorch_optimizer_sam(params)) is not None:
         steps["pytorch_optimizer_sam"] = whole_step(model, theirs, forward_backward)
         ascents["pytorch_optimizer_sam"] = lambda: their_ascent(theirs, params)
@@ -108,11 +117,13 @@ def measure(name: str, device: torch.device, batch_size: int, repeats: int) -> d
         "step_ms": step_ms,
         "ascent_ms": ascent_ms,
         "peak_bytes": memory,
+        "saved_bytes": saved,
         "step_ratios": ratios(
             step_ms,
             ("sam", "base"),
             ("zsharp", "sam"),
             ("zsharp_official", "sam"),
+            ("zsharp sparse save", "zsharp"),
             ("sam", "pytorch_optimizer_sam"),
         ),
         "ascent_ratios": ratios(
@@ -122,6 +133,7 @@ def measure(name: str, device: torch.device, batch_size: int, repeats: int) -> d
             ("sam_loop", "sam"),
             ("sam", "pytorch_optimizer_sam"),
             ("zsharp", "sam"),
+            ("zsharp sparse save", "zsharp"),
         ),
     }
 
@@ -175,6 +187,14 @@ def two_halves(optimizer: Any) -> Callable[[], None]:
         optimizer.restore()
 
     return there_and_back
+
+
+def saved_bytes(optimizer: Any) -> int:
+    """What the weights are restored from while they are at w + e."""
+    optimizer.first_step()
+    num_bytes = optimizer.num_saved_bytes
+    optimizer.restore()
+    return num_bytes
 
 
 def pytorch_optimizer_sam(params: list[nn.Parameter]) -> Any:

@@ -15,7 +15,7 @@ from zsharp.optim import ASAM, METHODS, SAM, FriendlySAM, ZSharp, make_optimizer
 from zsharp.training import TrainSpec, TrialSpec, train
 
 OPTIMIZERS = {"SAM", "ASAM"}
-PACKAGES = ("zsharp.optim", "zsharp.models", "zsharp.data", "zsharp.training")
+PACKAGES = ("zsharp.optim", "zsharp.models", "zsharp.data", "zsharp.training", "zsharp.sharpness")
 MODULES = sorted(module.name for module in pkgutil.walk_packages(zsharp.__path__, "zsharp."))
 
 
@@ -107,6 +107,8 @@ def test_names_of_methods_and_trials():
         "zsharp_official",
         "magnitude_sam",
         "random_sam",
+        "layer_sam",
+        "sam_sqrt_l",
     }
     assert expected <= set(METHODS)
     assert {METHODS[name].rules.ascent for name in set(METHODS) - expected} == {"asam", "friendly_sam"}

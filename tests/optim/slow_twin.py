@@ -21,6 +21,11 @@ def keep(grads, q, kind, threshold):
     return [v > np.quantile(v, q) for v in values]
 
 
+def num_kept(n, q):
+    """Of n components that all differ; 0.29 * 100 is meant as 29."""
+    return max(0, n - 1 - int(q * (n - 1) + 1e-6))
+
+
 def norm(arrays):
     return np.sqrt(sum((a**2).sum() for a in arrays))
 
@@ -49,6 +54,15 @@ def perturb(weights, grads, *, rho, q=0.0, ascent="sam", kind="none", threshold=
             u, length = (kept, norm([kept[i]])) if norm([kept[i]]) > 0 else (dense, norm(dense))
         e.append(rho * t[i] * u[i] / length if length > 0 else np.zeros_like(w))
     return e
+
+
+def perturb_by(row, weights, grads):
+    """As a row of the table of methods says, with its default numbers."""
+    rules, numbers = row.rules, row.defaults
+    return perturb(
+        weights, grads, rho=numbers["rho"], q=numbers.get("q_p", 0.0), ascent=rules.ascent, kind=rules.filter,
+        threshold=rules.threshold, scale=rules.norm, one_dim=rules.one_dim,
+    )  # fmt: skip
 
 
 class Descent:

@@ -3,6 +3,10 @@
 import torch
 from torch import nn
 
+from zsharp.optim import METHODS
+
+SHARP = [name for name, method in METHODS.items() if method.rules.ascent != "none"]
+
 
 class Classifier(nn.Module):
     def __init__(self, batch_norm=False, width=12):
@@ -43,6 +47,15 @@ def closure_for(model, optimizer, batch):
     return closure
 
 
+def two_steps(model, optimizer, batch):
+    loss = loss_of(model, batch)
+    loss.backward()
+    optimizer.first_step(zero_grad=True)
+    loss_of(model, batch).backward()
+    optimizer.second_step(zero_grad=True)
+    return loss.detach()
+
+
 def weights(model):
     return [p.detach().clone() for p in model.parameters()]
 
@@ -51,3 +64,9 @@ def same(one, two):
     """Whether two lists of tensors are equal bit for bit."""
     one, two = list(one), list(two)
     return len(one) == len(two) > 0 and all(torch.equal(p, q) for p, q in zip(one, two, strict=True))
+
+
+def close(found, expected, rtol=1e-9):
+    """Asserts that two lists of tensors or arrays are equal up to rounding."""
+    for one, two in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, torch.as_tensor(two), rtol=rtol, atol=rtol / 100)

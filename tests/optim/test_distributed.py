@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 import two_processes
-from small_nets import batches, classifier, closure_for, loss_of, same, weights
+from small_nets import batches, classifier, close, closure_for, loss_of, same, weights
 from two_processes import METHODS, NUM_STEPS, shards
 
 from zsharp.optim import METHODS as TABLE
@@ -44,11 +44,6 @@ def build(method, **kwargs):
     return model, make_optimizer(model.parameters(), method, "sgd", lr=0.1, momentum=0.9)
 
 
-def close(found, expected):
-    for p, q in zip(found, expected, strict=True):
-        torch.testing.assert_close(p, torch.as_tensor(q), rtol=1e-9, atol=1e-11)
-
-
 @pytest.mark.parametrize("way", ["local", "synchronised", "by hand"])
 @pytest.mark.parametrize("method", METHODS)
 def test_weights_stay_the_same_on_both_processes(found, method, way):
@@ -68,7 +63,6 @@ def test_by_default_each_process_ascends_along_its_own_gradient(found, method):
 @pytest.mark.parametrize("method", ALIKE)
 def test_which_is_the_explicit_computation_shard_by_shard(found, method):
     model, _ = build(method)
-    rules, defaults = TABLE[method].rules, TABLE[method].defaults
     descent = slow_twin.Descent("sgd", 0.1)
     w = [p.numpy().copy() for p in weights(model)]
 
@@ -81,10 +75,7 @@ def test_which_is_the_explicit_computation_shard_by_shard(found, method):
     for one, two in zip(shards(0), shards(1), strict=True):
         up = []
         for shard in (one, two):
-            e = slow_twin.perturb(
-                w, gradients_at(w, shard), rho=defaults["rho"], q=defaults.get("q_p", 0.0), ascent=rules.ascent,
-                kind=rules.filter, scale=rules.norm, one_dim=rules.one_dim,
-            )  # fmt: skip
+            e = slow_twin.perturb_by(TABLE[method], w, gradients_at(w, shard))
             up.append(gradients_at([wi + ei for wi, ei in zip(w, e, strict=True)], shard))
         w = descent.step(w, [np.mean(pair, axis=0) for pair in zip(*up, strict=True)])
     close(found[0]["local"][method], w)

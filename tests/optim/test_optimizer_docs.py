@@ -83,8 +83,8 @@ def test_memory_kept_between_steps_is_as_stated(method):
         model(torch.randn(4, 700)).square().mean().backward()
         optimizer.second_step(zero_grad=True)
     num = sum(p.numel() for p in model.parameters())
-    assert sum(t.numel() for t in optimizer._backups.values()) == num
-    assert sum(t.numel() for t in optimizer._running.values.values()) == (
+    assert sum(t.numel() for t in optimizer._backups.wholes.values()) == num
+    assert sum(t.numel() for t in optimizer._progress.running.values.values()) == (
         num if method == "friendly_sam" else 0
     )
     largest = max(p.numel() for p in model.parameters())
@@ -103,4 +103,4 @@ def test_friendly_sam_under_a_closure_keeps_one_running_gradient_for_all_groups(
         closure_for(model, optimizer, batch)()
         gradients.append([p.grad.clone() for p in model.parameters()])
     for p, first, second in zip(model.parameters(), *gradients, strict=True):
-        torch.testing.assert_close(optimizer._running.values[p], (first + second) / 2)
+        torch.testing.assert_close(optimizer._progress.running.values[p], (first + second) / 2)

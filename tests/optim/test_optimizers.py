@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import slow_twin
 import torch
+from small_nets import SHARP, closure_for, loss_of
 from torch import nn
 
 from zsharp.optim import (
@@ -15,13 +16,13 @@ from zsharp.optim import (
     FriendlySAM,
     SharpnessAware,
     ZSharp,
+    ascent,
     frozen_batch_norm,
     make_optimizer,
-    sharpness_aware,
 )
+from zsharp.optim.methods import SWITCHES
 
 BASES = {"sgd": {"momentum": 0.9}, "adam": {}, "adamw": {}}
-SHARP = [name for name, method in METHODS.items() if method.rules.ascent != "none"]
 
 
 def conv_net():
@@ -54,20 +55,6 @@ def batches(num):
     ]
 
 
-def loss_of(model, batch):
-    return nn.functional.cross_entropy(model(batch[0]), batch[1])
-
-
-def closure_for(model, optimizer, batch):
-    def closure():
-        optimizer.zero_grad()
-        loss = loss_of(model, batch)
-        loss.backward()
-        return loss
-
-    return closure
-
-
 def gradients(model, weights, batch):
     """Gradients at `weights`, leaving the model as it is."""
     twin = copy.deepcopy(model)
@@ -82,7 +69,7 @@ def gradients(model, weights, batch):
 @pytest.mark.parametrize("method", [name for name in SHARP if "random" not in name])
 def test_twenty_steps_equal_the_slow_twin(method, base):
     model = conv_net()
-    row, rules = METHODS[method], METHODS[method].rules
+    row = METHODS[method]
     optimizer = make_optimizer(model.parameters(), method, base, lr=0.01, weight_decay=0.1, **BASES[base])
     weights = [p.detach().numpy().copy() for p in model.parameters()]
     descent = slow_twin.Descent(base, 0.01, 0.1)
@@ -91,15 +78,12 @@ def test_twenty_steps_equal_the_slow_twin(method, base):
         loss = optimizer.step(closure_for(model, optimizer, batch))
         g, twin_loss = gradients(model, weights, batch)
         direction = g
-        if rules.ascent == "friendly_sam":
+        if row.rules.ascent == "friendly_sam":
             if running is not None:
                 direction = [gi - row.defaults["sigma"] * mi for gi, mi in zip(g, running, strict=True)]
             decay = row.defaults["lmbda"] if running is not None else 0.0
             running = [decay * mi + (1 - decay) * gi for gi, mi in zip(g, running or g, strict=True)]
-        e = slow_twin.perturb(
-            weights, direction, rho=row.defaults["rho"], q=row.defaults.get("q_p", 0.0), ascent=rules.ascent,
-            kind=rules.filter, threshold=rules.threshold, scale=rules.norm, one_dim=rules.one_dim,
-        )  # fmt: skip
+        e = slow_twin.perturb_by(row, weights, direction)
         up, _ = gradients(model, [w + ei for w, ei in zip(weights, e, strict=True)], batch)
         weights = descent.step(weights, up)
         assert float(loss) == pytest.approx(twin_loss, rel=1e-9)
@@ -317,7 +301,7 @@ def test_radius_and_percentile_may_be_tensors(tensors):
     optimizer.first_step()
     assert float(optimizer.last.norm) == pytest.approx(0.1)
     sizes = [p.numel() for p in model.parameters()]
-    assert optimizer.last.kept.tolist() == [n - 1 - int(0.8 * (n - 1) + 1e-6) for n in sizes]
+    assert optimizer.last.kept.tolist() == [slow_twin.num_kept(n, 0.8) for n in sizes]
 
 
 def test_misuse_says_what_to_do():
@@ -359,7 +343,7 @@ def test_named_classes_are_the_rows_of_the_table():
         named = cls(conv_net().parameters(), torch.optim.SGD, lr=0.1)
         row = make_optimizer(conv_net().parameters(), name, "sgd", lr=0.1)
         assert isinstance(row, SharpnessAware)
-        keys = {"rules", *METHODS[name].defaults}
+        keys = {*SWITCHES, *METHODS[name].defaults}
         assert {k: named.param_groups[0][k] for k in keys} == {k: row.param_groups[0][k] for k in keys}
 
 
@@ -395,7 +379,7 @@ def test_host_and_device_paths_find_the_same_perturbation(method, monkeypatch):
         before = [p.detach().clone() for p in model.parameters()]
         host.first_step()
         with monkeypatch.context() as patch:
-            patch.setattr(sharpness_aware, "_is_host", lambda devices: False)
+            patch.setattr(ascent, "_is_host", lambda devices: False)
             device.first_step()
         if method == "random_sam":  # drawn in another order
             assert host.last.kept.sum() == device.last.kept.sum()
@@ -494,7 +478,6 @@ def test_accumulated_micro_batches_equal_one_batch(method, base):
 def test_groups_of_examples_ascend_by_themselves(method):
     """m-sharpness in one process equals the explicit computation, group by group."""
     model, (batch,) = conv_net(), batches(1)
-    rules = METHODS[method].rules
     optimizer = make_optimizer(model.parameters(), method, "sgd", lr=0.1)
     weights = [p.detach().numpy().copy() for p in model.parameters()]
     groups = list(zip(batch[0].chunk(2), batch[1].chunk(2), strict=True))
@@ -502,9 +485,7 @@ def test_groups_of_examples_ascend_by_themselves(method):
     gradients_up = []
     for group in groups:
         g, _ = gradients(model, weights, group)
-        e = slow_twin.perturb(
-            weights, g, rho=0.05, q=0.95, kind=rules.filter, scale=rules.norm, one_dim=rules.one_dim
-        )
+        e = slow_twin.perturb_by(METHODS[method], weights, g)
         gradients_up.append(gradients(model, [w + ei for w, ei in zip(weights, e, strict=True)], group)[0])
     for p, w, one, two in zip(model.parameters(), weights, *gradients_up, strict=True):
         np.testing.assert_allclose(p.detach().numpy(), w - 0.1 * (one + two) / 2, rtol=1e-9, atol=1e-12)

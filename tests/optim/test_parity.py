@@ -112,7 +112,8 @@ def test_friendly_sams_running_gradient_is_the_same():
     _, theirs = train(*TWINS["friendly_sam"][1], "sgd")
     pairs = zip(ours.param_groups[0]["params"], theirs.param_groups[0]["params"], strict=True)
     for p, q in pairs:
-        torch.testing.assert_close(ours._running.values[p], theirs.state[q]["momentum"], rtol=1e-6, atol=1e-9)
+        running = ours._progress.running.values[p]
+        torch.testing.assert_close(running, theirs.state[q]["momentum"], rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", TWINS)

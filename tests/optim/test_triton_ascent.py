@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from zsharp.optim import make_optimizer, sharpness_aware
+from zsharp.optim import ascent, make_optimizer
 
 METHODS = ["zsharp", "zsharp_official", "magnitude_sam", "zsharp_friendly_sam"]
 NUM_STEPS = 2
@@ -77,13 +77,13 @@ def main(path):
     from zsharp.optim import triton_ascent
 
     triton_ascent.is_available = lambda device: True
-    sharpness_aware._is_host = lambda devices: False
+    ascent._is_host = lambda devices: False
     calls = []
     ascend = triton_ascent.ascend
 
-    def small(layers, home):
+    def small(layers, backups, home):
         calls.append(len(layers))
-        return ascend(layers, home, block=64)
+        return ascend(layers, backups, home, block=64)
 
     triton_ascent.ascend = small
     torch.save({method: run(method) for method in METHODS}, path)

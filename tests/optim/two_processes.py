@@ -80,7 +80,7 @@ def overflow_on_one(rank):
 
         optimizer.step(closure, model=parallel, scaler=scaler)
         scaler.update()
-        found.append((weights(model), [g.clone() for g in optimizer._running.values.values()]))
+        found.append((weights(model), [g.clone() for g in optimizer._progress.running.values.values()]))
     return found, scaler.get_scale()
 
 

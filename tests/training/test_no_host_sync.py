@@ -5,7 +5,7 @@ import torch
 from small_runs import small_spec
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from zsharp.optim import METHODS, sharpness_aware
+from zsharp.optim import METHODS, ascent
 from zsharp.training import AugmentSpec, Training
 
 AUGMENT = AugmentSpec(crop_padding=1, flip=True, cutout=2, mixup=0.2, cutmix=0.5)
@@ -56,7 +56,7 @@ def test_augmentation_mixing_clipping_and_averaging_read_nothing():
 @pytest.mark.parametrize("method", [name for name, row in METHODS.items() if row.rules.filter != "none"])
 def test_the_filter_as_it_runs_on_a_gpu_reads_nothing(method, monkeypatch):
     on_host = Training(small_spec(method)).run_epoch()
-    monkeypatch.setattr(sharpness_aware, "_is_host", lambda devices: False)
+    monkeypatch.setattr(ascent, "_is_host", lambda devices: False)
     assert reads_of_an_epochs_steps(Training(small_spec(method))) == 0
     on_device = Training(small_spec(method)).run_epoch()
     # A difference in the last bit can switch a ReLU, so that runs part; what they find stays alike.

@@ -1,10 +1,14 @@
 """What a sharpness-aware optimizer takes: the ranges of its settings, and parameters whose memory it can restore."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
+
+from zsharp.optim.backups import Save
+from zsharp.optim.methods import Ascent, Filter, OneDim, Scope
 
 _RANGES: dict[str, tuple[float, float]] = {
     "rho": (0, torch.inf),
@@ -12,14 +16,40 @@ _RANGES: dict[str, tuple[float, float]] = {
     "eta": (0, torch.inf),
     "lmbda": (0, 1),
 }
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "ascent": get_args(Ascent),
+    "filter": get_args(Filter),
+    "threshold": get_args(Scope),
+    "norm": get_args(Scope),
+    "one_dim": get_args(OneDim),
+    "save": get_args(Save),
+}
 
 
-def check_numbers(settings: Mapping[str, Any]) -> None:
-    """Raises ValueError if a number is outside its range."""
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Raises ValueError if a number is outside its range, or a name is not valid."""
     for name, (low, high) in _RANGES.items():
         value = float(settings[name])
         if not low <= value < high:
             raise ValueError(f"{name} is {value}; valid: {low} <= {name} < {high}")
+    check_names(settings)
+
+
+def check_names(settings: Mapping[str, Any]) -> None:
+    """Raises ValueError if a name among the settings is not valid; reads no tensor."""
+    for name, choices in _CHOICES.items():
+        if name in settings and settings[name] not in choices:
+            raise ValueError(f"{name} is {settings[name]!r}; valid: {', '.join(choices)}")
+
+
+def check_base(base_optimizer: Optimizer, ours: Iterable[str]) -> None:
+    """Raises ValueError if a base optimizer has settings called as ours are, which it would read from the groups."""
+    both = [name for name in ours if name in base_optimizer.defaults]
+    if both:
+        raise ValueError(
+            f"the settings {', '.join(both)} of {type(base_optimizer).__name__} are called as those of the ascent; "
+            "valid: base optimizers without such settings, as all of torch.optim but Adadelta"
+        )
 
 
 def check_params(params: Iterable[Tensor], others: Iterable[Tensor] = ()) -> None:

@@ -8,18 +8,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from zsharp.optim.backups import Backups
 from zsharp.optim.filters import masks
 from zsharp.optim.layer import Layer, pools
 from zsharp.optim.radius import factors, norms, total
 
 
 def ascend(
-    layers: Sequence[Layer], home: torch.device, generators: dict[torch.device, torch.Generator]
+    layers: Sequence[Layer],
+    backups: Backups,
+    home: torch.device,
+    generators: dict[torch.device, torch.Generator],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Moves the weights of `layers` to w + e and leaves w in their backups.
+    """Moves the weights of `layers` to w + e and leaves w in `backups`, whole.
 
     Args:
         layers: At least one tensor, none skipped; tensors may lie on several devices.
+        backups: Where w is saved.
         home: The device that norms are taken on.
         generators: Sources of the random filter's numbers, by device.
 
@@ -50,7 +55,7 @@ def ascend(
     else:
         length = total(found * torch.where(empty, dense_norms, kept_norms))
     params = [layer.param for layer in layers]
-    torch._foreach_copy_([layer.backup for layer in layers], params)
+    torch._foreach_copy_([backups.whole(param) for param in params], params)
     torch._foreach_add_(params, steps)
     return length, torch.stack(counts), dense_norms
 

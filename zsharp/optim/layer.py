@@ -15,7 +15,6 @@ class Layer:
 
     Attributes:
         param: The weights w; changed in place by an ascent.
-        backup: Same shape and strides as `param`; holds w after an ascent.
         direction: Where the loss rises: the gradient, or what Friendly-SAM leaves of it.
         rules: How it is turned into a perturbation.
         rho: Radius, a float or a 0-d tensor on the parameter's device.
@@ -24,7 +23,6 @@ class Layer:
     """
 
     param: Tensor
-    backup: Tensor
     direction: Tensor
     rules: Rules
     rho: Tensor | float
@@ -34,7 +32,7 @@ class Layer:
     @property
     def is_skipped(self) -> bool:
         """Whether the tensor is left where it is."""
-        return self.rules.one_dim == "skip" and self.param.ndim <= 1
+        return self.rules.ascent == "none" or (self.rules.one_dim == "skip" and self.param.ndim <= 1)
 
     @property
     def is_filtered(self) -> bool:

@@ -1,7 +1,7 @@
 """The table of methods: each is a named (ascent, filter) pair with its default settings."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Literal
@@ -10,6 +10,7 @@ Ascent = Literal["none", "sam", "asam", "friendly_sam"]
 Filter = Literal["none", "zscore", "magnitude", "random"]
 Scope = Literal["layer", "global"]
 OneDim = Literal["dense", "filter", "skip"]
+Radius = Literal["rho", "sqrt_layers"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Rules:
 
     Attributes:
         ascent: Which perturbation: `sam`, `asam` (scaled by abs(w)), `friendly_sam` (less the running
-            gradient), or `none`.
+            gradient), or `none`: the weights are left where they are.
         filter: Which components take part.
         threshold: Whether the percentile is taken per parameter tensor or over all of them at once.
         norm: Whether all that is kept is scaled to norm rho together, or each tensor by itself.
@@ -32,6 +33,7 @@ class Rules:
     one_dim: OneDim = "filter"
 
 
+SWITCHES = tuple(switch.name for switch in fields(Rules))
 PAPER = Rules(filter="zscore")
 OFFICIAL = Rules(filter="zscore", norm="layer", one_dim="dense")
 VARIANTS: Mapping[str, Rules] = MappingProxyType({"paper": PAPER, "official": OFFICIAL})
@@ -47,6 +49,8 @@ class Method:
         rules: The ascent and its filter.
         defaults: Numbers the method has beside those of the base optimizer, with their default values.
         variant: Which version of ZSharp it is, if any.
+        radius: What rho is multiplied by before training: nothing, or sqrt(L) with L the number of tensors with
+            more than one dimension. `zsharp.training` does so; `make_optimizer` takes rho as it is given.
     """
 
     name: str
@@ -54,6 +58,7 @@ class Method:
     rules: Rules
     defaults: Mapping[str, float] = field(default_factory=dict)
     variant: str | None = None
+    radius: Radius = "rho"
 
     @property
     def gradient_evaluations_per_step(self) -> int:
@@ -106,6 +111,19 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 "control: as zsharp, but keeps a random set of the same size",
                 Rules(filter="random"),
                 _SAM | _FILTER,
+            ),
+            Method(
+                "layer_sam",
+                "control: zsharp_official without its mask: each layer by itself scaled to norm rho",
+                OFFICIAL,  # without a q_p, which is then 0: all is kept
+                _SAM,
+            ),
+            Method(
+                "sam_sqrt_l",
+                "control: SAM with the radius that zsharp_official has: rho * sqrt(number of layers)",
+                Rules(),
+                _SAM,
+                radius="sqrt_layers",
             ),
             Method(
                 "zsharp_asam",

@@ -1,8 +1,7 @@
 """The optimizer: ascend to w + e, take the gradient there, return to w exactly, take the base step."""
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -10,34 +9,23 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
-from zsharp.optim import device_ascent, host_ascent, triton_ascent
-from zsharp.optim.batch_norm import frozen_batch_norm
-from zsharp.optim.checks import check_numbers, check_params
-from zsharp.optim.layer import Layer, Observed
+from zsharp.optim import ascent, checkpoint
+from zsharp.optim.backups import Backups, Save
+from zsharp.optim.checks import check_base, check_params, check_settings
+from zsharp.optim.host_filter import Scratch
+from zsharp.optim.layer import Observed
 from zsharp.optim.methods import Rules
-from zsharp.optim.radius import norms, total
-from zsharp.optim.running_gradient import RunningGradients
+from zsharp.optim.passes import Closure, run_groups, run_passes
+from zsharp.optim.progress import Progress
+from zsharp.optim.scaled_step import check_scaler, scaled_step
 
-Closure = Callable[[], Tensor]
 _CLOSURE_HELP = (
     "step() needs a closure that zeroes the gradients, runs forward and backward and returns the loss; "
     "without one call first_step(zero_grad=True), a second forward and backward, "
     "then second_step(zero_grad=True)"
 )
-_CPU = torch.device("cpu")
-
-
-@dataclass
-class _Progress:
-    """What changes from step to step.
-
-    An object of its own, because `torch.compile` forgets what is assigned to attributes of an optimizer.
-    """
-
-    num_steps: int = 0
-    moved: list[Tensor] = field(default_factory=list)
-    last: Observed | None = None
-    loss_increase: Tensor | None = None
+# By copies, beside the groups, the defaults and the state.
+_CARRIED = ("base_optimizer", "_is_built", "_interval", "_start_step", "_settings", "_save", "_progress")
 
 
 class SharpnessAware(Optimizer):
@@ -47,8 +35,8 @@ class SharpnessAware(Optimizer):
 
     The parameter groups and the state are the base optimizer's own, so learning-rate schedulers, checkpoints
     and `add_param_group` work as they do without it. Each group has its own `rho`, `q_p`, `eta`, `sigma`,
-    `lmbda` (floats, or 0-d tensors for rho and q_p) and `rules`. Parameters keep their storage; one copy of the
-    weights, which they are restored from, is the only memory of their size kept between steps.
+    `lmbda` (floats, or 0-d tensors for rho and q_p), `ascent`, `filter`, `threshold`, `norm` and `one_dim` (names, see
+    `Rules`). Parameters keep their storage; at most one copy of the weights, to restore them, is kept between steps.
 
     Reductions: `rho=0` is the base optimizer, bit for bit; with a global norm, `q_p=0` or `filter="none"`
     is the ascent without a filter.
@@ -72,10 +60,15 @@ class SharpnessAware(Optimizer):
         interval: Ascend at every so many steps; the others are the base optimizer's.
         start_step: Number of steps before the first ascent.
         seed: Seed of the random filter.
+        save: `dense` copies every tensor that moves; `sparse` saves of filtered ones only the kept components, with
+            their positions, where that is smaller (not ASAM, float16, or where nothing is kept). The weights are equal.
+            Only on the CPU: elsewhere, and under `torch.compile`, the host does not know how many components are
+            kept, and it may be all, so that memory for a copy would have to be reserved anyway.
         base_kwargs: `lr`, `momentum`, `weight_decay`, ... of the base optimizer.
 
     Raises:
-        ValueError: If a number is outside its range, or a parameter's memory has gaps or is another's too.
+        ValueError: If a setting is not valid, the base optimizer has one of the same name, or a parameter's memory
+            has gaps or is another's too.
         TypeError: If a parameter is sharded (DTensor, FSDP), since its percentile would be that of a shard, or
             complex.
     """
@@ -94,33 +87,28 @@ class SharpnessAware(Optimizer):
         interval: int = 1,
         start_step: int = 0,
         seed: int = 0,
+        save: Save = "dense",
         **base_kwargs: Any,
     ) -> None:
         if interval < 1 or start_step < 0:
             raise ValueError(
                 f"interval is {interval}, start_step {start_step}; valid: at least 1, at least 0"
             )
-        defaults = {
-            "rho": rho,
-            "q_p": q_p,
-            "eta": eta,
-            "sigma": sigma,
-            "lmbda": lmbda,
-            "rules": rules.__dict__.copy(),
-        }
+        numbers = {"rho": rho, "q_p": q_p, "eta": eta, "sigma": sigma, "lmbda": lmbda}
+        defaults = {**numbers, **asdict(rules)}
+        check_settings({**defaults, "save": save})
         self._is_built = False
         super().__init__(params, defaults)
         self.base_optimizer = base_optimizer(self.param_groups, **base_kwargs)
-        self.param_groups = self.base_optimizer.param_groups
-        self.state = self.base_optimizer.state
-        self.defaults = {**self.base_optimizer.defaults, **self.defaults}
+        check_base(self.base_optimizer, defaults)
+        self._share()
+        self.defaults = {**self.base_optimizer.defaults, **defaults}
         self._is_built = True
-        self._interval, self._start_step, self._seed = interval, start_step, seed
-        self._generators: dict[torch.device, torch.Generator] = {}
-        self._scratch: host_ascent.Scratch = {}
-        self._backups: dict[Tensor, Tensor] = {}
-        self._running = RunningGradients()
-        self._progress = _Progress()
+        self._interval, self._start_step = interval, start_step
+        self._settings, self._save = tuple(defaults), save
+        self._scratch: Scratch = {}
+        self._backups = Backups(save)
+        self._progress = Progress(seed)
 
     @property
     def is_perturbed(self) -> bool:
@@ -136,6 +124,11 @@ class SharpnessAware(Optimizer):
     def last_loss_increase(self) -> Tensor | None:
         """loss(w + e) - loss(w) of the last `step` with two passes, a 0-d tensor."""
         return self._progress.loss_increase
+
+    @property
+    def num_saved_bytes(self) -> int:
+        """Memory that holds what the weights are restored from; that of a sparse save is given back by `restore`."""
+        return self._backups.num_bytes
 
     @property
     def is_ascent_due(self) -> bool:
@@ -156,9 +149,9 @@ class SharpnessAware(Optimizer):
             RuntimeError: If the weights are perturbed already.
         """
         self._check_at_rest("another first_step()")
-        self._running.waiting.clear()
+        self._progress.running.waiting.clear()
         if self.is_ascent_due:
-            self._ascend(scaler)
+            ascent.ascend(self.param_groups, self._progress, self._backups, self._scratch, scaler)
         if zero_grad:
             self._drop_gradients()
 
@@ -176,20 +169,13 @@ class SharpnessAware(Optimizer):
             RuntimeError: If `unscale_` was called on this optimizer: the gradients would be divided twice.
         """
         self.restore()
-        if scaler is not None and id(self) in getattr(scaler, "_per_optimizer_states", ()):
-            raise RuntimeError(
-                "scaler.unscale_() was called on this optimizer, whose steps the scaler takes with its base "
-                "optimizer; valid: scaler.unscale_(optimizer.base_optimizer), before second_step()"
-            )
+        if scaler is not None:
+            check_scaler(scaler, self)
         self._opt_called = True  # where schedulers look whether a step came before theirs
         if scaler is None:
             self.base_optimizer.step()
         else:
-            settling = self.base_optimizer.register_step_pre_hook(self._settle)
-            try:
-                scaler.step(self.base_optimizer)
-            finally:
-                settling.remove()
+            scaled_step(self.base_optimizer, scaler, self._progress.running)
         self._progress.num_steps += 1
         if zero_grad:
             self._drop_gradients()
@@ -197,9 +183,8 @@ class SharpnessAware(Optimizer):
     @torch.no_grad()
     def restore(self) -> None:
         """Returns the weights to w, bit for bit; does nothing if they are there."""
-        moved = self._progress.moved
-        if moved:
-            torch._foreach_copy_(moved, [self._backups[param] for param in moved])
+        if self._progress.moved:
+            self._backups.restore(self._progress.moved)
             self._progress.moved = []
 
     @torch.no_grad()
@@ -229,17 +214,9 @@ class SharpnessAware(Optimizer):
         """
         if closure is None:
             raise RuntimeError(_CLOSURE_HELP)
-        is_due = self.is_ascent_due
-        with torch.enable_grad(), _unsynchronised(model, is_due and not sync_ascent):
-            loss = closure().detach()
-        if is_due:
-            self.first_step(zero_grad=True, scaler=scaler)
-            try:
-                with torch.enable_grad(), _frozen(model):
-                    self._progress.loss_increase = closure().detach() - loss
-            except BaseException:
-                self.restore()
-                raise
+        loss, increase = run_passes(self, closure, model, scaler, sync_ascent)
+        if increase is not None:
+            self._progress.loss_increase = increase
         self.second_step(scaler=scaler)
         return loss
 
@@ -257,36 +234,19 @@ class SharpnessAware(Optimizer):
         Returns:
             The mean of the losses at w, detached.
         """
-        params = [param for group in self.param_groups for param in group["params"]]
-        sums: dict[Tensor, Tensor] = {}
-        losses = []
-        for closure in closures:
-            with torch.enable_grad():
-                losses.append(closure().detach())
-            if self.is_ascent_due:
-                self.first_step(zero_grad=True)
-                try:
-                    with torch.enable_grad(), _frozen(model):
-                        closure()
-                finally:
-                    self.restore()
-            for param in params:
-                if param.grad is not None:
-                    sums[param] = param.grad.clone() if param not in sums else sums[param].add_(param.grad)
-        for param, gradient in sums.items():
-            param.grad = gradient.div_(len(closures))
+        loss = run_groups(self, closures, model)
         self.second_step()
-        return torch.stack(losses).mean()
+        return loss
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group to this and the base optimizer; missing settings take their defaults."""
-        check_numbers({**self.defaults, **param_group})
+        check_settings({**self.defaults, **param_group})
         params = param_group["params"]
         if not isinstance(params, set):  # torch refuses those
             # Read twice, and it may be a generator.
             params = param_group["params"] = [params] if isinstance(params, Tensor) else list(params)
             new = [entry[1] if isinstance(entry, tuple) else entry for entry in params]
-            check_params(new, (param for group in self.param_groups for param in group["params"]))
+            check_params(new, self._params())
         if not self._is_built:
             super().add_param_group(param_group)
         else:
@@ -301,21 +261,7 @@ class SharpnessAware(Optimizer):
             RuntimeError: While the weights are perturbed.
         """
         self._check_at_rest("saving")
-        for hook in self._optimizer_state_dict_pre_hooks.values():
-            hook(self)
-        state = self.base_optimizer.state_dict()
-        order = [param for group in self.param_groups for param in group["params"]]
-        running = self._running.values
-        state["ascent"] = {
-            "running": {i: running[param] for i, param in enumerate(order) if param in running},
-            "generators": {
-                str(device): generator.get_state() for device, generator in self._generators.items()
-            },
-            "num_steps": self._progress.num_steps,
-        }
-        for post_hook in self._optimizer_state_dict_post_hooks.values():
-            state = post_hook(self, state) or state
-        return state
+        return checkpoint.save(self)
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -325,26 +271,7 @@ class SharpnessAware(Optimizer):
             RuntimeError: While the weights are perturbed: a later `restore` would undo what was loaded.
         """
         self._check_at_rest("loading the weights and this")
-        state = dict(state_dict)
-        for hook in self._optimizer_load_state_dict_pre_hooks.values():
-            state = hook(self, state) or state
-        ascent = state.pop("ascent", {"running": {}, "generators": {}, "num_steps": 0})
-        settings = [{name: group[name] for name in _SETTINGS} for group in self.param_groups]
-        self.base_optimizer.load_state_dict(state)
-        self.param_groups = self.base_optimizer.param_groups
-        self.state = self.base_optimizer.state
-        for group, own in zip(self.param_groups, settings, strict=True):
-            for name, value in own.items():
-                group.setdefault(name, value)
-        order = [param for group in self.param_groups for param in group["params"]]
-        self._running = RunningGradients(
-            {order[i]: value.to(order[i].device).clone() for i, value in ascent["running"].items()}
-        )
-        for device, generator_state in ascent["generators"].items():
-            self._generator(torch.device(device)).set_state(generator_state.cpu())
-        self._progress.num_steps = ascent["num_steps"]
-        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
-            post_hook(self)
+        checkpoint.load(self, state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
         self._check_at_rest("copying")
@@ -352,7 +279,14 @@ class SharpnessAware(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._scratch, self._backups = {}, {}
+        self._scratch, self._backups = {}, Backups(self._save)
+
+    def _share(self) -> None:
+        """Takes over the base optimizer's groups and state: the objects themselves."""
+        self.param_groups, self.state = self.base_optimizer.param_groups, self.base_optimizer.state
+
+    def _params(self) -> list[Tensor]:
+        return [param for group in self.param_groups for param in group["params"]]
 
     def _check_at_rest(self, before: str) -> None:
         if self.is_perturbed:
@@ -360,98 +294,5 @@ class SharpnessAware(Optimizer):
 
     def _drop_gradients(self) -> None:
         """As `zero_grad` does, which `torch.compile` does not trace."""
-        for group in self.param_groups:
-            for param in group["params"]:
-                param.grad = None
-
-    def _settle(self, base_optimizer: Optimizer, args: object, kwargs: object) -> None:
-        """The base optimizer takes its step: unless it will skip it, so does the running gradient."""
-        self._running.settle(getattr(base_optimizer, "found_inf", None))
-
-    def _ascend(self, scaler: GradScaler | None) -> None:
-        layers = [layer for group in self.param_groups for layer in self._layers(group, scaler)]
-        if not layers:
-            return
-        home = layers[0].param.device
-        moving = [layer for layer in layers if not layer.is_skipped]
-        num_components = max(1, sum(layer.param.numel() for layer in layers))
-        gradients = [layer.param.grad for layer in layers if layer.param.grad is not None]
-        if not moving:
-            nothing = torch.zeros((), device=home)
-            self._progress.last = Observed(
-                nothing, torch.zeros(0, dtype=torch.int64), nothing, total(norms(gradients, home))
-            )
-            return
-        devices = {layer.param.device for layer in moving}
-        if _is_host(devices):
-            length, counts, dense_norms = host_ascent.ascend(moving, self._scratch, self._generator(_CPU))
-            kept = torch.tensor(counts)
-        elif triton_ascent.takes(moving):
-            length, kept, dense_norms = triton_ascent.ascend(moving, home)
-        else:
-            draws = {layer.param.device for layer in moving if layer.rules.filter == "random"}
-            generators = {device: self._generator(device) for device in draws}
-            length, kept, dense_norms = device_ascent.ascend(moving, home, generators)
-        self._progress.moved = [layer.param for layer in moving]
-        is_plain = len(moving) == len(layers) and all(layer.direction is layer.param.grad for layer in layers)
-        if is_plain and not any(layer.is_adaptive for layer in layers):
-            grad_norm = total(dense_norms)  # of the gradients themselves: no second pass over them
-        else:
-            grad_norm = total(norms(gradients, home))
-        self._progress.last = Observed(length, kept, kept.sum() / num_components, grad_norm)
-
-    def _layers(self, group: dict[str, Any], scaler: GradScaler | None) -> list[Layer]:
-        rules = Rules(**group["rules"])
-        rho = -group["rho"] if group.get("maximize") else group["rho"]
-        layers = []
-        for param in group["params"]:
-            direction = param.grad
-            if direction is None:
-                continue
-            if direction.is_sparse:
-                raise RuntimeError("sparse gradients have no per-layer statistics: use dense embeddings")
-            if rules.ascent == "friendly_sam":
-                direction = self._running.direction(param, direction, group["sigma"], group["lmbda"], scaler)
-            backup = self._backups.get(param)
-            if backup is None or not _is_alike(backup, param):
-                self._backups[param] = backup = torch.empty_like(param, requires_grad=False)
-            layers.append(Layer(param, backup, direction, rules, rho, group["q_p"], group["eta"]))
-        return layers
-
-    def _generator(self, device: torch.device) -> torch.Generator:
-        if device not in self._generators:
-            self._generators[device] = torch.Generator(device).manual_seed(self._seed)
-        return self._generators[device]
-
-
-_SETTINGS = ("rho", "q_p", "eta", "sigma", "lmbda", "rules")
-# By copies, beside the groups, the defaults and the state.
-_CARRIED = (
-    "base_optimizer",
-    "_is_built",
-    "_interval",
-    "_start_step",
-    "_seed",
-    "_generators",
-    "_progress",
-    "_running",
-)
-
-
-def _is_host(devices: set[torch.device]) -> bool:
-    """Whether numbers may be read: on the CPU that costs nothing, but a compiler cannot trace it."""
-    return devices == {_CPU} and not torch.compiler.is_compiling()
-
-
-def _is_alike(backup: Tensor, param: Tensor) -> bool:
-    """Whether the parameter still has the type, device and memory layout that it had."""
-    return (backup.dtype, backup.device, backup.stride()) == (param.dtype, param.device, param.stride())
-
-
-def _unsynchronised(model: nn.Module | None, is_wanted: bool) -> AbstractContextManager[Any]:
-    no_sync = getattr(model, "no_sync", None) if is_wanted else None
-    return nullcontext() if no_sync is None else no_sync()
-
-
-def _frozen(model: nn.Module | None) -> AbstractContextManager[Any]:
-    return nullcontext() if model is None else frozen_batch_norm(model)
+        for param in self._params():
+            param.grad = None

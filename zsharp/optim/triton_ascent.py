@@ -6,6 +6,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from zsharp.optim.backups import Backups
 from zsharp.optim.layer import Layer
 from zsharp.optim.radius import factors, norms, total
 from zsharp.optim.triton_cutoffs import cutoffs, is_available
@@ -34,12 +35,13 @@ def takes(layers: Sequence[Layer]) -> bool:
 
 
 def ascend(
-    layers: Sequence[Layer], home: torch.device, *, block: int = 4096
+    layers: Sequence[Layer], backups: Backups, home: torch.device, *, block: int = 4096
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Moves the weights of `layers` to w + e and leaves w in their backups.
+    """Moves the weights of `layers` to w + e and leaves w in `backups`, whole.
 
     Args:
         layers: At least one tensor, none skipped, such as `takes` accepts.
+        backups: Where w is saved.
         home: Their device.
         block: Elements that a program holds at a time, a power of two.
 
@@ -68,8 +70,9 @@ def ascend(
     kept_norms = squares.sqrt().to(dense_norms.dtype)
     factor, empty = factors(layers, kept_norms, dense_norms)
     centre, limit = torch.where(empty, 0.0, centre), torch.where(empty, -1.0, limit)
-    params, backups = [layer.param for layer in layers], [layer.backup for layer in layers]
-    apply_kept(params, directions, backups, centre, limit, factor.float().contiguous(), block=block)
+    params = [layer.param for layer in layers]
+    wholes = [backups.whole(param) for param in params]
+    apply_kept(params, directions, wholes, centre, limit, factor.float().contiguous(), block=block)
     counts = torch.where(empty, _sizes(tuple(param.numel() for param in params), home), counts)
     return total(factor * torch.where(empty, dense_norms, kept_norms)), counts, dense_norms
 

@@ -1,5 +1,6 @@
 """From a trial's spec to its optimizer, with lr, rho and q_p as tensors on the device."""
 
+import math
 from typing import Any
 
 import torch
@@ -28,6 +29,9 @@ def build_optimizer(model: nn.Module, spec: TrialSpec, device: torch.device) -> 
     assert set(params) <= set(method.defaults)
 
     settings: dict[str, Any] = {**method.defaults, **params}
+    decayed, others = _by_dimensions(model)
+    if method.radius == "sqrt_layers":
+        settings["rho"] *= math.sqrt(len(decayed))
     for name in ("rho", "q_p"):
         if name in settings:
             settings[name] = torch.tensor(settings[name], dtype=torch.float64, device=device)
@@ -35,7 +39,6 @@ def build_optimizer(model: nn.Module, spec: TrialSpec, device: torch.device) -> 
         settings["seed"] = train.seed + 2
     if train.base_optimizer == "sgd":
         settings["momentum"] = momentum
-    decayed, others = _by_dimensions(model)
     groups: list[dict[str, Any]] = [
         {"params": decayed, "weight_decay": weight_decay},
         {"params": others, "weight_decay": weight_decay if train.decay_norms_and_biases else 0.0},
