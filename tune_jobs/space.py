@@ -1,6 +1,7 @@
 """The search space: which parameters can be tuned, in which range, and how each is drawn."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -149,6 +150,20 @@ def fixed_value(distribution: Distribution) -> float | None:
         case Choice(choice=(value,)):
             return value
     return None
+
+
+def grid_size(choices: Sequence[Choice]) -> int:
+    """Returns how many combinations of the choices there are: 1 of none."""
+    return math.prod(len(choice.choice) for choice in choices)
+
+
+def grid_point(choices: Mapping[str, Choice], number: int) -> dict[str, float]:
+    """Returns combination `number` of the choices, counted from 0; the last parameter changes fastest."""
+    point: dict[str, float] = {}
+    for name in reversed(list(choices)):
+        number, index = divmod(number, len(choices[name].choice))
+        point[name] = choices[name].choice[index]
+    return {name: point[name] for name in choices}
 
 
 def contains(distribution: Distribution, value: float) -> bool:

@@ -17,6 +17,8 @@ OFFICIAL = {
     "tiny_imagenet": (100_000, (3, 64, 64)),
 }
 NAMES = sorted(presets())
+SEARCHES = ("cifar10", "cifar100", "digits", "tiny_imagenet")
+CONTROLS = ("mask_controls", "qp_ablation", "radius_controls", "transfer")  # more in test_controls.py
 
 
 def comment_of(name: str) -> str:
@@ -37,7 +39,7 @@ def images_of(name: str) -> tuple[int, tuple[int, int, int]]:
 
 
 def test_the_presets():
-    assert NAMES == ["cifar10", "cifar100", "digits", "paper", "tiny_imagenet"]
+    assert sorted([*SEARCHES, *CONTROLS, "paper"]) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -83,7 +85,7 @@ def test_the_architectures_can_take_the_images(name: str):
         check_architecture(architecture, images_of(job.data.name)[1])
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "paper"])
+@pytest.mark.parametrize("name", SEARCHES)
 def test_searches_compare_with_the_base_optimizer_and_begin_at_the_papers_point(name: str):
     job = load_job(name)
     assert {"zsharp", "sam", "base"} <= set(job.methods)
