@@ -70,6 +70,7 @@ def _build_parser() -> _Parser:
     add("--threads", type=int, help="CPU threads (default: OMP_NUM_THREADS, or all cores of this process)")
     add("--checkpoint", type=Path, metavar="FILE", help="written each epoch; continued from if it exists")
     add("--test", action="store_true", help="read the test set at the end")
+    add("--sharpness", action="store_true", help="measure at the end how flat the loss is (docs/sharpness.md)")
     add("--json", action="store_true", help="one JSON object a line")
     return parser
 
@@ -141,6 +142,10 @@ def _train(training: "Training", options: argparse.Namespace) -> int:
         data = training.spec.data
         loss, accuracy = training.evaluate(*load_test_data(data.name, data.root, device=training.device))
         facts |= {"test_loss": loss, "test_accuracy": accuracy}
+    if options.sharpness and result.status == "completed":
+        from zsharp.sharpness import measure_training
+
+        facts |= {f"sharpness.{name}": value for name, value in measure_training(training).items()}
     show("result", facts)
     if result.status == "diverged":
         reason = f"diverged in epoch {training.epoch}: a loss is not finite; a smaller --lr or --rho may help"

@@ -111,6 +111,9 @@ def _result_lines(facts: Mapping[str, Any]) -> Iterator[str]:
         )
     if "test_accuracy" in facts:
         yield f"test accuracy: {facts['test_accuracy']:.4f}"
+    for name, value in facts.items():
+        if name.startswith("sharpness."):
+            yield f"{name:<34}{_number(value, '.6g')}"
 
 
 def _number(value: float | None, spec: str) -> str:

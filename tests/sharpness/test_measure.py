@@ -1,0 +1,129 @@
+"""All measures as one row: names, agreement with the single functions, bounds, and `python -m zsharp --sharpness`."""
+
+import json
+import math
+import re
+
+import pytest
+import torch
+from surfaces import mlp
+from torch.nn import functional as F
+
+from zsharp.__main__ import main
+from zsharp.sharpness import (
+    MEASURES,
+    LossSurface,
+    average_case,
+    hessian_trace,
+    largest_eigenvalue,
+    m_sharpness,
+    measure,
+    measure_training,
+    worst_case,
+)
+from zsharp.training import DataSpec, TrainSpec, TrialSpec, train
+
+SMALL = ["--max-images", "300", "--batch-size", "50", "--threads", "1", "--epochs", "1", "--sharpness"]
+
+
+def test_every_number_is_that_of_its_function():
+    model, batch = mlp()
+    found = measure(model, [batch], rho=0.1, m=5, seed=3, adaptive_rho=0.4, sigma=0.02)
+    surface = LossSurface(model, [batch], F.cross_entropy, seed=3)
+    average = average_case(surface, sigma=0.02, seed=3)
+    largest = largest_eigenvalue(surface, max_products=20, seed=3)
+    trace = hessian_trace(surface, num_vectors=8, seed=3)
+    assert found == {
+        "loss": surface.loss(),
+        "worst_1step": worst_case(surface, rho=0.1).increase,
+        "worst_nstep": worst_case(surface, rho=0.1, num_steps=10).increase,
+        "m_sharpness": m_sharpness(surface, rho=0.1, m=5).increase,
+        "adaptive": worst_case(surface, rho=0.4, adaptive=True).increase,
+        "average": average.increase,
+        "average_se": average.standard_error,
+        "hessian_max": largest.value,
+        "hessian_max_residual": largest.residual,
+        "hessian_max_converged": 1.0,
+        "hessian_trace": trace.value,
+        "hessian_trace_se": trace.standard_error,
+    }
+    assert list(found) == list(MEASURES)
+    assert found["worst_nstep"] >= found["worst_1step"] > 0
+    assert all(type(value) is float for value in found.values())
+
+
+def test_the_cost_is_bounded_as_documented(monkeypatch):
+    calls = {"loss": 0, "loss_and_gradient": 0, "hessian_product": 0}
+
+    def counting(name):
+        method = getattr(LossSurface, name)
+
+        def counted(self, *args):
+            calls[name] += self.num_examples
+            return method(self, *args)
+
+        monkeypatch.setattr(LossSurface, name, counted)
+
+    for name in calls:
+        counting(name)
+    model, (inputs, targets) = mlp()
+    batches = [(inputs.repeat(100, 1), targets.repeat(100))] * 3
+    measure(model, batches)
+    passes = {name: count / 1024 for name, count in calls.items()}
+    assert (passes["loss"], passes["loss_and_gradient"]) == (20, 12)
+    assert 10 <= passes["hessian_product"] <= 28
+
+
+def test_examples_beyond_the_maximum_are_left_out():
+    model, (inputs, targets) = mlp()
+    batches = [(inputs[:5], targets[:5]), (inputs[5:], targets[5:])]
+    found = measure(model, batches, max_examples=7)
+    assert found == measure(model, [batches[0], (inputs[5:7], targets[5:7])])
+    assert found["loss"] == pytest.approx(F.cross_entropy(model(inputs[:7]), targets[:7]).item())
+
+
+def test_what_is_not_finite_is_none():
+    model, batch = mlp()
+    with torch.no_grad():
+        model[2].bias[0] = math.nan
+    found = measure(model, [batch])
+    assert found.pop("hessian_max_converged") == 0
+    assert set(found.values()) == {None}
+
+
+def small_training(seed=0):
+    settings = TrainSpec(epochs=1, batch_size=50, warmup_epochs=0.0, precision="fp32", seed=seed)
+    spec = TrialSpec("resnet8", "sam", {"lr": 0.01}, DataSpec(max_images=300), settings, "cpu")
+    return train(spec).training
+
+
+def test_a_training_run_is_measured_on_its_training_images():
+    training = small_training()
+    found = measure_training(training)
+    assert found == measure_training(training)
+    data = training.data
+    loss, _ = training.evaluate(data.images[data.train_indices], data.labels[data.train_indices])
+    assert found["loss"] == pytest.approx(loss, rel=1e-5)
+    assert measure_training(training, num_images=50)["loss"] != pytest.approx(loss, rel=1e-5)
+    assert found != measure_training(small_training(seed=1))
+
+
+def test_in_json(capsys):
+    assert main([*SMALL, "--json", "--test"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    found = {name: value for name, value in result.items() if name.startswith("sharpness.")}
+    assert list(found) == [f"sharpness.{name}" for name in MEASURES]
+    assert all(isinstance(value, float) for value in found.values())
+    assert found["sharpness.worst_nstep"] >= found["sharpness.worst_1step"] > 0
+
+
+def test_in_text(capsys):
+    assert main(SMALL) == 0
+    lines = capsys.readouterr().out.splitlines()[-len(MEASURES) :]
+    assert [line.split()[0] for line in lines] == [f"sharpness.{name}" for name in MEASURES]
+    assert all(re.fullmatch(r"sharpness\.\w+ +-?\d[\d.e+-]*", line) for line in lines)
+
+
+def test_a_run_that_diverged_is_not_measured(capsys):
+    assert main([*SMALL, "--lr", "1e20", "--base-optimizer", "sgd", "--json"]) == 1
+    assert "sharpness" not in capsys.readouterr().out

@@ -1,0 +1,39 @@
+"""Measures of a training run's model, on a fixed subset of its training images."""
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from zsharp.data.augment import normalise
+from zsharp.data.split import subset_indices
+from zsharp.sharpness.measure import measure
+
+if TYPE_CHECKING:
+    from zsharp.training import Training
+
+NUM_IMAGES = 1024
+_BATCH_SIZE = 256
+
+
+def measure_training(training: "Training", *, num_images: int = NUM_IMAGES) -> dict[str, float | None]:
+    """Returns `measure` of the run's model with its default settings, on images without augmentation.
+
+    The images are drawn with the classes in proportion and a seed of their own, so runs on the same training part
+    are measured on the same ones, in the same groups. The loss is the cross-entropy in float32 without label
+    smoothing, the weights are the trained ones (not their average), batch norm uses its running statistics.
+
+    Args:
+        training: A run, usually a finished one; it is left as it is.
+        num_images: How many; all training images if there are fewer.
+    """
+    data = training.data
+    labels = data.labels[data.train_indices].cpu().numpy()
+    chosen = torch.from_numpy(subset_indices(labels, min(num_images, len(labels)), seed=0))
+    chosen = chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(0))]
+    rows = data.train_indices[chosen.to(data.train_indices.device)]
+    mean, std = (torch.tensor(value, device=training.device) for value in (data.info.mean, data.info.std))
+    batches = [
+        (normalise(data.images[part], mean, std), data.labels[part])
+        for part in torch.split(rows, _BATCH_SIZE)
+    ]
+    return measure(training.model, batches, max_examples=len(rows))
