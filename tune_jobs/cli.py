@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -12,6 +12,9 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from tune_jobs.search import SearchResult
+    from tune_jobs.spec import JobSpec
 
 app = typer.Typer(
     help="Find out whether sharpness-aware training helps a model, at which settings, and how sure one can be.",
@@ -112,11 +115,40 @@ def run(
     console = _console()
     with Progress(spec, console) as progress:
         result = run_search(spec, out, fresh=fresh, on_change=progress.on_change, on_start=progress.on_start)
+    _show_result(console, spec, result)
+
+
+@app.command()
+def resume(folder: Folder, sets: Sets = None) -> None:
+    """Continue a search after any stop; with more trials, epochs or budget, extend it."""
+    from tune_jobs.extend import extended
+    from tune_jobs.ledger import Ledger
+    from tune_jobs.progress import Progress
+    from tune_jobs.search import resume as resume_search
+
+    with Ledger.open(folder, read_only=True) as ledger:
+        _, spec = extended(ledger, sets or [])
+    console = _console()
+    with Progress(spec, console) as progress:
+        result = resume_search(folder, sets or [], on_change=progress.on_change, on_start=progress.on_start)
+    _show_result(console, spec, result)
+
+
+def _show_result(console: Console, spec: "JobSpec", result: "SearchResult") -> None:
+    """Prints what a search found and how it ended; the exit code says whether that is a success."""
     _print_comparison(console, [result.folder])
     console.print(f"\nResults: {escape(str(result.folder / 'parquet'))}", soft_wrap=True)
+    if result.stopped is not None:
+        console.print(escape(f"Stopped before its last trial: {result.stopped}."), soft_wrap=True)
+        console.print(escape(f"It goes on with: tune-jobs resume {result.folder}"), soft_wrap=True)
     if result.is_interrupted:
-        console.print("Interrupted: the table holds what had ended.")
         raise typer.Exit(EXIT_INTERRUPTED)
+    if result.stop_kind == "error":
+        raise typer.Exit(EXIT_FAILED)
+    num_failed = result.counts.get("failed", 0)
+    if num_failed > spec.failures.max_failed_fraction * sum(result.counts.values()):
+        console.print(f"{num_failed} trials failed: more than failures.max_failed_fraction allows.")
+        raise typer.Exit(EXIT_FAILED)
     if not result.counts.get("completed"):
         console.print("No trial reached full fidelity.")
         raise typer.Exit(EXIT_FAILED)
@@ -132,30 +164,105 @@ def export(folder: Folder) -> None:
 
 
 @app.command()
+def confirm(
+    folder: Folder,
+    seeds: Annotated[int, typer.Option("--seeds", metavar="N", help="Fresh seeds of each winner.")],
+    top: Annotated[int, typer.Option("--top", metavar="K", help="Best configurations of each study.")] = 1,
+    budget: Annotated[
+        Literal["epochs", "gradients"],
+        typer.Option("--budget", help="What is equal among methods: epochs, or gradient evaluations."),
+    ] = "epochs",
+    sharpness: Annotated[
+        bool, typer.Option("--sharpness/--no-sharpness", help="Measure how flat each minimum is.")
+    ] = True,
+) -> None:
+    """Retrain each study's winner with fresh seeds on all training data, and read the test set."""
+    from tune_jobs.ray_confirm import confirm as confirm_folder
+
+    console = _console()
+    counts = {"done": 0, "all": 0}
+
+    def on_start(num_runs: int, num_done: int) -> None:
+        counts.update(done=num_done, all=num_runs)
+        console.print(f"{num_runs} runs, {num_done} of them done already.")
+
+    def on_row(row: dict[str, Any]) -> None:
+        counts["done"] += 1
+        accuracy = row.get("test_accuracy")
+        found = f"test acc {accuracy:.4f}" if accuracy is not None else str(row["error"] or "")
+        line = f"{counts['done']}/{counts['all']}  {row['trial_id']}  seed {row['seed']}  {row['status']}  {found}"
+        console.print(escape(line), soft_wrap=True)
+
+    try:
+        rows = confirm_folder(
+            folder, seeds, top=top, budget=budget, sharpness=sharpness, on_start=on_start, on_row=on_row
+        )
+    except KeyboardInterrupt:
+        console.print(
+            escape(f"Interrupted. What ended is recorded; go on with: tune-jobs confirm {folder} ...")
+        )
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    _print_answer(console, [folder])
+    if not any(row["status"] == "completed" for row in rows):
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
 def compare(
     folders: Folders,
     form: Annotated[
-        Literal["table", "csv", "markdown", "json"], typer.Option("--format", help="How to write it.")
+        Literal["table", "csv", "markdown", "latex", "json"],
+        typer.Option("--format", help="How to write it."),
     ] = "table",
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write the report as one HTML page instead.")
+    ] = None,
 ) -> None:
     """Architectures and methods side by side."""
-    from tune_jobs.compare import comparison, to_csv, to_json, to_markdown
+    from tune_jobs.compare import comparison, to_csv, to_json, to_latex, to_markdown
 
+    if html is not None:
+        _write_report(folders, html)
+        return
     if form == "table":
         _print_comparison(_console(), folders)
         return
     renderers: dict[str, Callable[[pd.DataFrame], str]] = {
         "csv": to_csv,
         "markdown": to_markdown,
+        "latex": to_latex,
         "json": to_json,
     }
     typer.echo(renderers[form](comparison(folders)), nl=False)
 
 
+def _write_report(folders: list[Path], page: Path) -> None:
+    from tune_jobs.report import write_report
+
+    try:
+        written = write_report(folders, page)
+    except OSError as problem:
+        raise typer.BadParameter(f"cannot be written: {problem}", param_hint="--html") from None
+    typer.echo(f"Report: {written.page}\nIts tables and figures as files: {written.files}")
+    if written.missing:
+        typer.echo(written.missing)
+
+
+def _print_answer(console: Console, folders: list[Path]) -> None:
+    from tune_jobs.report_answer import answer_in_words
+    from tune_jobs.report_data import load
+
+    for line in answer_in_words(load(folders)):
+        console.print(escape(line), soft_wrap=True)
+
+
 def _print_comparison(console: Console, folders: list[Path]) -> None:
     from tune_jobs.compare import comparison, render_table
+    from tune_jobs.receipt import describe
 
     console.print(render_table(comparison(folders)))
+    for line in describe(folders):
+        console.print(escape(line), soft_wrap=True)
 
 
 def _console() -> Console:
@@ -174,6 +281,8 @@ def main() -> None:
             raise
         typer.echo(error, err=True)
         sys.exit(EXIT_BAD_INPUT)
+    except KeyboardInterrupt:  # before a search has begun, or after it ended
+        sys.exit(EXIT_INTERRUPTED)
 
 
 def _is_bad_input(error: ValueError) -> bool:

@@ -1,7 +1,6 @@
 """Puts architectures and methods of finished searches side by side, and writes that as text."""
 
 import json
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tune_jobs.export import read_results
+from tune_jobs.report_tables import escape_markdown, latex_table
 from tune_jobs.schema import PARAM_PREFIX, STANDARD_PARAMS
 
 NOTE = (
@@ -95,13 +95,26 @@ def to_markdown(table: pd.DataFrame) -> str:
     parts = []
     for section in _sections(table):
         lines = [
-            [_escape(header.replace("-\n", "")) for header in section.headers],
+            [escape_markdown(header.replace("-\n", "")) for header in section.headers],
             ["---:" if numeric else "---" for numeric in section.numeric],
-            *([_escape(cell) for cell in cells] for cells in section.rows),
+            *([escape_markdown(cell) for cell in cells] for cells in section.rows),
         ]
         grid = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-        parts += [_escape(section.headline), grid, *map(_escape, section.remarks)]
-    return "\n\n".join([*parts, *map(_escape, NOTE.splitlines())]) + "\n"
+        parts += [escape_markdown(section.headline), grid, *map(escape_markdown, section.remarks)]
+    return "\n\n".join([*parts, *map(escape_markdown, NOTE.splitlines())]) + "\n"
+
+
+def to_latex(table: pd.DataFrame) -> str:
+    """Returns the tables of `render_table` as LaTeX, for the package booktabs, with what to know as captions."""
+    return "\n".join(
+        latex_table(
+            f"{section.headline}. {' '.join(section.remarks)} {NOTE}",
+            [header.replace("-\n", "") for header in section.headers],
+            section.numeric,
+            section.rows,
+        )
+        for section in _sections(table)
+    )
 
 
 def to_csv(table: pd.DataFrame) -> str:
@@ -258,8 +271,3 @@ def _human(count: int | None) -> str:
             return f"{value:.1f}{unit}"
         value /= 1000
     return f"{value:.1f}T"
-
-
-def _escape(text: str) -> str:
-    """Returns Markdown that shows as this text (an underscore inside a word is no markup)."""
-    return re.sub(r"[\\`*~<>&|\[\]]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", " ".join(text.split()))

@@ -2,8 +2,9 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tune_jobs.ledger import Ledger
-from tune_jobs.schema import SCHEMA_VERSION, confirmations_schema, epochs_schema, trials_schema
+from tune_jobs.schema import (
+    LATER_COLUMNS,
+    SCHEMA_VERSION,
+    SHARPNESS_PREFIX,
+    confirmations_schema,
+    epochs_schema,
+    trials_schema,
+)
 
 _BATCH = 20_000  # rows; the reports of a long search need not fit in memory as Python objects
 _LAST_REPORT = (  # columns of a trial that its last report has
     *("val_accuracy", "val_loss", "train_loss", "gradient_evaluations", "train_s", "wall_s", "images_per_s"),
     *("peak_memory_bytes", "num_parameters", "device", "node", "gpu_ids", "worker_pid"),
 )
-_JSON_METADATA = ("job", "package_versions", "hardware")
+_JSON_METADATA = ("job", "job_history", "package_versions", "hardware")
 
 
 class ResultsError(ValueError):
@@ -33,28 +41,31 @@ class Results:
 
     trials: pd.DataFrame  # columns as in `trials_schema`; counts are nullable Int64
     epochs: pd.DataFrame  # columns as in `epochs_schema`, in ledger order
-    metadata: dict[str, Any]  # job, package_versions, hardware (dicts), git_commit, git_dirty, schema_version
+    confirmations: pd.DataFrame  # columns as in `confirmations_schema`; no rows where nothing was confirmed
+    metadata: dict[
+        str, Any
+    ]  # job, package_versions, hardware (dicts), git_commit, git_dirty, schema_version,
+    # and job_history: the job as created and as extended, each with the `seq` of the last report before it held
 
 
 def export(folder: Path) -> list[Path]:
     """Writes `parquet/{trials,epochs,confirmations}.parquet` in a search folder from its ledger.
 
     May run while the search does: it takes the ledger of one moment, and each file is replaced as a whole.
-    Confirmations that are there stay.
 
     Returns:
         the files written.
 
     Raises:
         LedgerError: there is no ledger that can be read.
-        ResultsError: there is a confirmations file that would be lost and is not ours.
+        ResultsError: `parquet` is not a folder.
     """
     parquet = Path(folder) / "parquet"
     with Ledger.open(folder, read_only=True) as ledger, ledger.snapshot():
         job, trials = ledger.job, ledger.trials()
-        metadata = _metadata(job, ledger.provenance)
+        metadata = _metadata(job, ledger.provenance, ledger.jobs())
         params = {name for trial in trials for name in trial["params"]}
-        confirmations = _confirmations(parquet / "confirmations.parquet", params)
+        confirmations = [_with_times(row) for row in ledger.confirmations().values()]
         parquet.mkdir(exist_ok=True)
 
         summaries = {trial["trial_id"]: {"epochs_trained": 0, "best_val_accuracy": None} for trial in trials}
@@ -68,14 +79,14 @@ def export(folder: Path) -> list[Path]:
         written = [_write(parquet / "epochs.parquet", epochs_schema(), epochs(), metadata)]
     rows = (_trial_row(job["name"], trial, summaries[trial["trial_id"]]) for trial in trials)
     written.insert(0, _write(parquet / "trials.parquet", trials_schema(params), rows, metadata))
-    written.append(
-        _write(parquet / "confirmations.parquet", confirmations.schema, confirmations.to_pylist(), metadata)
-    )
+    measures = {name for row in confirmations for name in row if name.startswith(SHARPNESS_PREFIX)}
+    schema = confirmations_schema(params, sorted(name.removeprefix(SHARPNESS_PREFIX) for name in measures))
+    written.append(_write(parquet / "confirmations.parquet", schema, confirmations, metadata))
     return written
 
 
 def read_results(folder: Path) -> Results:
-    """Reads the Parquet files of a search folder.
+    """Reads the Parquet files of a search folder; columns that an older version did not write are null.
 
     Raises:
         ResultsError: the folder has none, or they are foreign, damaged, or of a newer schema version.
@@ -83,13 +94,14 @@ def read_results(folder: Path) -> Results:
     parquet = Path(folder) / "parquet"
     trials = _read(parquet / "trials.parquet", trials_schema())
     epochs = _read(parquet / "epochs.parquet", epochs_schema())
+    confirmations = _read(parquet / "confirmations.parquet", confirmations_schema())
     raw = {key.decode(): value.decode() for key, value in trials.schema.metadata.items()}
     metadata: dict[str, Any] = {name: json.loads(raw.get(name, "null")) for name in _JSON_METADATA}
     metadata["schema_version"] = int(raw["schema_version"])
     metadata["python_version"] = raw.get("python_version")
     metadata["git_commit"] = raw.get("git_commit")
     metadata["git_dirty"] = {"true": True, "false": False}.get(raw.get("git_dirty", ""))
-    return Results(_to_pandas(trials), _to_pandas(epochs), metadata)
+    return Results(_to_pandas(trials), _to_pandas(epochs), _to_pandas(confirmations), metadata)
 
 
 def _summarise(summary: dict[str, Any], report: Mapping[str, Any]) -> None:
@@ -105,18 +117,22 @@ def _trial_row(job: str, trial: Mapping[str, Any], summary: Mapping[str, Any]) -
     return {**trial, **summary, **params, "job": job, "error": lines[-1].strip() if lines else None}
 
 
-def _confirmations(file: Path, params: Iterable[str]) -> pa.Table:
-    if file.exists() and (found := _read(file, confirmations_schema())).num_rows:
-        return found
-    return confirmations_schema(params).empty_table()
+def _with_times(row: Mapping[str, Any]) -> dict[str, Any]:
+    times = {
+        name: datetime.fromisoformat(row[name]) for name in ("started_at", "finished_at") if row.get(name)
+    }
+    return {**row, **times}
 
 
-def _metadata(job: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict[str, str]:
+def _metadata(
+    job: Mapping[str, Any], provenance: Mapping[str, Any], history: Sequence[tuple[int, Mapping[str, Any]]]
+) -> dict[str, str]:
     """Key-value metadata of a file; what is not known has no key."""
     dirty = provenance.get("git_dirty")
     known = {
         "schema_version": str(SCHEMA_VERSION),
         "job": json.dumps(job),
+        "job_history": json.dumps(history),
         "package_versions": json.dumps(provenance.get("package_versions")),
         "python_version": provenance.get("python_version"),
         "git_commit": provenance.get("git_commit"),
@@ -160,6 +176,10 @@ def _read(file: Path, expected: pa.Schema) -> pa.Table:
         raise ResultsError(
             f"{file}: found schema_version {version}, expected at most {SCHEMA_VERSION}; update zsharp-tune"
         )
+    present = {field.name for field in table.schema}
+    for field in expected:
+        if field.name in LATER_COLUMNS[file.stem] and field.name not in present:
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
     fields = {field.name: field.type for field in table.schema}
     if wrong := [field.name for field in expected if fields.get(field.name) != field.type]:
         raise ResultsError(

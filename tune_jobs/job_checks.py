@@ -10,10 +10,23 @@ from pydantic import ValidationError
 
 from tune_jobs.job_errors import explain
 from tune_jobs.problems import NOTHING, Problem, show_path, unknown
-from tune_jobs.space import PARAMETERS, Distribution, bounds, contains, describe
+from tune_jobs.space import (
+    PARAMETERS,
+    Choice,
+    Distribution,
+    LogUniform,
+    Uniform,
+    bounds,
+    contains,
+    describe,
+    grid_size,
+)
 from tune_jobs.spec import SECTIONS, JobSpec
 
 _Place = tuple[int | str, ...]
+
+# Samplers that look at no results: what they suggest depends on the number of the trial only.
+_BLIND = ("random", "grid")
 
 # Stands in for what is missing or wrong, so that the rest can be checked; never part of a job that runs.
 _PLACEHOLDERS: Mapping[str, object] = {
@@ -141,7 +154,12 @@ def _check_momentum(given: _Given) -> Iterator[Problem]:
 def _check_something_to_search(given: _Given) -> Iterator[Problem]:
     from zsharp.optim.methods import METHODS
 
-    if given.job.search.num_trials == 1 or not set(given.job.methods) <= set(METHODS):
+    search = given.job.search
+    if (
+        search.num_configurations <= 1
+        or search.sampler == "grid"
+        or not set(given.job.methods) <= set(METHODS)
+    ):
         return
     methods = {study.method for study in given.job.studies() if not study.parameters}
     for method in (method for method in given.job.methods if method in methods):
@@ -151,6 +169,53 @@ def _check_something_to_search(given: _Given) -> Iterator[Problem]:
             f"nothing to search for method {method}: its {given.job.search.num_trials} trials would all be the same; "
             "give one of its parameters a range, or set search.num_trials to 1",
         )
+
+
+def _check_repeats(given: _Given) -> Iterator[Problem]:
+    search = given.job.search
+    settings = {"seeds above 1": search.seeds > 1, "shared_configurations": search.shared_configurations}
+    for setting in [name for name, is_given in settings.items() if is_given]:
+        if search.sampler not in _BLIND:
+            yield Problem(
+                "search.sampler",
+                search.sampler,
+                f"suggests by results, which does not go with search.{setting}; valid: {', '.join(_BLIND)}",
+            )
+    if search.num_trials % search.seeds:
+        yield Problem(
+            "search.num_trials",
+            search.num_trials,
+            f"must be a multiple of search.seeds, which is {search.seeds}",
+        )
+    if search.first_points and (search.seeds > 1 or search.sampler == "grid"):
+        yield Problem(
+            "search.first_points", NOTHING, "not with search.seeds above 1 or the grid sampler; remove them"
+        )
+
+
+def _check_grid(given: _Given) -> Iterator[Problem]:
+    from zsharp.optim.methods import METHODS
+
+    job = given.job
+    if job.search.sampler != "grid" or not set(job.methods) <= set(METHODS):
+        return
+    ranges = [name for name, drawn in job.space.items() if isinstance(drawn, Uniform | LogUniform)]
+    for name in ranges:
+        yield Problem(
+            show_path(("space", name)),
+            NOTHING,
+            "the grid sampler needs {choice: [number, ...]} or a plain number",
+        )
+    for study in () if ranges else job.studies()[: len(job.methods)]:
+        drawn = [job.space[name] for name in study.parameters]
+        size = grid_size([choice for choice in drawn if isinstance(choice, Choice)])
+        if size * job.search.seeds != job.search.num_trials:
+            yield Problem(
+                "search.num_trials",
+                job.search.num_trials,
+                f"the grid of method {study.method} has {_count(size, 'point')}, which with search.seeds = "
+                f"{job.search.seeds} makes {_count(size * job.search.seeds, 'trial')}",
+            )
 
 
 def _check_first_points(given: _Given) -> Iterator[Problem]:
@@ -175,6 +240,10 @@ def _check_first_points(given: _Given) -> Iterator[Problem]:
                 and not contains(distribution, value)
             ):
                 yield Problem(path, value, f"the space has {name} {describe(distribution)}")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _is_sound(name: str, distribution: Distribution) -> bool:
@@ -218,7 +287,12 @@ _CHECKS: tuple[tuple[tuple[_Place, ...], Callable[[_Given], Iterator[Problem]]],
     ((), _check_methods),
     ((), _check_space),
     ((("space",), ("train", "base_optimizer")), _check_momentum),
-    ((("methods",), ("space",), ("search", "num_trials")), _check_something_to_search),
+    (
+        (("methods",), ("space",), *(("search", name) for name in ("num_trials", "seeds", "sampler"))),
+        _check_something_to_search,
+    ),
+    ((("search",),), _check_repeats),
+    ((("methods",), ("space",), ("search",)), _check_grid),
     ((), _check_first_points),
     ((("train", "epochs"), ("train", "warmup_epochs")), _check_warmup),
     ((("train", "epochs"), ("asha", "grace_epochs")), _check_grace),

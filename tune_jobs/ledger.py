@@ -28,6 +28,7 @@ from tune_jobs.ledger_file import leave_one_file, lock_for_writing, make_file, o
 FILE_NAME = "ledger.sqlite"
 ACTIONS = ("continue", "stop", "complete", "diverge")
 STATUSES = ("completed", "pruned", "diverged", "failed", "interrupted")
+EVENTS = ("start", "stop", "retry", "job", "checkpoint")
 
 # What a report may measure. Other metrics are kept too, unchecked, in the ledger only; Parquet has these.
 METRICS: dict[str, type[float] | type[int] | type[str]] = {
@@ -47,7 +48,11 @@ METRICS: dict[str, type[float] | type[int] | type[str]] = {
 }
 
 _START = ("trial_id", "study", "number", "dataset", "architecture", "method", "variant", "seed")
-_TRIAL = (*_START, "params", "max_epochs", "status", "stop_reason", "error", "started_at", "finished_at")
+_TRIAL = (
+    *(*_START, "params", "max_epochs", "status", "stop_reason", "error", "started_at", "finished_at"),
+    *("ended_after", "retries"),
+)
+_EVENT = ("after", "kind", "trial_id", "data", "happened_at")
 _DECISION = ("decision", "rung", "cutoff", "num_values", "reason", "reported_at")
 _RESERVED = {"seq", "trial_id", "epoch", *_DECISION}
 
@@ -103,13 +108,20 @@ class Ledger:
 
     @property
     def job(self) -> dict[str, Any]:
-        """The resolved job."""
-        return self._meta("job")
+        """The resolved job, as last extended."""
+        return self.jobs()[-1][1]
 
     @property
     def provenance(self) -> dict[str, Any]:
         """Versions, commit and hardware of the process that created the ledger."""
         return self._meta("provenance")
+
+    def check_whole(self) -> None:
+        """Read all of the file, and raise `LedgerError` if a page of it is damaged."""
+        with self._translated():
+            (found,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise self._error(f"expected a whole ledger, found damage: {found}")
 
     def start_trial(
         self,
@@ -145,16 +157,20 @@ class Ledger:
         epoch: int,
         metrics: Mapping[str, float | int | str | None],
         decision: Decision,
+        ends_as: str | None = None,
     ) -> None:
-        """Record one epoch of a running trial and the decision taken on it.
+        """Record one epoch of a running trial, the decision taken on it, and the trial's end if that was it.
 
         Args:
             trial_id: a trial that is not finished.
             epoch: 1 for the first report, then one more each time.
             metrics: by name, those of `METRICS` and others; NaN and infinities become null (not measured).
             decision: what was decided, and on which inputs.
+            ends_as: one of `STATUSES` if the trial ends here, with the decision's reason.
         """
         where = f"{trial_id}, epoch {epoch}"
+        if ends_as is not None and ends_as not in STATUSES:
+            raise self._error(f"trial {where}: status {ends_as!r}; expected one of {STATUSES}")
         if decision.action not in ACTIONS:
             raise self._error(f"trial {where}: decision {decision.action!r}; expected one of {ACTIONS}")
         if taken := sorted(_RESERVED & set(metrics)):
@@ -175,37 +191,98 @@ class Ledger:
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (trial, epoch, json.dumps(values), *judged, _now()),
             )
+            if ends_as is not None:
+                self._end(trial, ends_as, decision.reason, None)
 
     def finish_trial(self, trial_id: str, status: str, stop_reason: str, error: str | None = None) -> None:
         """Record how a running trial ended: one of `STATUSES`, why, and its error's text if it had one."""
         if status not in STATUSES:
             raise self._error(f"trial {trial_id}: status {status!r}; expected one of {STATUSES}")
-        with self._writing() as connection:
+        with self._writing():
             trial, before = self._trial(trial_id)
             if before is not None:
                 raise self._error(f"trial {trial_id}: it is {before}, not running; cannot become {status}")
-            connection.execute(
-                "UPDATE trials SET status = ?, stop_reason = ?, error = ?, finished_at = ? WHERE seq = ?",
-                (status, _text(stop_reason), _text(error), _now(), trial),
-            )
+            self._end(trial, status, stop_reason, error)
 
-    def reopen_trial(self, trial_id: str) -> None:
-        """Let an interrupted trial run again (on resume); its next report is the one after its last."""
+    def reopen_trial(self, trial_id: str, max_epochs: int | None = None) -> None:
+        """Let an interrupted trial run again; its next report is the one after its last.
+
+        Args:
+            trial_id: an interrupted trial; with `max_epochs`, a running or a completed one too.
+            max_epochs: its full number of epochs from now on, more than before.
+        """
         with self._writing() as connection:
             trial, status = self._trial(trial_id)
-            if status != "interrupted":
+            if status != "interrupted" and not (status in (None, "completed") and max_epochs is not None):
                 raise self._error(f"trial {trial_id} is {status or 'running'}; expected an interrupted one")
             connection.execute(
-                "UPDATE trials SET status = NULL, stop_reason = NULL, error = NULL, finished_at = NULL"
-                " WHERE seq = ?",
-                (trial,),
+                "UPDATE trials SET status = NULL, stop_reason = NULL, error = NULL, finished_at = NULL,"
+                " ended_after = NULL, max_epochs = coalesce(?, max_epochs) WHERE seq = ?",
+                (max_epochs, trial),
             )
+
+    def retry_trial(self, trial_id: str, error: str) -> None:
+        """Record that a running trial's worker raised, died or hung, and that the trial is tried again."""
+        with self._writing() as connection:
+            trial, status = self._trial(trial_id)
+            if status is not None:
+                raise self._error(f"trial {trial_id}: it is {status}, not running; cannot be tried again")
+            connection.execute("UPDATE trials SET retries = retries + 1 WHERE seq = ?", (trial,))
+            self._add_event("retry", {"error": _text(error)}, trial_id)
+
+    def record_event(self, kind: str, data: Mapping[str, Any] | None = None) -> None:
+        """Record what happened to the search as a whole: one of `EVENTS`, with what JSON can hold."""
+        if kind not in EVENTS:
+            raise self._error(f"event {kind!r}; expected one of {EVENTS}")
+        with self._writing():
+            self._add_event(kind, data or {}, None)
+
+    def extend(self, job: Mapping[str, Any]) -> None:
+        """Record that the search goes on as another job: more trials, epochs or budget."""
+        self.record_event("job", {"job": dict(job)})
+
+    def jobs(self) -> list[tuple[int, dict[str, Any]]]:
+        """The job as created and as extended, each with the `seq` of the last report before it held."""
+        extended = [
+            (event["after"], event["data"]["job"]) for event in self.events() if event["kind"] == "job"
+        ]
+        return [(0, self._meta("job")), *extended]
+
+    def events(self) -> list[dict[str, Any]]:
+        """Every event, in order.
+
+        Each has `after` (the `seq` of the last report before it), `kind`, `trial_id` (or None), `data`, and
+        `happened_at` as an aware datetime in UTC. Kinds: a `start` and a `stop` of the search with its reason, a
+        `retry` of a trial with its error, the `job` it was extended to, a `checkpoint` that could not be used.
+        """
+        with self._translated():
+            rows = self._connection.execute(f"SELECT {', '.join(_EVENT)} FROM events ORDER BY seq").fetchall()
+        events = [dict(zip(_EVENT, row, strict=True)) for row in rows]
+        for event in events:
+            event["data"] = json.loads(event["data"])
+            event["happened_at"] = datetime.fromisoformat(event["happened_at"])
+        return events
+
+    def confirm(self, key: str, row: Mapping[str, Any]) -> None:
+        """Record one confirmation under a key that is new in this ledger; `row` is what JSON can hold."""
+        with self._writing() as connection:
+            if connection.execute("SELECT 1 FROM confirmations WHERE key = ?", (key,)).fetchone():
+                raise self._error(f"confirmation {key} was recorded before; expected a new one")
+            data = _json(row, f"{self.file}: confirmation {key}")
+            connection.execute("INSERT INTO confirmations (key, data) VALUES (?, ?)", (key, data))
+
+    def confirmations(self) -> dict[str, dict[str, Any]]:
+        """Every confirmation by its key, in the order recorded."""
+        with self._translated():
+            rows = self._connection.execute("SELECT key, data FROM confirmations ORDER BY seq").fetchall()
+        return {key: json.loads(data) for key, data in rows}
 
     def trials(self) -> list[dict[str, Any]]:
         """Every trial, in the order started.
 
-        Each has the arguments of `start_trial`, `status` (None while it runs), `stop_reason`, `error`, and
-        `started_at` and `finished_at` as aware datetimes in UTC.
+        Each has the arguments of `start_trial`, `status` (None while it runs), `stop_reason`, `error`,
+        `started_at` and `finished_at` as aware datetimes in UTC, `ended_after` (the `seq` of the last report of
+        any trial before it ended), and how many `retries` it took.
         """
         with self._translated():
             query = f"SELECT {', '.join(_TRIAL)} FROM trials ORDER BY seq"
@@ -276,6 +353,22 @@ class Ledger:
         if row is None:
             raise self._error(f"there is no trial {trial_id!r}; expected one that start_trial recorded")
         return row[0], row[1]
+
+    def _end(self, trial: int, status: str, stop_reason: str, error: str | None) -> None:
+        self._connection.execute(
+            "UPDATE trials SET status = ?, stop_reason = ?, error = ?, finished_at = ?, ended_after = ?"
+            " WHERE seq = ?",
+            (status, _text(stop_reason), _text(error), _now(), self._last_seq(), trial),
+        )
+
+    def _add_event(self, kind: str, data: Mapping[str, Any], trial_id: str | None) -> None:
+        self._connection.execute(
+            f"INSERT INTO events ({', '.join(_EVENT)}) VALUES (?, ?, ?, ?, ?)",
+            (self._last_seq(), kind, trial_id, _json(data, f"{self.file}: {kind}"), _now()),
+        )
+
+    def _last_seq(self) -> int:
+        return int(self._connection.execute("SELECT coalesce(max(seq), 0) FROM reports").fetchone()[0])
 
     def _error(self, text: str) -> LedgerError:
         return LedgerError(f"{self.file}: {text}")

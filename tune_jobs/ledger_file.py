@@ -11,7 +11,7 @@ if sys.platform != "win32":
     import fcntl
 
 APPLICATION_ID = 0x5A534850  # "ZSHP", in the file's header
-VERSION = 1
+VERSION = 2
 
 _TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -19,13 +19,19 @@ CREATE TABLE trials (
     seq INTEGER PRIMARY KEY, trial_id TEXT NOT NULL UNIQUE, study TEXT NOT NULL, number INTEGER NOT NULL,
     dataset TEXT NOT NULL, architecture TEXT NOT NULL, method TEXT NOT NULL, variant TEXT,
     seed INTEGER NOT NULL, params TEXT NOT NULL, max_epochs INTEGER NOT NULL,
-    status TEXT, stop_reason TEXT, error TEXT, started_at TEXT NOT NULL, finished_at TEXT
+    status TEXT, stop_reason TEXT, error TEXT, started_at TEXT NOT NULL, finished_at TEXT,
+    ended_after INTEGER, retries INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE reports (
     seq INTEGER PRIMARY KEY, trial INTEGER NOT NULL REFERENCES trials (seq), epoch INTEGER NOT NULL,
     metrics TEXT NOT NULL, decision TEXT NOT NULL, rung INTEGER, cutoff REAL, num_values INTEGER,
     reason TEXT NOT NULL, reported_at TEXT NOT NULL, UNIQUE (trial, epoch)
 );
+CREATE TABLE events (
+    seq INTEGER PRIMARY KEY, after INTEGER NOT NULL, kind TEXT NOT NULL, trial_id TEXT, data TEXT NOT NULL,
+    happened_at TEXT NOT NULL
+);
+CREATE TABLE confirmations (seq INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, data TEXT NOT NULL);
 """
 
 

@@ -12,12 +12,14 @@ from tune_jobs.data_checks import check_data
 from tune_jobs.search import plan_resources, search_folder
 from tune_jobs.simulate import Band, epochs_band
 from tune_jobs.spec import JobSpec
+from zsharp.models import build_model
 from zsharp.optim.methods import find_method
 
 # Upper bounds, measured on ledgers and Parquet files of real searches.
 _BYTES_PER_SEARCH = 100_000
 _BYTES_PER_REPORT = 1_500
 _BYTES_PER_TRIAL = 3_000
+_BYTES_PER_CHECKPOINT = 200_000  # beside the weights and what is of their size
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Plan:
         spend_improving: Epochs of all studies if later trials are better.
         explanation: How trials fill the machine.
         storage_bytes: Size of ledger and Parquet files if nothing is stopped.
+        checkpoint_bytes: Size of all checkpoints that can be there at once.
     """
 
     folder: Path
@@ -58,6 +61,7 @@ class Plan:
     spend_improving: Band
     explanation: list[str]
     storage_bytes: int
+    checkpoint_bytes: int
 
 
 def make_plan(job: JobSpec, out: str | Path | None = None) -> Plan:
@@ -81,8 +85,7 @@ def make_plan(job: JobSpec, out: str | Path | None = None) -> Plan:
         )
         for study in job.studies()
     )
-    asha = job.asha
-    rule = Rule(job.train.epochs, job.grace_epochs, asha.reduction_factor, asha.enabled)
+    rule = Rule.of_job(job.model_dump())
     at_once = max(1, round(slots.num_slots / len(studies)))
     num_trials = job.search.num_trials
     reports = sum(study.max_epochs for study in studies)
@@ -95,7 +98,27 @@ def make_plan(job: JobSpec, out: str | Path | None = None) -> Plan:
         storage_bytes=(
             _BYTES_PER_SEARCH + reports * _BYTES_PER_REPORT + len(studies) * num_trials * _BYTES_PER_TRIAL
         ),
+        checkpoint_bytes=_checkpoint_bytes(job, info.image_shape, info.num_classes, slots.num_slots),
     )
+
+
+def _checkpoint_bytes(
+    job: JobSpec, image_shape: tuple[int, int, int], num_classes: int, num_slots: int
+) -> int:
+    """Returns the size of the checkpoints of running trials, each old and new for a moment, and of the best ones."""
+    import torch
+
+    sizes: dict[str, int] = {}
+    for study in job.studies():
+        with torch.device("meta"):  # counts without memory or time
+            model = build_model(study.architecture, image_shape, num_classes)
+        weights = sum(tensor.numel() for tensor in model.state_dict().values())
+        # Beside the weights: AdamW's two moments or SGD's one, the average, Friendly-SAM's running gradient.
+        copies = 1 + (1 if job.train.base_optimizer == "sgd" else 2) + (job.train.ema_decay is not None)
+        copies += find_method(study.method).rules.ascent == "friendly_sam"
+        sizes[study.name] = _BYTES_PER_CHECKPOINT + 4 * copies * weights
+    kept = min(job.search.keep_checkpoints, job.search.num_trials) * sum(sizes.values())
+    return kept + 2 * min(num_slots, job.num_trials) * max(sizes.values())
 
 
 def render_plan(plan: Plan) -> Group:
@@ -120,7 +143,8 @@ def render_plan(plan: Plan) -> Group:
         f"{studies}, {trials}, at most {_count(most, 'epoch', 'epochs')}.",
         *_spend_lines(plan, most),
         *(f"Resources: {line}." for line in plan.explanation),
-        f"Storage: at most {plan.storage_bytes / 1e6:,.1f} MB in {plan.folder}",
+        f"Storage: at most {plan.storage_bytes / 1e6:,.1f} MB of results and {plan.checkpoint_bytes / 1e6:,.1f} MB of "
+        f"checkpoints in {plan.folder}",
     ]
     return Group(table, "", *map(Text, lines))
 

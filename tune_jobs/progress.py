@@ -59,11 +59,21 @@ class Progress:
         self._first_report_s: float | None = None
         self._live: Live | None = None
 
-    def on_start(self, slots: Slots) -> None:
-        """Prints how trials fill the machine, and shows the table from here on."""
+    def on_start(self, slots: Slots, past: Sequence[LiveTrial] = ()) -> None:
+        """Prints how trials fill the machine, and shows the table from here on.
+
+        Args:
+            slots: How.
+            past: Trials of earlier sessions.
+        """
         count = len(self._studies)
         studies = f"{count} {'study' if count == 1 else 'studies'}"
         self._print(f"Running {studies}, {self._num_trials} trials in all: {slots.explanation[-1]}.")
+        ended = [trial for trial in past if trial.status not in (None, "interrupted")]
+        for trial in ended:
+            self._take_in_end(trial)
+        if past:
+            self._print(f"Continuing: {len(ended)} trials have ended, {len(past) - len(ended)} were begun.")
         self._started_s = time.monotonic()
         if self._console.is_interactive:
             self._live = Live(
@@ -79,13 +89,18 @@ class Progress:
             study.running.add(trial.trial_id)
             return
         del self._epochs_of[trial.trial_id]
-        self._epochs_of_ended.append(trial.epoch)
         study.running.discard(trial.trial_id)
+        self._take_in_end(trial)
+        if self._live is None or trial.status == "failed":
+            self._print(self._line(trial))
+
+    def _take_in_end(self, trial: LiveTrial) -> None:
+        assert trial.status is not None
+        study = self._studies[trial.study]
+        self._epochs_of_ended.append(trial.epoch)
         study.ended[trial.status] += 1
         if trial.status == "completed" and _accuracy(trial) > _accuracy(study.best):
             study.best = trial
-        if self._live is None or trial.status == "failed":
-            self._print(self._line(trial))
 
     def __enter__(self) -> Self:
         return self

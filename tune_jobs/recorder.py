@@ -1,17 +1,28 @@
 """Between Ray's callbacks and the ledger: under whose id a report belongs, what was decided, how a trial ended."""
 
+import math
+import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tune_jobs.asha import Rule, Rungs
+from tune_jobs.budget import Spent, hours_before
+from tune_jobs.checkpoints import Checkpoints
 from tune_jobs.ledger import METRICS, Decision, Ledger
+from tune_jobs.replay import rungs_at_end
 from tune_jobs.spec import JobSpec, Study
 from zsharp.optim.methods import find_method
 from zsharp.training.spec import DataSpec, TrialSpec
 
+StopKind = Literal["signal", "budget", "error"]
+
 _STATUS = {"complete": "completed", "stop": "pruned", "diverge": "diverged"}
+# What an error's text says when trying again would fail again, and when no trial is to blame.
+_OUT_OF_MEMORY = ("torch.OutOfMemoryError", "CUDA out of memory")
+_DISK_FULL = ("No space left on device", "Disk quota exceeded")
 
 
 @dataclass
@@ -22,45 +33,97 @@ class LiveTrial:
         trial_id: Its own stable id, `<study>-<number>`.
         study: Its study's name.
         params: Its configuration.
+        number: Its place in its study.
         epoch: Epochs reported.
         val_accuracy: The last one reported.
+        val_loss: The last one reported.
+        values: Each epoch's validation accuracy, None where it was not measured.
         status: How it ended; None while it runs.
+        error: Of a failed trial, its text.
+        retries: How often it was tried again.
     """
 
     trial_id: str
     study: str
     params: Mapping[str, float]
+    number: int = 0
     epoch: int = 0
     val_accuracy: float | None = None
+    val_loss: float | None = None
+    values: list[float | None] = field(default_factory=list)
     status: str | None = None
     error: str | None = None
+    retries: int = 0
+
+    @property
+    def merit(self) -> tuple[float, float]:
+        """What completed trials are ranked by, larger is better."""
+        accuracy = -1.0 if self.val_accuracy is None else self.val_accuracy
+        return accuracy, float("-inf") if self.val_loss is None else -self.val_loss
 
 
-@dataclass
 class Recorder:
     """Writes trials, reports and decisions to the ledger as they arrive; Ray's ids stay outside of it.
 
-    Attributes:
+    Whatever the ledger holds already is taken up: unfinished trials wait to be handed out again.
+
+    Args:
         job: The job.
         ledger: Its ledger, open for writing.
         on_change: Called with a trial after it started, reported or ended.
-        trials: All trials so far, by Ray's id, in the order started.
+        gpus_per_trial: For the budget.
+
+    Attributes:
+        trials: All trials so far, by their own ids, in the order started.
+        waiting: Ids of trials that were begun and run on no worker.
         rungs: The state of the stopping rule, by study.
+        spent: What the search has used.
+        stopping: Why the search winds down; None while it goes on.
+        stop_kind: Whether a signal, the budget or an error that concerns all trials is the reason.
+        stopped_s: When that began, on the monotonic clock.
     """
 
-    job: JobSpec
-    ledger: Ledger
-    on_change: Callable[[LiveTrial], None] | None = None
-    trials: dict[str, LiveTrial] = field(default_factory=dict)
-    rungs: dict[str, Rungs] = field(default_factory=dict)
+    def __init__(
+        self,
+        job: JobSpec,
+        ledger: Ledger,
+        on_change: Callable[[LiveTrial], None] | None = None,
+        gpus_per_trial: float = 0.0,
+    ) -> None:
+        self.job, self.ledger, self.checkpoints = job, ledger, Checkpoints(ledger.file.parent)
+        self._on_change, self._gpus_per_trial = on_change, gpus_per_trial
+        self.trials: dict[str, LiveTrial] = {}
+        self.waiting: deque[str] = deque()
+        self.spent = Spent()
+        self.stopping: str | None = None
+        self.stop_kind: StopKind | None = None
+        self.stopped_s = 0.0
+        self._own_ids: dict[str, str] = {}
+        self._train_s: dict[str, float] = {}
+        rule = Rule.of_job(job.model_dump())
+        self.rungs = {study.name: Rungs(rule) for study in job.studies()}
+        self._take_up(rule)
+        self._started_s = time.monotonic()
+        self._hours_before = self.spent.hours
 
-    def __post_init__(self) -> None:
-        asha = self.job.asha
-        rule = Rule(self.job.train.epochs, self.job.grace_epochs, asha.reduction_factor, asha.enabled)
-        self.rungs = {study.name: Rungs(rule) for study in self.job.studies()}
+    def _take_up(self, rule: Rule) -> None:
+        rows, reports = self.ledger.trials(), self.ledger.reports()
+        for row in rows:
+            trial = LiveTrial(row["trial_id"], row["study"], row["params"], row["number"])
+            trial.status, trial.error, trial.retries = row["status"], row["error"], row["retries"]
+            self.trials[trial.trial_id] = trial
+        for report in reports:
+            self._count(self.trials[report["trial_id"]], report)
+        self.rungs |= rungs_at_end(rule, rows, reports)
+        self.spent.hours = hours_before(self.ledger.events(), reports)
+        for trial in self.trials.values():
+            if trial.status == "completed":
+                self.spent.best_accuracy = max(self.spent.best_accuracy, trial.val_accuracy or 0.0)
+            if trial.status in (None, "interrupted"):
+                self.waiting.append(trial.trial_id)
 
-    def start_trial(self, ray_id: str, study: Study, number: int, spec: TrialSpec) -> str:
-        """Records that a trial begins and returns its own id."""
+    def start_trial(self, ray_id: str, study: Study, number: int, spec: TrialSpec) -> LiveTrial:
+        """Records that a trial begins."""
         trial_id = f"{study.name}-{number:04d}"
         self.ledger.start_trial(
             trial_id,
@@ -74,52 +137,156 @@ class Recorder:
             params=spec.params,
             max_epochs=spec.train.epochs,
         )
-        self.trials[ray_id] = LiveTrial(trial_id, study.name, dict(spec.params))
-        self._tell(self.trials[ray_id])
-        return trial_id
+        trial = self.trials[trial_id] = LiveTrial(trial_id, study.name, dict(spec.params), number)
+        self._own_ids[ray_id] = trial_id
+        self._tell(trial)
+        return trial
 
-    def report(self, ray_id: str, row: Mapping[str, Any]) -> Decision:
-        """Judges one epoch's row, records both, and ends the trial if that is the decision."""
-        trial = self.trials[ray_id]
+    def continue_trial(self, ray_id: str) -> LiveTrial:
+        """Takes the trial that waits longest, for another worker to continue from its checkpoint."""
+        trial = self.trials[self.waiting.popleft()]
+        if trial.status == "interrupted":
+            self.ledger.reopen_trial(trial.trial_id)
+            trial.status = None
+        self._own_ids[ray_id] = trial.trial_id
+        self._tell(trial)
+        return trial
+
+    def find(self, ray_id: str) -> LiveTrial:
+        """Returns the trial that Ray calls `ray_id`."""
+        return self.trials[self._own_ids[ray_id]]
+
+    def report(self, ray_id: str, row: Mapping[str, Any]) -> Decision | None:
+        """Judges one epoch's row, records both, and ends the trial if that is the decision.
+
+        Returns:
+            The decision; None for an epoch that was recorded before its worker had to start again.
+        """
+        trial = self.find(ray_id)
+        if row["epoch"] <= trial.epoch:
+            return None
         value = None if row["diverged"] else row["val_accuracy"]
         decision = self.rungs[trial.study].judge(trial.trial_id, row["epoch"], value)
         metrics = {name: row.get(name) for name in METRICS}
-        self.ledger.report(trial.trial_id, row["epoch"], metrics, decision)
-        trial.epoch, trial.val_accuracy = row["epoch"], row["val_accuracy"]
-        if decision.action in _STATUS:
-            self._end(trial, _STATUS[decision.action], decision.reason)
-        else:
+        status = _STATUS.get(decision.action)
+        self.ledger.report(trial.trial_id, row["epoch"], metrics, decision, status)
+        self._count(trial, row)
+        if status is None:
             self._tell(trial)
+        else:
+            self._ended(trial, status)
+        self.check_budget()
         return decision
 
     def fail(self, ray_id: str, error: str) -> None:
-        """Records that a trial raised or its worker died."""
-        trial = self.trials[ray_id]
-        if trial.status is None:
+        """Records that a trial raised, died or hung: it waits for another try, or has failed."""
+        trial = self.find(ray_id)
+        if trial.status is not None or self.stopping:
+            return
+        if any(text in error for text in _DISK_FULL):
+            self.stop(f"the disk is full: {_last_line(error)}", "error")
+            return
+        is_final = any(text in error for text in _OUT_OF_MEMORY)
+        if is_final or trial.retries >= self.job.failures.max_retries:
             self.rungs[trial.study].record_worst(trial.trial_id)
-            self._end(trial, "failed", "raised", error)
+            reason = "out of GPU memory" if is_final else f"failed {_times(trial.retries + 1)}"
+            self.ledger.finish_trial(trial.trial_id, "failed", reason, error)
+            trial.error = error
+            self._ended(trial, "failed")
+            return
+        self.ledger.retry_trial(trial.trial_id, error)
+        trial.retries += 1
+        self.waiting.appendleft(trial.trial_id)
+
+    def stop(self, reason: str, kind: StopKind) -> None:
+        """Winds the search down: no trial is begun or continued any more."""
+        if self.stopping is None or kind == "signal":
+            self.stopping, self.stop_kind, self.stopped_s = reason, kind, time.monotonic()
+
+    def check_budget(self) -> None:
+        """Stops the search if its budget is used up."""
+        self.spent.hours = self._hours_before + (time.monotonic() - self._started_s) / 3600
+        if reason := self.spent.exhausts(self.job.budget):
+            self.stop(reason, "budget")
 
     def interrupt(self) -> None:
         """Records that the trials still running were interrupted."""
         for trial in self.trials.values():
             if trial.status is None:
-                self._end(trial, "interrupted", "the search was interrupted")
+                reason = self.stopping or "the search was interrupted"
+                self.ledger.finish_trial(trial.trial_id, "interrupted", reason)
+                trial.status = "interrupted"
+                self._tell(trial)
 
-    def ended(self, ray_id: str) -> tuple[str, float | None] | None:
-        """Returns status and last value of a trial that has ended, None for one that has not."""
-        trial = self.trials[ray_id]
-        return None if trial.status is None else (trial.status, trial.val_accuracy)
+    @property
+    def is_over(self) -> bool:
+        """Whether every trial of the job has ended."""
+        ended = sum(trial.status not in (None, "interrupted") for trial in self.trials.values())
+        return ended >= self.job.num_trials
 
-    def _end(self, trial: LiveTrial, status: str, reason: str, error: str | None = None) -> None:
-        self.ledger.finish_trial(trial.trial_id, status, reason, error)
-        trial.status, trial.error = status, error
+    def clean_checkpoints(self) -> None:
+        """Deletes checkpoints that are not needed, and damaged ones, whose trials train their epochs again."""
+        self.checkpoints.keep_only(self.kept_checkpoints())
+        for trial_id in self.waiting:
+            if problem := self.checkpoints.drop_damaged(trial_id):
+                self.ledger.record_event("checkpoint", {"trial_id": trial_id, "problem": problem})
+
+    def kept_checkpoints(self) -> set[str]:
+        """Returns the trials whose checkpoints stay: unfinished ones, and the best few of each study."""
+        kept = {trial.trial_id for trial in self.trials.values() if trial.status in (None, "interrupted")}
+        for study in self.rungs:
+            ranked = sorted(self._completed(study), key=lambda trial: trial.merit, reverse=True)
+            kept.update(trial.trial_id for trial in ranked[: self.job.search.keep_checkpoints])
+        return kept
+
+    def _completed(self, study: str) -> list[LiveTrial]:
+        return [
+            trial for trial in self.trials.values() if trial.study == study and trial.status == "completed"
+        ]
+
+    def _count(self, trial: LiveTrial, row: Mapping[str, Any]) -> None:
+        """Takes in a report that is in the ledger."""
+        trial.epoch, trial.val_accuracy, trial.val_loss = (
+            row["epoch"],
+            row["val_accuracy"],
+            row.get("val_loss"),
+        )
+        value = row["val_accuracy"]
+        trial.values.append(value if value is not None and math.isfinite(value) else None)
+        self.spent.epochs += 1
+        evaluations, epochs = row.get("gradient_evaluations"), row["epoch"]
+        if evaluations is not None:  # a total of the trial, which grows by the same number every epoch
+            self.spent.gradient_evaluations += evaluations // epochs
+        train_s = row.get("train_s") or 0.0
+        seconds = max(0.0, train_s - self._train_s.get(trial.trial_id, 0.0))
+        self._train_s[trial.trial_id] = train_s
+        self.spent.gpu_hours += seconds * self._gpus_per_trial / 3600
+
+    def _ended(self, trial: LiveTrial, status: str) -> None:
+        """A trial's end is in the ledger: its checkpoint goes, unless it is one of its study's best."""
+        trial.status = status
+        if status == "completed":
+            self.spent.best_accuracy = max(self.spent.best_accuracy, trial.val_accuracy or 0.0)
+            ranked = sorted(self._completed(trial.study), key=lambda one: one.merit, reverse=True)
+            for other in ranked[self.job.search.keep_checkpoints :]:
+                self.checkpoints.drop(other.trial_id)
+        else:
+            self.checkpoints.drop(trial.trial_id)
         self._tell(trial)
 
     def _tell(self, trial: LiveTrial) -> None:
-        if self.on_change is not None:
-            self.on_change(trial)
+        if self._on_change is not None:
+            self._on_change(trial)
 
 
 def dataset_name(data: DataSpec) -> str:
     """What results call a data set; `parquet` says nothing, so a folder of images goes by its own name."""
     return Path(data.root).name if data.name == "parquet" and data.root is not None else data.name
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
+
+
+def _last_line(text: str) -> str:
+    return text.strip().splitlines()[-1].strip() if text.strip() else "unknown"

@@ -4,7 +4,7 @@ import hashlib
 import warnings
 from typing import TYPE_CHECKING
 
-from tune_jobs.spec import Sampler
+from tune_jobs.spec import JobSpec, Study
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -23,27 +23,36 @@ def num_startup_trials(num_trials: int) -> int:
     return min(_MAX_STARTUP, max(1, num_trials // 3))
 
 
-def make_sampler(kind: Sampler, job_seed: int, study: str, number: int, num_trials: int) -> "BaseSampler":
-    """Returns the sampler for suggestion `number` of a study.
+def sampler_of(job: JobSpec, study: Study, number: int) -> "BaseSampler":
+    """Returns the sampler for trial `number` of a study of the job.
 
     A sampler made anew for every suggestion proposes what one kept alive in a resumed or uninterrupted search would
-    have: nothing but the told results and the seed goes into a point. The QMC sequence is one sequence, so its
-    scrambling seed is the study's.
+    have: nothing but the told results and the seed goes into a point. Trials that repeat a configuration with another
+    seed get the sampler of the first one; studies that share their configurations get one another's.
     """
     from optuna import samplers
 
-    seed = suggestion_seed(job_seed, study, number)
-    startup = num_startup_trials(num_trials)
+    from tune_jobs.pure_samplers import CmaSampler, grid_sampler, sobol_sampler
+
+    search = job.search
+    place = study.method if search.shared_configurations else study.name
+    if search.seeds > 1 or search.sampler == "grid":
+        number %= search.num_configurations
+    seed = suggestion_seed(search.seed, place, number)
+    startup = num_startup_trials(search.num_trials)
+    space = {name: job.space[name] for name in study.parameters}
     with warnings.catch_warnings():
         # Optuna marks some samplers as experimental; they are offered by name here.
         warnings.simplefilter("ignore")
-        if kind == "random":
-            return samplers.RandomSampler(seed=seed)
-        if kind == "gp":
-            return samplers.GPSampler(seed=seed, n_startup_trials=startup, deterministic_objective=False)
-        if kind == "cmaes":
-            return samplers.CmaEsSampler(seed=seed, n_startup_trials=1, warn_independent_sampling=False)
-        if kind == "qmc":
-            qmc_seed = suggestion_seed(job_seed, study, 0)
-            return samplers.QMCSampler(scramble=True, seed=qmc_seed, warn_independent_sampling=False)
+        match search.sampler:
+            case "random":
+                return samplers.RandomSampler(seed=seed)
+            case "grid":
+                return grid_sampler(space, number)
+            case "qmc":  # one sequence, so its seed is the study's
+                return sobol_sampler(space, number, suggestion_seed(search.seed, place, 0))
+            case "cmaes":
+                return CmaSampler(seed)
+            case "gp":
+                return samplers.GPSampler(seed=seed, n_startup_trials=startup, deterministic_objective=False)
         return samplers.TPESampler(seed=seed, n_startup_trials=startup)

@@ -1,15 +1,21 @@
 """Which trials go on: Ray's ASHAScheduler, with rungs per study and every decision recorded when it is taken."""
 
+import time
 from typing import TYPE_CHECKING, Any
 
+import ray
+from ray.tune import Stopper
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from tune_jobs.recorder import Recorder
 from tune_jobs.searcher import METRIC, JobSearch
+from tune_jobs.signals import WIND_DOWN_S
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
     from ray.tune.experiment import Trial
+
+_LOOK_EVERY_S = 1.0
 
 
 class JobASHA(ASHAScheduler):
@@ -33,24 +39,77 @@ class JobASHA(ASHAScheduler):
             reduction_factor=rule.reduction_factor,
         )
         self._recorder, self._search = recorder, search
+        self._heard_s: dict[str, float] = {}  # when each running trial was last heard of
+        self._killed: dict[str, str] = {}
+        self._looked_s = 0.0
 
     def on_trial_result(
         self, tune_controller: "TuneController", trial: "Trial", result: dict[str, Any]
     ) -> str:
         """Records the report and returns whether its trial goes on."""
+        self._heard_s[trial.trial_id] = time.monotonic()
         decision = self._recorder.report(trial.trial_id, result)
-        self._search.on_report(trial.trial_id, result)
-        return str(TrialScheduler.CONTINUE if decision.action == "continue" else TrialScheduler.STOP)
+        if decision is not None:
+            self._search.on_report(trial.trial_id, result)
+        goes_on = (decision is None or decision.action == "continue") and not self._recorder.stopping
+        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
     def on_trial_complete(
         self, tune_controller: "TuneController", trial: "Trial", result: dict[str, Any]
     ) -> None:
         """Does nothing: the last report was recorded by `on_trial_result`."""
+        self._heard_s.pop(trial.trial_id, None)
 
     def on_trial_error(self, tune_controller: "TuneController", trial: "Trial") -> None:
-        """Records a trial whose function raised or whose worker died."""
-        self._recorder.fail(trial.trial_id, str(trial.get_error() or "the worker died"))
+        """Records a trial whose function raised or whose worker died; it may wait for another try."""
+        self._heard_s.pop(trial.trial_id, None)
+        error = self._killed.pop(trial.trial_id, None) or str(trial.get_error() or "the worker died")
+        self._recorder.fail(trial.trial_id, error)
+
+    def choose_trial_to_run(self, tune_controller: "TuneController") -> "Trial | None":
+        """Returns the trial to start next; Ray asks at every turn of its loop, so hung workers are found here."""
+        now = time.monotonic()
+        if now - self._looked_s >= _LOOK_EVERY_S:
+            self._looked_s = now
+            self._kill_hung(tune_controller, now)
+        chosen: Trial | None = super().choose_trial_to_run(tune_controller)
+        return chosen
+
+    def _kill_hung(self, tune_controller: "TuneController", now: float) -> None:
+        limit_s = self._recorder.job.failures.report_timeout_s
+        for trial in tune_controller.get_live_trials():  # type: ignore[no-untyped-call]
+            actor = trial.temporary_state.ray_actor
+            if trial.status != trial.RUNNING or actor is None or trial.trial_id in self._killed:
+                continue
+            silent_s = now - self._heard_s.setdefault(trial.trial_id, now)
+            if silent_s > limit_s:
+                text = f"no report for {silent_s:.0f} s (failures.report_timeout_s is {limit_s:g})"
+                self._killed[trial.trial_id] = f"{text}; its worker was killed"
+                ray.kill(actor)
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray pickles the scheduler into a snapshot that nothing here reads."""
+        return {}
+
+
+class WindDown(Stopper):
+    """Ends the whole run when the budget is used up or somebody stops it, some seconds after that.
+
+    In these seconds running epochs end and are recorded. None is lost if they do not: each trial has its checkpoint.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Returns whether one trial has to stop: never, that is the scheduler's part."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Returns whether everything has to stop."""
+        self._recorder.check_budget()
+        return bool(self._recorder.stopping and time.monotonic() - self._recorder.stopped_s > WIND_DOWN_S)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Ray pickles the stopper into a snapshot that nothing here reads."""
         return {}

@@ -6,7 +6,18 @@ import pyarrow as pa
 
 SCHEMA_VERSION = 1  # raised when a column changes its meaning or leaves, not when one is added at the end
 PARAM_PREFIX = "param."
+SHARPNESS_PREFIX = "sharpness."
 STANDARD_PARAMS = ("q_p", "rho", "lr")  # every file has these columns; other searched parameters follow them
+
+# Added after files of this version had been written; where a file lacks them, they read as nulls.
+LATER_COLUMNS = {
+    "trials": ("number", "node", "gpu_ids", "worker_pid", "retries", "ended_after"),
+    "epochs": ("reason", "num_values", "seq"),
+    "confirmations": (
+        *("dataset", "variant", "trial_id", "place", "budget", "status", "epochs", "gradient_evaluations"),
+        *("train_loss", "train_s", "device", "started_at", "finished_at", "error"),
+    ),
+}
 
 _TEXT, _COUNT, _NUMBER, _TIME = pa.string(), pa.int64(), pa.float64(), pa.timestamp("us", tz="UTC")
 
@@ -15,7 +26,8 @@ def trials_schema(params: Iterable[str] = ()) -> pa.Schema:
     """Returns the schema of `trials.parquet`: one row a trial, whatever its end; null status while it runs.
 
     Losses and `val_accuracy` are those of the trial's last epoch, `best_val_accuracy` is the maximum over its
-    epochs, what counts or measures the whole trial is from its last report, `error` is its text's last line.
+    epochs, what counts or measures the whole trial is from its last report, `error` is its text's last line,
+    `ended_after` the `seq` of the last report of any trial before it ended.
 
     Args:
         params: names of the searched parameters, without prefix.
@@ -53,6 +65,8 @@ def trials_schema(params: Iterable[str] = ()) -> pa.Schema:
             ("node", _TEXT),
             ("gpu_ids", _TEXT),
             ("worker_pid", _COUNT),
+            ("retries", _COUNT),
+            ("ended_after", _COUNT),
         ]
     )
 
@@ -88,6 +102,10 @@ def epochs_schema() -> pa.Schema:
 def confirmations_schema(params: Iterable[str] = (), sharpness: Iterable[str] = ()) -> pa.Schema:
     """Returns the schema of `confirmations.parquet`: one row a fresh seed of a winner.
 
+    `val_accuracy` is the winning trial's in the search (confirmations train on all training data), `trial_id` its
+    id, `place` its rank within its study (1 is best). `budget` says what is equal among methods: "epochs", or
+    "gradients" (a method with one gradient a step trains twice the epochs).
+
     Args:
         params: names of the searched parameters, without prefix.
         sharpness: names of the measures of sharpness, without prefix.
@@ -102,8 +120,22 @@ def confirmations_schema(params: Iterable[str] = (), sharpness: Iterable[str] = 
             ("test_accuracy", _NUMBER),
             ("val_accuracy", _NUMBER),
             ("test_loss", _NUMBER),
-            *((f"sharpness.{name}", _NUMBER) for name in sharpness),
+            *((f"{SHARPNESS_PREFIX}{name}", _NUMBER) for name in sharpness),
             *_param_fields(params),
+            ("dataset", _TEXT),
+            ("variant", _TEXT),
+            ("trial_id", _TEXT),
+            ("place", _COUNT),
+            ("budget", _TEXT),
+            ("status", _TEXT),
+            ("epochs", _COUNT),
+            ("gradient_evaluations", _COUNT),
+            ("train_loss", _NUMBER),
+            ("train_s", _NUMBER),
+            ("device", _TEXT),
+            ("started_at", _TIME),
+            ("finished_at", _TIME),
+            ("error", _TEXT),
         ]
     )
 

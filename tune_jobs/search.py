@@ -1,59 +1,53 @@
 """Running a job: checks, one Ray Tune run over all its studies, the ledger, the Parquet files."""
 
-import logging
 import os
 import shutil
+import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tune_jobs import cluster
+from tune_jobs.cluster_session import ray_session
 from tune_jobs.data_checks import check_data
 from tune_jobs.export import export
+from tune_jobs.extend import extended, reopen_for_more_epochs
 from tune_jobs.job_file import dump_job, load_job
 from tune_jobs.ledger import FILE_NAME, Ledger
 from tune_jobs.problems import JobError, Problem
 from tune_jobs.provenance import provenance
-from tune_jobs.recorder import LiveTrial, Recorder
+from tune_jobs.recorder import LiveTrial, Recorder, StopKind
 from tune_jobs.resources import Slots, plan_slots
+from tune_jobs.signals import stopped_by_signals
 from tune_jobs.spec import JobSpec
 
-# Ray Tune reads these when a run starts. Nothing depends on its own files, loggers and snapshots.
-_TUNE_ENV = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": str(10**9),
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
-}
-
-
-# What these say at these levels is about files we switched off, or said at every start.
-_CHATTER = {
-    "ray.tune.analysis.experiment_analysis": logging.ERROR,
-    "ray.tune.tune": logging.CRITICAL,
-    "ray._private.authentication.authentication_token_setup": logging.ERROR,
-}
+OnStart = Callable[[Slots, Sequence[LiveTrial]], None]
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """How a search ended.
+    """How a search, or one session of it, ended.
 
     Attributes:
         folder: The search folder, with its ledger and Parquet files.
         counts: Number of trials by status.
-        is_interrupted: Whether it was stopped before its last trial.
+        stopped: Why it ended before its last trial; None if it did not.
+        stop_kind: Whether a signal, the budget or an error was the reason.
     """
 
     folder: Path
     counts: dict[str, int]
-    is_interrupted: bool
+    stopped: str | None = None
+    stop_kind: StopKind | None = None
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether somebody stopped it before its last trial."""
+        return self.stop_kind == "signal"
 
 
 def search_folder(job: JobSpec, out: str | Path | None = None) -> Path:
@@ -62,10 +56,10 @@ def search_folder(job: JobSpec, out: str | Path | None = None) -> Path:
 
 
 def check_folder(job: JobSpec, folder: Path) -> bool:
-    """Returns whether `folder` holds this very search already, finished.
+    """Returns whether `folder` holds this very search already, whole or in part.
 
     Raises:
-        JobError: If it holds another job, this job unfinished, or files that are not a search's.
+        JobError: If it holds another job, or files that are not a search's.
     """
     above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if above != folder and not (above.is_dir() and os.access(above, os.W_OK)):
@@ -79,7 +73,7 @@ def check_folder(job: JobSpec, folder: Path) -> bool:
             [Problem("--out", str(folder), "it exists and is not a search folder; expected a new one")]
         )
     with Ledger.open(folder, read_only=True) as ledger:
-        other, trials = ledger.job, ledger.trials()
+        other = ledger.job
     if other != job.model_dump(mode="json"):
         raise JobError(
             [
@@ -88,10 +82,6 @@ def check_folder(job: JobSpec, folder: Path) -> bool:
                 )
             ]
         )
-    wanted = len(job.studies()) * job.search.num_trials
-    if sum(trial["status"] not in (None, "interrupted") for trial in trials) < wanted:
-        text = f"it holds this search unfinished ({len(trials)} of {wanted} trials); --fresh starts it again"
-        raise JobError([Problem("--out", str(folder), text)])
     return True
 
 
@@ -113,19 +103,20 @@ def run(
     *,
     fresh: bool = False,
     on_change: Callable[[LiveTrial], None] | None = None,
-    on_start: Callable[[Slots], None] | None = None,
+    on_start: OnStart | None = None,
 ) -> SearchResult:
     """Runs a job's search and writes its Parquet files.
 
     Uses the Ray that is initialised or that `RAY_ADDRESS` names; else starts one on this machine for the run.
-    A folder that holds the same search, finished, is left as it is.
+    A folder that holds the same search is continued where it stopped; a finished one is left as it is.
 
     Args:
         job: What to search; a text is the name of a preset or the path of a job file.
         out: The search folder; by default the job's name below its storage.
         fresh: Delete a search that is in the folder and start again.
         on_change: Called with each trial that started, reported or ended, in this thread.
-        on_start: Called once before the first trial with how trials fill the machine.
+        on_start: Called once before the first trial with how trials fill the machine, and the trials of earlier
+            sessions.
 
     Raises:
         JobError: If the job does not fit the data, the machine or the folder; nothing was started or written.
@@ -135,32 +126,77 @@ def run(
     if fresh and (folder / FILE_NAME).is_file():
         Ledger.open(folder).close()  # refuses while another process writes it
     elif check_folder(job, folder):
-        export(folder)
-        return _result(folder, is_interrupted=False)
+        return resume(folder, on_change=on_change, on_start=on_start)
     check_data(job)
     slots, totals = plan_resources(job)
     if fresh and (folder / FILE_NAME).is_file():
         shutil.rmtree(folder)
     with Ledger.create(folder, job.model_dump(mode="json"), provenance(totals.gpu_names)) as ledger:
-        (folder / "job.yaml").write_text(dump_job(job))
-        recorder = Recorder(job, ledger, on_change)
+        return _search(job, ledger, slots, totals, on_change, on_start)
+
+
+def resume(
+    folder: str | Path,
+    sets: Sequence[str] = (),
+    *,
+    on_change: Callable[[LiveTrial], None] | None = None,
+    on_start: OnStart | None = None,
+) -> SearchResult:
+    """Continues a search where it stopped, however that was, or extends it.
+
+    Trials that ended are not run again, unfinished ones continue from their checkpoints, and the search goes on with
+    the suggestions and decisions that it would have made.
+
+    Args:
+        folder: The search folder.
+        sets: Changes of the job as `path=value`: more trials, another budget, other resources; see `extended`.
+        on_change: As for `run`.
+        on_start: As for `run`; not called if nothing is left to do.
+
+    Raises:
+        LedgerError: If the folder has no ledger that can be used, or another process writes it.
+        JobError: If a change is not one that a search can take, or the job no longer fits data or machine.
+    """
+    folder = Path(folder)
+    with Ledger.open(folder) as ledger:
+        ledger.check_whole()
+        before, job = extended(ledger, sets)
+        check_data(job)
+        slots, totals = plan_resources(job)
+        if job != before:
+            ledger.extend(job.model_dump(mode="json"))
+            if job.train.epochs > before.train.epochs:
+                reopen_for_more_epochs(job, ledger)
+        return _search(job, ledger, slots, totals, on_change, on_start)
+
+
+def _search(
+    job: JobSpec,
+    ledger: Ledger,
+    slots: Slots,
+    totals: cluster.Totals,
+    on_change: Callable[[LiveTrial], None] | None,
+    on_start: OnStart | None,
+) -> SearchResult:
+    """Runs what is left of a search, whose ledger is open, and exports it."""
+    folder = ledger.file.parent
+    (folder / "job.yaml").write_text(dump_job(job))
+    recorder = Recorder(job, ledger, on_change, slots.gpus_per_trial)
+    recorder.check_budget()
+    if not recorder.is_over and not recorder.stopping:
+        ledger.record_event("start", {"slots": slots.num_slots, "hardware": provenance(totals.gpu_names)})
+        recorder.clean_checkpoints()
         if on_start is not None:
-            on_start(slots)
-        with _ray(slots, totals):
+            on_start(slots, list(recorder.trials.values()))
+        with ray_session(slots, totals), stopped_by_signals(recorder):
             _tune(job, recorder, slots)
-        wanted = len(job.studies()) * job.search.num_trials
-        is_interrupted = sum(t.status is not None for t in recorder.trials.values()) < wanted
         recorder.interrupt()
+        ledger.record_event("stop", {"reason": recorder.stopping})
     export(folder)
-    return _result(folder, is_interrupted)
-
-
-def _result(folder: Path, is_interrupted: bool) -> SearchResult:
-    counts: dict[str, int] = {}
-    with Ledger.open(folder, read_only=True) as ledger:
-        for trial in ledger.trials():
-            counts[trial["status"]] = counts.get(trial["status"], 0) + 1
-    return SearchResult(folder, counts, is_interrupted)
+    counts = Counter(trial.status or "running" for trial in recorder.trials.values())
+    if recorder.is_over:
+        return SearchResult(folder, dict(counts))
+    return SearchResult(folder, dict(counts), recorder.stopping, recorder.stop_kind)
 
 
 def _tune(job: JobSpec, recorder: Recorder, slots: Slots) -> None:
@@ -168,24 +204,32 @@ def _tune(job: JobSpec, recorder: Recorder, slots: Slots) -> None:
     import optuna
     from ray import tune
 
-    from tune_jobs.scheduler import JobASHA
+    from tune_jobs.optuna_journal import new_journal
+    from tune_jobs.scheduler import JobASHA, WindDown
     from tune_jobs.searcher import JobSearch
     from tune_jobs.trial import TrialRunner
 
-    optuna_level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    search = JobSearch(job, recorder)
-    optuna.logging.set_verbosity(optuna_level)
-    trainable: Any = tune.with_parameters(TrialRunner, job=job.model_dump(mode="json"))
+    folder = recorder.ledger.file.parent
+    trainable: Any = tune.with_parameters(
+        TrialRunner, job=job.model_dump(mode="json"), folder=str(folder.absolute())
+    )
     trainable = tune.with_resources(trainable, {"cpu": slots.cpus_per_trial, "gpu": slots.gpus_per_trial})
-    with tempfile.TemporaryDirectory(prefix="tune-jobs-") as scratch, warnings.catch_warnings():
+    with (
+        tempfile.TemporaryDirectory(prefix="tune-jobs-") as scratch,
+        new_journal(folder) as journal,
+        warnings.catch_warnings(),
+    ):
         warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+        optuna_level = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        search = JobSearch(job, recorder, journal)
+        optuna.logging.set_verbosity(optuna_level)
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
                 search_alg=search,
                 scheduler=JobASHA(recorder, search),
-                num_samples=len(job.studies()) * job.search.num_trials,
+                num_samples=sys.maxsize,  # the searcher knows when it is over: trials may be tried again
                 max_concurrent_trials=slots.num_slots,
                 reuse_actors=True,
             ),
@@ -193,34 +237,8 @@ def _tune(job: JobSpec, recorder: Recorder, slots: Slots) -> None:
                 name="search",
                 storage_path=scratch,
                 verbose=0,
+                stop=WindDown(recorder),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )
         tuner.fit()
-
-
-@contextmanager
-def _ray(slots: Slots, totals: cluster.Totals) -> Iterator[None]:
-    """The environment Tune reads, and a Ray of our own if there is none."""
-    import ray
-
-    before = {name: os.environ.get(name) for name in _TUNE_ENV}
-    levels = {name: logging.getLogger(name).level for name in _CHATTER}
-    os.environ.update(_TUNE_ENV)
-    for name, level in _CHATTER.items():
-        logging.getLogger(name).setLevel(level)
-    owned = not cluster.is_remote()
-    try:
-        if owned:
-            cluster.start_local(totals, max(1, int(slots.cpus_per_trial)))
-        yield
-    finally:
-        if owned:
-            ray.shutdown()
-        for name, logger_level in levels.items():
-            logging.getLogger(name).setLevel(logger_level)
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

@@ -30,7 +30,7 @@ from zsharp.training.spec import (
     TrialSpec,
 )
 
-Sampler = Literal["tpe", "random", "gp", "cmaes", "qmc"]
+Sampler = Literal["tpe", "random", "gp", "cmaes", "qmc", "grid"]
 
 # Far above any sane value; they turn a slipped digit into a message instead of a search without end.
 _MAX_COUNT = 1_000_000
@@ -109,22 +109,58 @@ class TrainModel(_Section):
 
 
 class SearchModel(_Section):
-    """How many configurations each study tries, and who proposes them."""
+    """How many trials each study runs, and who proposes their configurations.
+
+    With `seeds` above 1 every configuration is trained that many times: the first round of trials has
+    `train.seed`, the next one `train.seed + 1`, and so on. With `shared_configurations` the studies of a method
+    try the same configurations, whatever the architecture.
+    """
 
     num_trials: Count
     sampler: Sampler = "tpe"
     seed: Seed = 0
+    keep_checkpoints: CountOrZero = 3
+    seeds: Count = 1
+    shared_configurations: bool = False
     first_points: Annotated[
         tuple[Annotated[dict[str, float], Field(min_length=1)], ...], Field(strict=False)
     ] = ()
 
+    @property
+    def num_configurations(self) -> int:
+        """Configurations of a study, each tried with every seed."""
+        return self.num_trials // self.seeds
+
 
 class AshaModel(_Section):
-    """When weak trials are stopped. Without `grace_epochs`, the job takes a quarter of its epochs."""
+    """When weak trials are stopped. Without `grace_epochs`, the job takes a quarter of its epochs.
+
+    The `protect_top` best of a rung are never stopped there, nor is the share `immortal_fraction` of all trials.
+    """
 
     enabled: bool = True
     grace_epochs: Count | None = None
     reduction_factor: Annotated[int, Field(ge=2, le=100)] = 3
+    protect_top: CountOrZero = 3
+    immortal_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
+class BudgetModel(_Section):
+    """What ends a search before its last trial, whichever comes first; `resume --set budget.hours=...` goes on."""
+
+    hours: Positive | None = None
+    epochs: Count | None = None
+    gradient_evaluations: Annotated[int, Field(ge=1)] | None = None
+    gpu_hours: Positive | None = None
+    target_accuracy: Annotated[float, Field(gt=0, le=1)] | None = None
+
+
+class FailuresModel(_Section):
+    """How much goes wrong before a trial, and the search, counts as failed."""
+
+    max_retries: CountOrZero = 2
+    report_timeout_s: Positive = 1800.0
+    max_failed_fraction: Annotated[float, Field(ge=0, le=1)] = 0.5
 
 
 class ResourcesModel(_Section):
@@ -172,6 +208,8 @@ class JobSpec(_Section):
     space: dict[str, Distribution]
     search: SearchModel
     asha: AshaModel = AshaModel()
+    budget: BudgetModel = BudgetModel()
+    failures: FailuresModel = FailuresModel()
     resources: ResourcesModel = ResourcesModel()
     storage: Text = "results"
 
@@ -191,6 +229,11 @@ class JobSpec(_Section):
             asha = self.asha.model_copy(update={"grace_epochs": grace_epochs})
             self.__dict__["asha"] = asha  # the model is frozen for everybody else
         return self
+
+    @property
+    def num_trials(self) -> int:
+        """Trials of all studies."""
+        return len(self.studies()) * self.search.num_trials
 
     @property
     def grace_epochs(self) -> int:
@@ -218,11 +261,16 @@ class JobSpec(_Section):
     def _is_searched(self, parameter: str) -> bool:
         return parameter in self.space and fixed_value(self.space[parameter]) is None
 
-    def trial_spec(self, study: Study, params: Mapping[str, float]) -> TrialSpec:
+    def trial_spec(self, study: Study, params: Mapping[str, float], number: int = 0) -> TrialSpec:
         """Returns the trial of a study at the given values of its searched parameters.
 
         Parameters that the space fixes are added. A relative `data.root` becomes absolute here, since workers
         run in other folders.
+
+        Args:
+            study: The study.
+            params: Values of its searched parameters.
+            number: The trial's within its study, which decides on its seed if `search.seeds` is above 1.
         """
         valid = parameters_of(study.method)
         assert set(params) <= set(valid), f"{study.name} has no parameters {set(params) - set(valid)}"
@@ -233,6 +281,7 @@ class JobSpec(_Section):
             data["root"] = str(Path(self.data.root).expanduser().absolute())
         train = self.train.model_dump()
         train["augment"] = AugmentSpec(**train["augment"])
+        train["seed"] += number // self.search.num_configurations
         return TrialSpec(
             architecture=study.architecture,
             method=study.method,

@@ -2,12 +2,18 @@
 
 import logging
 import os
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
 
+from tune_jobs.checkpoints import Checkpoints
 from tune_jobs.spec import JobSpec
+
+if TYPE_CHECKING:
+    from zsharp.training import Training
+    from zsharp.training.training import Report
 
 _logger = logging.getLogger(__name__)
 
@@ -15,37 +21,50 @@ _logger = logging.getLogger(__name__)
 class TrialRunner(tune.Trainable):
     """One trial after another on one worker; `step` is an epoch.
 
-    The configuration names the trial: `trial_id`, `study`, `params`.
+    The configuration names the trial: `trial_id`, `study`, `number`, `params`, and `epoch`, how many of its epochs are
+    recorded. Each epoch's checkpoint is written before its row is returned, and holds the row: if the worker or the
+    driver dies in between, the next worker returns that row first.
     """
 
-    def setup(self, config: dict[str, Any], job: dict[str, Any]) -> None:  # type: ignore[override]
-        """Prepares the worker once, then its first trial."""
+    def setup(self, config: dict[str, Any], job: dict[str, Any], folder: str) -> None:  # type: ignore[override]
+        """Prepares the worker once; its first trial is begun by the first step, which can be timed out."""
         import torch
 
         # Its advice on slow set-ups is to reuse workers, which is done.
         logging.getLogger("ray.tune.trainable.trainable").setLevel(logging.ERROR)
         self._job = JobSpec.model_validate(job)
+        self._checkpoints = Checkpoints(Path(folder))
         self._node: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         self._studies = {study.name: study for study in self._job.studies()}
         # More threads than cores is many times slower than one thread a trial.
         torch.set_num_threads(max(1, int(self._job.resources.cpus_per_trial)))
-        self._begin(config)
+        self._training: Training | None = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Takes on the next trial; all state of the last one is dropped."""
-        self._begin(new_config)
+        self._training = None
         return True
 
     def step(self) -> dict[str, Any]:
-        """Trains one epoch."""
-        return {
-            **self._training.run_epoch(),
-            "node": self._node,
-            "gpu_ids": self._gpu_ids,
-            "worker_pid": os.getpid(),
-        }
+        """Trains one epoch, or returns the row of the last one if a checkpoint was continued from."""
+        if self._training is None:
+            self._training = self._begin(self.config)
+            if self._training.last_report is not None:
+                return self._row(self._training.last_report)
+        report = self._training.run_epoch()
+        if not report["diverged"]:
+            self._checkpoints.folder.mkdir(parents=True, exist_ok=True)
+            self._training.save(self._file)
+        return self._row(report)
 
-    def _begin(self, config: dict[str, Any]) -> None:
+    def _row(self, report: "Report") -> dict[str, Any]:
+        return {**report, "node": self._node, "gpu_ids": self._gpu_ids, "worker_pid": os.getpid()}
+
+    @property
+    def _file(self) -> Path:
+        return self._checkpoints.file(self.config["trial_id"])
+
+    def _begin(self, config: dict[str, Any]) -> "Training":
         import torch
 
         from zsharp.training import Training
@@ -61,4 +80,14 @@ class TrialRunner(tune.Trainable):
             )
         study = self._studies[config["study"]]
         searched = {name: value for name, value in config["params"].items() if name in study.parameters}
-        self._training = Training(self._job.trial_spec(study, searched))
+        spec = self._job.trial_spec(study, searched, config["number"])
+        training = Training(spec)
+        if self._file.exists():
+            try:
+                training.load(self._file)
+            except ValueError as error:
+                _logger.warning("%s starts again from its first epoch: %s", config["trial_id"], error)
+                return Training(spec, training.data)
+            if training.epoch > config["epoch"] + 1:  # of a record that was lost: its rows would have a gap
+                return Training(spec, training.data)
+        return training

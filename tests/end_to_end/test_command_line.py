@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tune_jobs.job_file import load_job
+from tune_jobs.ledger import Ledger
 
 SETS = [
     "architectures=[resnet8]",
@@ -49,6 +50,12 @@ def searched(tmp_path_factory):
     return folder, done
 
 
+def everything(folder):
+    """All that the ledger holds, clocks too."""
+    with Ledger.open(folder, read_only=True) as ledger:
+        return ledger.trials(), ledger.reports(), ledger.events(), ledger.jobs()
+
+
 def table_of(text):
     """The comparison at the end of what `run` prints."""
     return text[text.index("Best on digits:") :].partition("\nResults:")[0].rstrip()
@@ -73,7 +80,8 @@ def test_libraries_say_nothing(searched):
 
 def test_the_folder_holds_the_job_the_ledger_and_parquet(searched):
     folder, _ = searched
-    assert sorted(path.name for path in folder.iterdir()) == ["job.yaml", "ledger.sqlite", "parquet"]
+    names = ["checkpoints", "job.yaml", "ledger.sqlite", "optuna.journal", "parquet"]
+    assert sorted(path.name for path in folder.iterdir()) == names
     assert sorted(path.name for path in (folder / "parquet").iterdir()) == sorted(FILES)
     assert pq.read_table(folder / "parquet" / "trials.parquet").num_rows == 4
     assert load_job(str(folder / "job.yaml")) == load_job("digits", SETS)
@@ -81,14 +89,14 @@ def test_the_folder_holds_the_job_the_ledger_and_parquet(searched):
 
 def test_the_same_again_trains_nothing(searched, tmp_path):
     folder, first = searched
-    ledger = (folder / "ledger.sqlite").read_bytes()
+    before = everything(folder)
     again, took_s = tune_jobs("run", folder / "job.yaml", "--out", folder, RAY_TMPDIR=str(tmp_path / "ray"))
     assert (again.returncode, again.stderr) == (0, "")
     assert again.stdout.startswith("Best on digits:")
     assert table_of(again.stdout) == table_of(first.stdout)
     assert took_s < 20
     assert not (tmp_path / "ray").exists(), "Ray was started"
-    assert (folder / "ledger.sqlite").read_bytes() == ledger
+    assert everything(folder) == before
 
 
 def test_export_rewrites_the_same_parquet(searched):

@@ -21,6 +21,7 @@ SMALL = [
     "train.warmup_epochs=0",
     "asha.grace_epochs=1",
     "asha.reduction_factor=2",
+    "asha.protect_top=0",
     "resources.device=cpu",
 ]
 # What differs between two runs of one search: clocks and processes.
@@ -35,6 +36,12 @@ def reports(folder):
     with Ledger.open(folder, read_only=True) as ledger:
         rows = ledger.reports()
     return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
+
+
+def everything(folder):
+    """All that the ledger holds, clocks too."""
+    with Ledger.open(folder, read_only=True) as ledger:
+        return ledger.trials(), ledger.reports(), ledger.events(), ledger.jobs()
 
 
 @pytest.fixture(scope="module")
@@ -87,12 +94,12 @@ def test_the_comparison_names_a_winner_per_architecture(searched):
 
 def test_a_finished_search_is_left_as_it_is_and_another_job_is_refused(searched):
     job, folder, result = searched
-    before = (folder / "ledger.sqlite").read_bytes()
+    before = everything(folder)
     assert run(job, folder).counts == result.counts
     other = small_job("search.num_trials=3", "resources.max_concurrent=1", "train.seed=1")
     with pytest.raises(JobError, match="holds another job"):
         run(other, folder)
-    assert (folder / "ledger.sqlite").read_bytes() == before
+    assert everything(folder) == before
 
 
 def test_four_trials_run_at_once_and_each_sees_its_own_gpu(tmp_path):
@@ -108,7 +115,7 @@ def test_four_trials_run_at_once_and_each_sees_its_own_gpu(tmp_path):
         at_once.append(sum(t.status is None and t.epoch > 0 for t in live.values()))
 
     slots = []
-    run(job, tmp_path / "gpus", on_change=watch, on_start=slots.append)
+    run(job, tmp_path / "gpus", on_change=watch, on_start=lambda *given: slots.append(given[0]))
     assert slots[0].num_slots == 4
     assert max(at_once) == 4
     trials = pd.read_parquet(tmp_path / "gpus" / "parquet" / "trials.parquet")
@@ -119,9 +126,11 @@ def test_four_trials_run_at_once_and_each_sees_its_own_gpu(tmp_path):
         assert (ordered["started_at"].iloc[1:].to_numpy() >= ends).all(), f"two trials at once on GPU {gpu}"
 
 
-def test_a_killed_worker_is_a_row_and_the_search_goes_on(tmp_path):
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_killed_worker_costs_a_try_and_the_search_goes_on(tmp_path, retries):
     job = small_job("architectures=[resnet8]", "methods=[sam]", "search.num_trials=4", "train.epochs=30",
-                    "asha.enabled=false", "resources.max_concurrent=2")  # fmt: skip
+                    "asha.enabled=false", "resources.max_concurrent=2",
+                    f"failures.max_retries={retries}")  # fmt: skip
     killed = []
 
     def kill_one(trial):
@@ -132,8 +141,12 @@ def test_a_killed_worker_is_a_row_and_the_search_goes_on(tmp_path):
 
     result = run(job, tmp_path / "killed", on_change=kill_one)
     trials = pd.read_parquet(tmp_path / "killed" / "parquet" / "trials.parquet")
-    failed = trials[trials["status"] == "failed"]
     assert len(trials) == 4
+    assert list(trials.loc[trials["retries"] > 0, "trial_id"]) == (killed if retries else [])
+    failed = trials[trials["status"] == "failed"]
+    if retries:
+        assert result.counts == {"completed": 4}
+        return
     assert list(failed["trial_id"]) == killed
     assert failed["error"].str.len().min() > 0
     assert result.counts == {"completed": 3, "failed": 1}

@@ -228,10 +228,6 @@ def another_job(folder):
     Ledger.create(folder, other.model_dump(mode="json"), {}).close()
 
 
-def this_job_unfinished(folder):
-    Ledger.create(folder, load_job("digits").model_dump(mode="json"), {}).close()
-
-
 def somebodys_files(folder):
     folder.mkdir()
     (folder / "thesis.tex").write_text("years of work")
@@ -248,7 +244,6 @@ def a_broken_ledger(folder):
 
 IN_USE = [
     (another_job, ["--out: 'there'", "holds another job ('digits')"]),
-    (this_job_unfinished, ["--out: 'there'", "unfinished (0 of 48 trials)", "--fresh"]),
     (somebodys_files, ["--out: 'there'", "not a search folder"]),
     (a_file, ["--out: 'there'", "not a search folder"]),
     (a_broken_ledger, ["there/ledger.sqlite", "found"]),
@@ -263,7 +258,7 @@ def test_a_folder_in_use_is_left_alone(call, place, occupy, parts):
     assert files_below(place) == before
 
 
-@pytest.mark.parametrize(("occupy", "parts"), IN_USE[2:])
+@pytest.mark.parametrize(("occupy", "parts"), IN_USE[1:])
 def test_fresh_deletes_nothing_but_searches(call, place, occupy, parts):
     occupy(place / "there")
     before = files_below(place)

@@ -258,7 +258,8 @@ def test_confirmations_stay(search):
     schema = confirmations_schema(["momentum"], ["trace"])
     assert schema.names == words(
         "job study architecture method seed test_accuracy val_accuracy test_loss sharpness.trace "
-        "param.q_p param.rho param.lr param.momentum"
+        "param.q_p param.rho param.lr param.momentum dataset variant trial_id place budget status epochs "
+        "gradient_evaluations train_loss train_s device started_at finished_at error"
     )
     row = dict.fromkeys(schema.names) | {
         "job": "tiny",

@@ -110,7 +110,8 @@ def test_a_model_based_sampler_finds_better_points_than_random_ones(tmp_path):
 
 
 def test_optuna_is_told_how_trials_really_ended(tmp_path):
-    search, recorder = make_search(tmp_path, "search.num_trials=8", "methods=[base]")
+    sets = ("methods=[base]", "asha.protect_top=0", "failures.max_retries=0")
+    search, recorder = make_search(tmp_path, "search.num_trials=8", *sets)
     endings = ["complete", "prune", "diverge", "crash", "crash before a report"]
     for i, ending in enumerate(endings):
         ray_id = f"t{i}"

@@ -82,6 +82,8 @@ def _identity(spec: TrialSpec) -> str:
     """What the numbers of a run depend on; where its data lie is not part of it."""
     params = {name: float(value) for name, value in spec.params.items()}
     fields = asdict(replace(spec, params=params))
+    if spec.train.schedule == "constant":
+        del fields["train"]["epochs"]  # no epoch depends on how many follow: more of them continue the run
     del fields["device"], fields["data"]["root"], fields["data"]["download"]
     return json.dumps(fields, sort_keys=True)
 

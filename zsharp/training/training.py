@@ -39,6 +39,10 @@ class Training:
         spec: What to train.
         data: The training set on the spec's device; loaded if not given.
 
+    Attributes:
+        epoch: Epochs trained.
+        last_report: The last epoch's row, also after `load`; None before the first.
+
     Raises:
         ValueError: If the spec does not fit the data, or names something unknown.
     """
@@ -75,6 +79,7 @@ class Training:
         self._smoothing = spec.params.get("label_smoothing", train.label_smoothing)
         self._sums = StepSums(self.device)
         self.epoch = 0
+        self.last_report: Report | None = None
         self._gradient_evaluations = 0
         self._train_s = 0.0
         self._wall_s_before = 0.0
@@ -118,7 +123,7 @@ class Training:
         is_sharp = isinstance(self.optimizer, SharpnessAware)
         # The last step of an epoch shows in the validation loss only, or in the weights themselves.
         after = float(nn.utils.get_total_norm(self._params)) if val_loss is None else val_loss
-        return {
+        self.last_report = {
             "epoch": self.epoch,
             "train_loss": means["loss"],
             "train_accuracy": means["correct"],
@@ -138,6 +143,7 @@ class Training:
             "device": device_name(self.device),
             "diverged": int(not math.isfinite(means["loss"] + after)),
         }
+        return self.last_report
 
     @torch.no_grad()
     def evaluate(self, images: Tensor, labels: Tensor) -> tuple[float, float]:
@@ -163,6 +169,7 @@ class Training:
             "batches": self._batches.generator.get_state(),
             "rng": rng_state(self.device),
             "epoch": self.epoch,
+            "last_report": self.last_report,
             "gradient_evaluations": self._gradient_evaluations,
             "train_s": self._train_s,
             "wall_s": self._wall_s_before + time.perf_counter() - self._started,
@@ -188,6 +195,7 @@ class Training:
         self._batches.generator.set_state(state["batches"].cpu())
         set_rng_state(state["rng"], self.device)
         self.epoch = state["epoch"]
+        self.last_report = state["last_report"]
         self._gradient_evaluations = state["gradient_evaluations"]
         self._train_s = state["train_s"]
         self._wall_s_before = state["wall_s"]

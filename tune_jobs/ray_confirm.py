@@ -1,0 +1,158 @@
+"""Runs confirmations on Ray, as many at a time as a search runs trials, and records each when it ends."""
+
+import os
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from tune_jobs.checkpoints import Checkpoints
+from tune_jobs.cluster_session import ray_session
+from tune_jobs.confirm import Budget, Confirmation, done_already, plan_confirmations, result_row
+from tune_jobs.data_checks import check_data
+from tune_jobs.export import export
+from tune_jobs.extend import extended
+from tune_jobs.ledger import Ledger
+from tune_jobs.resources import Slots
+from tune_jobs.search import plan_resources
+from tune_jobs.signals import sigterm_interrupts
+from tune_jobs.spec import JobSpec
+
+Row = dict[str, Any]
+
+
+def confirm(
+    folder: str | Path,
+    num_seeds: int,
+    *,
+    top: int = 1,
+    budget: Budget = "epochs",
+    sharpness: bool = True,
+    on_start: Callable[[int, int], None] | None = None,
+    on_row: Callable[[Row], None] | None = None,
+) -> list[Row]:
+    """Retrains the winners of each study with fresh seeds on all training data, and reads the test set.
+
+    What is recorded already is not run again; a run that was interrupted continues from its last epoch.
+
+    Args:
+        folder: The search folder.
+        num_seeds: Fresh seeds of each winner.
+        top: How many winners of each study.
+        budget: What is equal among methods: `epochs`, or `gradients` (gradient evaluations).
+        sharpness: Measure the flatness of each trained model.
+        on_start: Called with the number of runs and how many of them are done.
+        on_row: Called with each row when it is recorded.
+
+    Returns:
+        The rows of all these runs, as `confirmations.parquet` has them.
+
+    Raises:
+        LedgerError: If the folder has no ledger that can be used, or another process writes it.
+        JobError: If there is no winner, or the job does not fit data or machine.
+    """
+    with Ledger.open(Path(folder)) as ledger:
+        ledger.check_whole()
+        job, _ = extended(ledger, ())
+        runs = plan_confirmations(job, ledger, num_seeds, top, budget)
+        check_data(job)
+        for run, row in list(done_already(runs, ledger.confirmations())):
+            ledger.confirm(run.key, row)
+        recorded = ledger.confirmations()
+        waiting = [run for run in runs if run.key not in recorded]
+        if on_start is not None:
+            on_start(len(runs), len(runs) - len(waiting))
+        if waiting:
+            slots, totals = plan_resources(job)
+            with ray_session(slots, totals), sigterm_interrupts():
+                _run_all(job, ledger, waiting, slots, sharpness, on_row)
+        recorded = ledger.confirmations()
+    export(Path(folder))
+    return [recorded[run.key] for run in runs if run.key in recorded]
+
+
+def _run_all(
+    job: JobSpec,
+    ledger: Ledger,
+    waiting: Sequence[Confirmation],
+    slots: Slots,
+    sharpness: bool,
+    on_row: Callable[[Row], None] | None,
+) -> None:
+    checkpoints = Checkpoints(ledger.file.parent)
+    checkpoints.folder.mkdir(parents=True, exist_ok=True)
+    options = {"num_cpus": slots.cpus_per_trial, "num_gpus": slots.gpus_per_trial, "max_retries": 0}
+    train = ray.remote(_train).options(**options)
+    left = list(reversed(waiting))
+    tries = dict.fromkeys((run.key for run in waiting), 0)
+    running: dict[Any, Confirmation] = {}
+    while left or running:
+        while left and len(running) < slots.num_slots:
+            run = left.pop()
+            file = checkpoints.file(_file_name(run))
+            running[train.remote(run, str(file), int(slots.cpus_per_trial), sharpness)] = run
+        (done, *_), _ = ray.wait(list(running), num_returns=1)
+        run = running.pop(done)
+        try:
+            outcome = ray.get(done)
+        except ray.exceptions.RayError as error:
+            tries[run.key] += 1
+            if tries[run.key] <= job.failures.max_retries:
+                left.append(run)
+                continue
+            outcome = {"status": "failed", "error": _last_line(str(error))}
+        row = result_row(run, job, outcome)
+        ledger.confirm(run.key, row)
+        checkpoints.drop(_file_name(run))
+        if on_row is not None:
+            on_row(row)
+
+
+def _train(run: Confirmation, checkpoint: str, num_threads: int, sharpness: bool) -> Row:
+    """What a worker does: one run from its last epoch to its end, then the test set, once."""
+    started_at = datetime.now(UTC)
+    if not ray.get_runtime_context().get_accelerator_ids()["GPU"]:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # as in `tune_jobs.trial`
+    import torch
+
+    from zsharp.data.resident import load_test_data
+    from zsharp.sharpness import measure_training
+    from zsharp.training import Training
+    from zsharp.training.loop import train_on
+
+    torch.set_num_threads(max(1, num_threads))
+    training, file = Training(run.spec), Path(checkpoint)
+    if file.exists():
+        try:
+            training.load(file)
+        except ValueError:  # damaged: from the first epoch again
+            training = Training(run.spec, training.data)
+    result = train_on(training, checkpoint=file)
+    report = training.last_report
+    assert report is not None
+    row: Row = {
+        "status": result.status,
+        "train_loss": report["train_loss"] if result.status == "completed" else None,
+        "gradient_evaluations": report["gradient_evaluations"],
+        "train_s": report["train_s"],
+        "device": report["device"],
+        "error": None,
+    }
+    if result.status == "completed":
+        data = run.spec.data
+        loss, accuracy = training.evaluate(*load_test_data(data.name, data.root, device=training.device))
+        row |= {"test_loss": loss, "test_accuracy": accuracy}
+        if sharpness:
+            measures = measure_training(training)
+            row |= {f"sharpness.{name}": value for name, value in measures.items()}
+    return row | {"started_at": started_at.isoformat(), "finished_at": datetime.now(UTC).isoformat()}
+
+
+def _file_name(run: Confirmation) -> str:
+    return "confirm-" + run.key.replace("/", "-")
+
+
+def _last_line(text: str) -> str:
+    return text.strip().splitlines()[-1].strip() if text.strip() else "the worker died"

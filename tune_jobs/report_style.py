@@ -1,0 +1,160 @@
+"""How the report's figures look: one colour a method in all of them, light and dark, names that stay text."""
+
+import html
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import plotly.graph_objects as go
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart; yellow and black would vanish on one of
+# the two backgrounds and are an olive and a grey.
+_OF_METHOD = {
+    "base": "#7d8590",
+    "sam": "#0b84c6",
+    "asam": "#56b4e9",
+    "friendly_sam": "#009e73",
+    "zsharp": "#d55e00",
+    "zsharp_official": "#e69f00",
+    "magnitude_sam": "#cc79a7",
+    "random_sam": "#a08a1c",
+}
+_OTHERS = ("#8a63d2", "#3aa99f", "#b5544d", "#5b7f2b", "#c47ad8", "#96703a")
+_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
+SYMBOLS = {
+    "completed": "circle",
+    "pruned": "x-thin-open",
+    "diverged": "triangle-up-open",
+    "failed": "square-x-open",
+    "interrupted": "diamond-open",
+    "running": "circle-open",
+}
+"""Marker of a trial by how it ended."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of the report.
+
+    Attributes:
+        name: Stem of its file and its anchor; lower-case letters, digits and hyphens.
+        caption: What to read out of it, in a sentence.
+        figure: The figure.
+    """
+
+    name: str
+    caption: str
+    figure: go.Figure
+
+
+def colours(labels: Iterable[str]) -> dict[str, str]:
+    """Returns one colour for each label; a label begins with its method's name and may say more."""
+    found: dict[str, str] = {}
+    others = 0
+    for label in labels:
+        own = _OF_METHOD.get(label)
+        found[label] = own or _OTHERS[others % len(_OTHERS)]
+        others += own is None
+    return found
+
+
+def text(name: str) -> str:
+    """Returns a name as text for Plotly, which takes tags for markup, `%{...}` for a variable, `$...$` for TeX."""
+    return html.escape(name, quote=False).replace("%{", "%&#123;").replace("$", "&#36;")
+
+
+def slug(*words: str) -> str:
+    """Returns words as a file's stem."""
+    return "-".join(re.sub(r"[^a-z0-9]+", "-", word.lower()).strip("-")[:40] for word in words).strip("-")
+
+
+def theme(*, dark: bool) -> dict[str, Any]:
+    """Returns the layout template of a light or a dark page; the background is the page's own."""
+    ink, faint = ("#d6dae0", "#3a4048") if dark else ("#24292f", "#d9dde2")
+    axis = {
+        "gridcolor": faint,
+        "linecolor": faint,
+        "zerolinecolor": faint,
+        "tickcolor": faint,
+        "showline": True,
+        "ticks": "outside",
+        "ticklen": 4,
+        "automargin": True,
+        "title": {"standoff": 8, "font": {"size": 12}},
+    }
+    hover = {"bgcolor": "#22272e" if dark else "#ffffff", "font": {"color": ink, "family": _FONT}}
+    return {
+        "layout": {
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "font": {"family": _FONT, "size": 12, "color": ink},
+            "hoverlabel": hover,
+            "xaxis": axis,
+            "yaxis": axis,
+            "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": faint},
+        }
+    }
+
+
+def new_figure(
+    traces: Sequence[Any],
+    *,
+    title: str,
+    x: dict[str, Any],
+    y: dict[str, Any],
+    height: int = 340,
+    **layout: Any,
+) -> go.Figure:
+    """Returns a figure in the report's layout.
+
+    Args:
+        traces: What it shows.
+        title: What it is about; plain text.
+        x: Settings of the horizontal axis.
+        y: Settings of the vertical axis.
+        height: In pixels; the width is the page's.
+        layout: Further settings.
+    """
+    return go.Figure(
+        traces,
+        {
+            "template": "none",
+            "height": height,
+            "margin": {"l": 8, "r": 12, "t": 40, "b": 8},
+            "title": {
+                "text": text(title),
+                "x": 0,
+                "xref": "paper",
+                "y": 0.985,
+                "yanchor": "top",
+                "font": {"size": 14},
+            },
+            "legend": {
+                "orientation": "h",
+                "x": 0,
+                "xanchor": "left",
+                "y": -0.24,
+                "yanchor": "top",
+                "itemsizing": "constant",
+                "traceorder": "normal",
+            },
+            "hovermode": "closest",
+            "xaxis": {"automargin": True, **x},
+            "yaxis": {"automargin": True, **y},
+            **layout,
+        },
+    )
+
+
+def key(label: str, colour: str, **more: Any) -> go.Scatter:
+    """Returns an entry of the legend for a method, which shows and hides all that is in its group."""
+    return go.Scatter(
+        x=[None],
+        y=[None],
+        name=text(label),
+        legendgroup=label,
+        mode="markers",
+        marker={"color": colour, "size": 9},
+        **more,
+    )
