@@ -172,9 +172,12 @@ def confirm(
         Literal["epochs", "gradients"],
         typer.Option("--budget", help="What is equal among methods: epochs, or gradient evaluations."),
     ] = "epochs",
-    sharpness: Annotated[
-        bool, typer.Option("--sharpness/--no-sharpness", help="Measure how flat each minimum is.")
-    ] = True,
+    sharpness_images: Annotated[
+        int,
+        typer.Option(
+            "--sharpness-images", min=0, metavar="N", help="Measure flatness on N training images; 0: not."
+        ),
+    ] = 512,
 ) -> None:
     """Retrain each study's winner with fresh seeds on all training data, and read the test set."""
     from tune_jobs.ray_confirm import confirm as confirm_folder
@@ -195,7 +198,13 @@ def confirm(
 
     try:
         rows = confirm_folder(
-            folder, seeds, top=top, budget=budget, sharpness=sharpness, on_start=on_start, on_row=on_row
+            folder,
+            seeds,
+            top=top,
+            budget=budget,
+            sharpness_images=sharpness_images,
+            on_start=on_start,
+            on_row=on_row,
         )
     except KeyboardInterrupt:
         console.print(

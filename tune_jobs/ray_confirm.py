@@ -29,7 +29,7 @@ def confirm(
     *,
     top: int = 1,
     budget: Budget = "epochs",
-    sharpness: bool = True,
+    sharpness_images: int = 512,
     on_start: Callable[[int, int], None] | None = None,
     on_row: Callable[[Row], None] | None = None,
 ) -> list[Row]:
@@ -42,7 +42,7 @@ def confirm(
         num_seeds: Fresh seeds of each winner.
         top: How many winners of each study.
         budget: What is equal among methods: `epochs`, or `gradients` (gradient evaluations).
-        sharpness: Measure the flatness of each trained model.
+        sharpness_images: Measure the flatness of each trained model on this many training images; 0 does not.
         on_start: Called with the number of runs and how many of them are done.
         on_row: Called with each row when it is recorded.
 
@@ -67,7 +67,7 @@ def confirm(
         if waiting:
             slots, totals = plan_resources(job)
             with ray_session(slots, totals), sigterm_interrupts():
-                _run_all(job, ledger, waiting, slots, sharpness, on_row)
+                _run_all(job, ledger, waiting, slots, sharpness_images, on_row)
         recorded = ledger.confirmations()
     export(Path(folder))
     return [recorded[run.key] for run in runs if run.key in recorded]
@@ -78,7 +78,7 @@ def _run_all(
     ledger: Ledger,
     waiting: Sequence[Confirmation],
     slots: Slots,
-    sharpness: bool,
+    sharpness_images: int,
     on_row: Callable[[Row], None] | None,
 ) -> None:
     checkpoints = Checkpoints(ledger.file.parent)
@@ -92,7 +92,7 @@ def _run_all(
         while left and len(running) < slots.num_slots:
             run = left.pop()
             file = checkpoints.file(_file_name(run))
-            running[train.remote(run, str(file), int(slots.cpus_per_trial), sharpness)] = run
+            running[train.remote(run, str(file), int(slots.cpus_per_trial), sharpness_images)] = run
         (done, *_), _ = ray.wait(list(running), num_returns=1)
         run = running.pop(done)
         try:
@@ -110,7 +110,7 @@ def _run_all(
             on_row(row)
 
 
-def _train(run: Confirmation, checkpoint: str, num_threads: int, sharpness: bool) -> Row:
+def _train(run: Confirmation, checkpoint: str, num_threads: int, sharpness_images: int) -> Row:
     """What a worker does: one run from its last epoch to its end, then the test set, once."""
     started_at = datetime.now(UTC)
     if not ray.get_runtime_context().get_accelerator_ids()["GPU"]:
@@ -144,8 +144,8 @@ def _train(run: Confirmation, checkpoint: str, num_threads: int, sharpness: bool
         data = run.spec.data
         loss, accuracy = training.evaluate(*load_test_data(data.name, data.root, device=training.device))
         row |= {"test_loss": loss, "test_accuracy": accuracy}
-        if sharpness:
-            measures = measure_training(training)
+        if sharpness_images:
+            measures = measure_training(training, num_images=sharpness_images)
             row |= {f"sharpness.{name}": value for name, value in measures.items()}
     return row | {"started_at": started_at.isoformat(), "finished_at": datetime.now(UTC).isoformat()}
 

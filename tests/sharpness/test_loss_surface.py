@@ -167,13 +167,16 @@ def test_products_agree_with_curvlinops():
     assert torch.allclose(surface.hessian_product(v), expected, rtol=1e-10, atol=1e-12)
 
 
-def test_a_pass_with_gradients_rounds_like_one_without():
-    """Attention layers have a fast path without gradients; a small increase would drown in the difference."""
+def test_a_pass_with_gradients_rounds_like_one_without(monkeypatch):
+    """Attention has a fused path without gradients; a small increase would drown in its other rounding."""
     torch.manual_seed(0)
     model = build_model("vit_tiny", (1, 8, 8), 10)
     batch = rows(16, 1, 8, 8, classes=10, dtype=torch.float32)
     surface = LossSurface(model, [batch], lambda outputs, _: outputs.double().square().mean())
+    monkeypatch.delattr(torch, "_native_multi_head_attention")
     assert surface.loss() == surface.loss_and_gradient()[0]
+    with torch.no_grad(), pytest.raises(AttributeError, match="_native_multi_head_attention"):
+        model.eval()(batch[0])  # else this test would have nothing to test
 
 
 def test_tied_weights_are_one_parameter():
