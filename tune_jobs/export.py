@@ -58,6 +58,7 @@ def export(folder: Path) -> list[Path]:
 
     Raises:
         LedgerError: there is no ledger that can be read.
+        ResultsError: no folder can be made for them.
         ResultsError: `parquet` is not a folder.
     """
     parquet = Path(folder) / "parquet"
@@ -66,7 +67,7 @@ def export(folder: Path) -> list[Path]:
         metadata = _metadata(job, ledger.provenance, ledger.jobs())
         params = {name for trial in trials for name in trial["params"]}
         confirmations = [_with_times(row) for row in ledger.confirmations().values()]
-        parquet.mkdir(exist_ok=True)
+        _make_folder(parquet)
 
         summaries = {trial["trial_id"]: {"epochs_trained": 0, "best_val_accuracy": None} for trial in trials}
         study_of = {trial["trial_id"]: trial["study"] for trial in trials}
@@ -95,13 +96,24 @@ def read_results(folder: Path) -> Results:
     trials = _read(parquet / "trials.parquet", trials_schema())
     epochs = _read(parquet / "epochs.parquet", epochs_schema())
     confirmations = _read(parquet / "confirmations.parquet", confirmations_schema())
-    raw = {key.decode(): value.decode() for key, value in trials.schema.metadata.items()}
-    metadata: dict[str, Any] = {name: json.loads(raw.get(name, "null")) for name in _JSON_METADATA}
+    try:
+        raw = {key.decode(): value.decode() for key, value in trials.schema.metadata.items()}
+        metadata: dict[str, Any] = {name: json.loads(raw.get(name, "null")) for name in _JSON_METADATA}
+    except ValueError as problem:
+        file = parquet / "trials.parquet"
+        raise ResultsError(f"{file}: expected metadata that can be read, found: {problem}") from problem
     metadata["schema_version"] = int(raw["schema_version"])
     metadata["python_version"] = raw.get("python_version")
     metadata["git_commit"] = raw.get("git_commit")
     metadata["git_dirty"] = {"true": True, "false": False}.get(raw.get("git_dirty", ""))
     return Results(_to_pandas(trials), _to_pandas(epochs), _to_pandas(confirmations), metadata)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as problem:
+        raise ResultsError(f"{folder}: no folder can be made there: {problem.strerror}") from problem
 
 
 def _summarise(summary: dict[str, Any], report: Mapping[str, Any]) -> None:
@@ -149,7 +161,7 @@ def _write(
     schema = schema.with_metadata(metadata)
     remaining = iter(rows)
     try:
-        with pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
+        with pq.ParquetWriter(unfinished, schema, compression="zstd", write_page_checksum=True) as writer:
             while batch := list(islice(remaining, _BATCH)):
                 writer.write_table(pa.Table.from_pylist(batch, schema=schema))
         with unfinished.open("rb+") as done:
@@ -161,14 +173,20 @@ def _write(
 
 
 def _read(file: Path, expected: pa.Schema) -> pa.Table:
-    if not file.is_file():
+    try:
+        is_there = file.is_file()
+    except OSError:  # its name is too long
+        is_there = False
+    if not is_there:
         raise ResultsError(
             f"{file}: no such file; expected a search folder that `tune-jobs export` went over"
         )
     try:
-        table = pq.read_table(file)
-    except (pa.ArrowException, OSError) as problem:
-        raise ResultsError(f"{file}: expected a Parquet file, found: {problem}") from problem
+        table = pq.read_table(file, page_checksum_verification=True)
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError) as problem:  # the last, of names that are not text
+        text = " ".join(str(problem).split())
+        raise ResultsError(f"{file}: expected a Parquet file, found: {text}") from problem
     version = (table.schema.metadata or {}).get(b"schema_version", b"none").decode(errors="replace")
     if not version.isdecimal():
         raise ResultsError(f"{file}: not written by tune-jobs: expected a schema_version, found {version}")

@@ -14,18 +14,21 @@ refused), any number may read meanwhile. Each call is one transaction: it happen
 import json
 import math
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from tune_jobs.ledger_file import FILE_NAME as FILE_NAME
 from tune_jobs.ledger_file import LedgerError as LedgerError
-from tune_jobs.ledger_file import leave_one_file, lock_for_writing, make_file, open_file, unlock
+from tune_jobs.ledger_file import is_there, leave_one_file, lock_for_writing, make_file, open_file, unlock
 
-FILE_NAME = "ledger.sqlite"
+if TYPE_CHECKING:
+    from tune_jobs.remote_ledger import RemoteRecord
+
 ACTIONS = ("continue", "stop", "complete", "diverge")
 STATUSES = ("completed", "pruned", "diverged", "failed", "interrupted")
 EVENTS = ("start", "stop", "retry", "job", "checkpoint")
@@ -78,7 +81,9 @@ class Ledger:
     def __init__(self, file: Path, *, read_only: bool) -> None:
         self.file = file
         self.read_only = read_only
-        self._lock = lock_for_writing(file) if file.exists() and not read_only else None
+        self.record: RemoteRecord | None = None  # where each transaction is stored before it counts
+        self._statements: list[tuple[str, Sequence[Any]]] = []
+        self._lock = lock_for_writing(file) if is_there(file) and not read_only else None
         try:
             self._connection = open_file(file, read_only=read_only)
         except BaseException:
@@ -145,7 +150,7 @@ class Ledger:
         with self._writing() as connection:
             if connection.execute("SELECT 1 FROM trials WHERE trial_id = ?", (trial_id,)).fetchone():
                 raise self._error(f"trial {trial_id} was started before; expected a new trial_id")
-            connection.execute(
+            self._write(
                 f"INSERT INTO trials ({', '.join(_START)}, params, max_epochs, started_at)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (*start, json.dumps(values), max_epochs, _now()),
@@ -186,7 +191,7 @@ class Ledger:
             last = connection.execute(query, (trial,)).fetchone()[0] or 0
             if epoch != last + 1:
                 raise self._error(f"trial {where}: the last epoch reported is {last}; expected {last + 1}")
-            connection.execute(
+            self._write(
                 f"INSERT INTO reports (trial, epoch, metrics, {', '.join(_DECISION)})"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (trial, epoch, json.dumps(values), *judged, _now()),
@@ -211,11 +216,11 @@ class Ledger:
             trial_id: an interrupted trial; with `max_epochs`, a running or a completed one too.
             max_epochs: its full number of epochs from now on, more than before.
         """
-        with self._writing() as connection:
+        with self._writing():
             trial, status = self._trial(trial_id)
             if status != "interrupted" and not (status in (None, "completed") and max_epochs is not None):
                 raise self._error(f"trial {trial_id} is {status or 'running'}; expected an interrupted one")
-            connection.execute(
+            self._write(
                 "UPDATE trials SET status = NULL, stop_reason = NULL, error = NULL, finished_at = NULL,"
                 " ended_after = NULL, max_epochs = coalesce(?, max_epochs) WHERE seq = ?",
                 (max_epochs, trial),
@@ -223,11 +228,11 @@ class Ledger:
 
     def retry_trial(self, trial_id: str, error: str) -> None:
         """Record that a running trial's worker raised, died or hung, and that the trial is tried again."""
-        with self._writing() as connection:
+        with self._writing():
             trial, status = self._trial(trial_id)
             if status is not None:
                 raise self._error(f"trial {trial_id}: it is {status}, not running; cannot be tried again")
-            connection.execute("UPDATE trials SET retries = retries + 1 WHERE seq = ?", (trial,))
+            self._write("UPDATE trials SET retries = retries + 1 WHERE seq = ?", (trial,))
             self._add_event("retry", {"error": _text(error)}, trial_id)
 
     def record_event(self, kind: str, data: Mapping[str, Any] | None = None) -> None:
@@ -257,10 +262,10 @@ class Ledger:
         """
         with self._translated():
             rows = self._connection.execute(f"SELECT {', '.join(_EVENT)} FROM events ORDER BY seq").fetchall()
-        events = [dict(zip(_EVENT, row, strict=True)) for row in rows]
-        for event in events:
-            event["data"] = json.loads(event["data"])
-            event["happened_at"] = datetime.fromisoformat(event["happened_at"])
+            events = [dict(zip(_EVENT, row, strict=True)) for row in rows]
+            for event in events:
+                event["data"] = json.loads(event["data"])
+                event["happened_at"] = datetime.fromisoformat(event["happened_at"])
         return events
 
     def confirm(self, key: str, row: Mapping[str, Any]) -> None:
@@ -269,13 +274,13 @@ class Ledger:
             if connection.execute("SELECT 1 FROM confirmations WHERE key = ?", (key,)).fetchone():
                 raise self._error(f"confirmation {key} was recorded before; expected a new one")
             data = _json(row, f"{self.file}: confirmation {key}")
-            connection.execute("INSERT INTO confirmations (key, data) VALUES (?, ?)", (key, data))
+            self._write("INSERT INTO confirmations (key, data) VALUES (?, ?)", (key, data))
 
     def confirmations(self) -> dict[str, dict[str, Any]]:
         """Every confirmation by its key, in the order recorded."""
         with self._translated():
             rows = self._connection.execute("SELECT key, data FROM confirmations ORDER BY seq").fetchall()
-        return {key: json.loads(data) for key, data in rows}
+            return {key: json.loads(data) for key, data in rows}
 
     def trials(self) -> list[dict[str, Any]]:
         """Every trial, in the order started.
@@ -287,11 +292,11 @@ class Ledger:
         with self._translated():
             query = f"SELECT {', '.join(_TRIAL)} FROM trials ORDER BY seq"
             rows = self._connection.execute(query).fetchall()
-        trials = [dict(zip(_TRIAL, row, strict=True)) for row in rows]
-        for trial in trials:
-            trial["params"] = json.loads(trial["params"])
-            trial["started_at"] = datetime.fromisoformat(trial["started_at"])
-            trial["finished_at"] = trial["finished_at"] and datetime.fromisoformat(trial["finished_at"])
+            trials = [dict(zip(_TRIAL, row, strict=True)) for row in rows]
+            for trial in trials:
+                trial["params"] = json.loads(trial["params"])
+                trial["started_at"] = datetime.fromisoformat(trial["started_at"])
+                trial["finished_at"] = trial["finished_at"] and datetime.fromisoformat(trial["finished_at"])
         return trials
 
     def reports(self, trial_id: str | None = None) -> list[dict[str, Any]]:
@@ -322,10 +327,16 @@ class Ledger:
         """Everything read inside sees the ledger at one moment, whatever its writer does meanwhile."""
         with self._translated():
             self._connection.execute("BEGIN")
-            try:
-                yield
-            finally:
+        try:
+            yield
+        finally:
+            with self._translated():
                 self._connection.execute("ROLLBACK")
+
+    def store_copy(self) -> None:
+        """Store the whole record remotely, if it is kept there and has grown, or never was."""
+        if self.record is not None and self.record.is_copy_due:
+            self.record.store_copy(self._connection, self.file.with_suffix(".copy"))
 
     def close(self) -> None:
         """Close the file, and let another process write it; a second call does nothing."""
@@ -343,8 +354,10 @@ class Ledger:
 
     def _meta(self, key: str) -> dict[str, Any]:
         with self._translated():
-            (text,) = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        value: dict[str, Any] = json.loads(text)
+            row = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+            if row is None:
+                raise sqlite3.DatabaseError(f"no {key}")
+            value: dict[str, Any] = json.loads(row[0])
         return value
 
     def _trial(self, trial_id: str) -> tuple[int, str | None]:
@@ -354,15 +367,19 @@ class Ledger:
             raise self._error(f"there is no trial {trial_id!r}; expected one that start_trial recorded")
         return row[0], row[1]
 
+    def _write(self, statement: str, values: Sequence[Any]) -> None:
+        self._connection.execute(statement, values)
+        self._statements.append((statement, values))
+
     def _end(self, trial: int, status: str, stop_reason: str, error: str | None) -> None:
-        self._connection.execute(
+        self._write(
             "UPDATE trials SET status = ?, stop_reason = ?, error = ?, finished_at = ?, ended_after = ?"
             " WHERE seq = ?",
             (status, _text(stop_reason), _text(error), _now(), self._last_seq(), trial),
         )
 
     def _add_event(self, kind: str, data: Mapping[str, Any], trial_id: str | None) -> None:
-        self._connection.execute(
+        self._write(
             f"INSERT INTO events ({', '.join(_EVENT)}) VALUES (?, ?, ?, ?, ?)",
             (self._last_seq(), kind, trial_id, _json(data, f"{self.file}: {kind}"), _now()),
         )
@@ -387,8 +404,11 @@ class Ledger:
             raise self._error("it was opened for reading; expected a ledger opened for writing")
         with self._translated():
             self._connection.execute("BEGIN IMMEDIATE")
+            self._statements.clear()
             try:
                 yield self._connection
+                if self.record is not None:
+                    self.record.store(self._statements)
                 self._connection.execute("COMMIT")
             except BaseException:
                 if self._connection.in_transaction:
@@ -399,7 +419,9 @@ class Ledger:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as problem:  # damaged, disk full, closed
+        except LedgerError:
+            raise
+        except (sqlite3.Error, ValueError) as problem:  # damaged, disk full, closed; no JSON, no date
             raise self._error(f"expected a ledger that can be used, found: {problem}") from problem
 
 

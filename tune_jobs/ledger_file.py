@@ -10,6 +10,7 @@ from pathlib import Path
 if sys.platform != "win32":
     import fcntl
 
+FILE_NAME = "ledger.sqlite"
 APPLICATION_ID = 0x5A534850  # "ZSHP", in the file's header
 VERSION = 2
 
@@ -41,7 +42,10 @@ class LedgerError(ValueError):
 
 def make_file(file: Path, meta: Mapping[str, str]) -> None:
     """Writes an empty ledger under another name and moves it there complete: nobody sees half of one."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise LedgerError(f"{file}: its folder cannot be made: {problem.strerror}") from problem
     lock = lock_for_writing(file)
     unfinished = file.with_name(f".{file.name}.{os.getpid()}")
     try:
@@ -74,7 +78,7 @@ def open_file(file: Path, *, read_only: bool) -> sqlite3.Connection:
     Raises:
         LedgerError: the file is missing, truncated, another program's, or of another version.
     """
-    if not file.is_file():
+    if not is_there(file):
         raise LedgerError(f"{file}: no such file; expected a search folder, as `tune-jobs run` writes it")
     try:
         address = f"{file.resolve().as_uri()}?mode={'ro' if read_only else 'rw'}"
@@ -89,6 +93,14 @@ def open_file(file: Path, *, read_only: bool) -> sqlite3.Connection:
     except sqlite3.Error as problem:
         raise LedgerError(f"{file}: expected a ledger (version {VERSION}), found: {problem}") from problem
     return connection
+
+
+def is_there(file: Path) -> bool:
+    """Whether a file exists, also where no file of such a name could."""
+    try:
+        return file.is_file()
+    except OSError:  # the name is too long
+        return False
 
 
 def lock_for_writing(file: Path) -> int | None:

@@ -77,9 +77,10 @@ def replayed(results: Results) -> list[Difference] | None:
     Returns:
         None if the files are of a version that did not record what this takes.
     """
-    if results.trials["ended_after"].isna().all() or results.epochs["seq"].isna().any():
+    history = results.metadata["job_history"]
+    if not history or "asha" not in history[0][1] or results.epochs["seq"].isna().any():
         return None
-    rules = [(after, Rule.of_job(job)) for after, job in results.metadata["job_history"]]
+    rules = [(after, Rule.of_job(job)) for after, job in history]
     return replay(rules, _rows(results.trials), _rows(results.epochs))
 
 
@@ -126,7 +127,7 @@ def _audit(results: Results) -> str:
     )
 
 
-def _receipt(study: str, trials: pd.DataFrame, epochs: pd.DataFrame, job: dict[str, Any]) -> Receipt:
+def _receipt(study: str, trials: pd.DataFrame, epochs: pd.DataFrame, job: dict[str, Any] | None) -> Receipt:
     pruned = trials[trials["status"] == "pruned"]
     completed = trials[(trials["status"] == "completed") & trials["val_accuracy"].notna()].sort_values(
         ["val_accuracy", "val_loss", "trial_id"], ascending=[False, True, True]
@@ -149,7 +150,9 @@ def _receipt(study: str, trials: pd.DataFrame, epochs: pd.DataFrame, job: dict[s
     )
 
 
-def _close(winner: str, epochs: pd.DataFrame, job: dict[str, Any]) -> list[Close]:
+def _close(winner: str, epochs: pd.DataFrame, job: dict[str, Any] | None) -> list[Close]:
+    if not job or "asha" not in job:
+        return []
     rule = Rule.of_job(job)
     found = []
     for row in _rows(epochs[(epochs["trial_id"] == winner) & epochs["rung"].notna()]):

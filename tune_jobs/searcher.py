@@ -80,7 +80,7 @@ class StudySearch(OptunaSearch):
         study.add_trial(
             optuna.trial.create_trial(
                 state=state,
-                value=past.val_accuracy if state is TrialState.COMPLETE else None,
+                value=None if state is TrialState.FAIL else past.val_accuracy,
                 params=params,
                 distributions=self._distributions,
                 intermediate_values=values,

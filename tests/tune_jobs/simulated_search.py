@@ -1,4 +1,4 @@
-"""A search without Ray: the real searcher, recorder and ledger, driven as Ray would drive them by any number of slots."""
+"""A search without Ray: the real searcher, recorder and ledger, driven as Ray would, with any number of slots."""
 
 import math
 import random
@@ -36,9 +36,7 @@ class Trials:
         off = (math.log10(params.get("lr", 0.003)) + 2.5) ** 2 + (params.get("q_p", 0.8) - 0.8) ** 2
         off += (math.log10(params.get("rho", 0.1)) + 1) ** 2
         # rounded, so that some are equal
-        return round(
-            0.9 * math.exp(-off) * (1 - 0.5**epoch) + 0.1 * chance(self.seed, trial_id, epoch), 2
-        )
+        return round(0.9 * math.exp(-off) * (1 - 0.5**epoch) + 0.1 * chance(self.seed, trial_id, epoch), 2)
 
     def row(self, trial_id, params, epoch):
         diverged = chance("diverges", self.seed, trial_id, epoch) < self.diverging

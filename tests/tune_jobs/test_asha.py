@@ -109,11 +109,14 @@ def test_who_is_among_the_best_of_a_rung_goes_on_and_others_as_before(values, fa
 @settings(max_examples=30, deadline=None)
 def test_about_the_share_asked_for_is_immortal_by_id_and_seed(seed, share, other):
     ids = [f"resnet8-sam-{number:04d}" for number in range(2000)]
-    immortal = {trial for trial in ids if Rule(9, 1, 3, immortal_fraction=share, seed=seed).is_immortal(trial)}
+    immortal = {
+        trial for trial in ids if Rule(9, 1, 3, immortal_fraction=share, seed=seed).is_immortal(trial)
+    }
     assert abs(len(immortal) / len(ids) - share) < 0.06  # over 5 standard errors
     low, high = sorted((share, other))
     chosen = [
-        {trial for trial in ids if Rule(27, 3, 2, True, 4, one, seed).is_immortal(trial)} for one in (low, high)
+        {trial for trial in ids if Rule(27, 3, 2, True, 4, one, seed).is_immortal(trial)}
+        for one in (low, high)
     ]
     assert immortal in chosen  # whatever else the rule says
     assert chosen[0] <= chosen[1]
@@ -121,7 +124,9 @@ def test_about_the_share_asked_for_is_immortal_by_id_and_seed(seed, share, other
 
 def test_immortals_are_others_with_another_seed_and_all_or_none_at_the_ends():
     ids = [f"resnet8-sam-{number:04d}" for number in range(200)]
-    drawn = [{i for i in ids if Rule(9, 1, 3, immortal_fraction=0.5, seed=seed).is_immortal(i)} for seed in (0, 1)]
+    drawn = [
+        {i for i in ids if Rule(9, 1, 3, immortal_fraction=0.5, seed=seed).is_immortal(i)} for seed in (0, 1)
+    ]
     assert 50 < len(drawn[0] ^ drawn[1]) < 150
     assert all(Rule(9, 1, 3, immortal_fraction=1.0).is_immortal(trial) for trial in ids)
     assert not any(Rule(9, 1, 3, immortal_fraction=0.0).is_immortal(trial) for trial in ids)

@@ -33,11 +33,14 @@ def test_all_kinds_are_tested():
 def test_each_kind_is_exhausted_at_its_limit_and_not_before(kind):
     limit, used = KINDS[kind]
     budget = BudgetModel(**{kind: limit})
-    (name, value), = used.items()
+    ((name, value),) = used.items()
     assert Spent().exhausts(budget) is None
-    assert Spent(**{name: type(value)(value - 1e-6 if isinstance(value, float) else value - 1)}).exhausts(budget) is None
+    assert (
+        Spent(**{name: type(value)(value - 1e-6 if isinstance(value, float) else value - 1)}).exhausts(budget)
+        is None
+    )
     assert Spent(**used).exhausts(budget) == f"budget.{kind} is reached: {limit:g} of {limit:g}"
-    others = {name: 10**6 for name in ("hours", "epochs", "gradient_evaluations", "gpu_hours", "best_accuracy")}
+    others = dict.fromkeys(("hours", "epochs", "gradient_evaluations", "gpu_hours", "best_accuracy"), 10**6)
     assert Spent(**(others | {name: 0})).exhausts(budget) is None
     assert Spent(**others).exhausts(BudgetModel()) is None
 
@@ -155,7 +158,11 @@ def reports(*minutes):
         ([("start", 0), ("stop", 30)], [10, 20], 30),
         ([("start", 0), ("start", 100), ("stop", 110)], [20], 30),  # killed, then continued
         ([("start", 0), ("stop", 10), ("start", 1000), ("stop", 1005)], [5, 1002], 15),
-        ([("start", 0), ("start", 50), ("start", 90)], [10, 55], 15),  # killed three times, once before a report
+        (
+            [("start", 0), ("start", 50), ("start", 90)],
+            [10, 55],
+            15,
+        ),  # killed three times, once before a report
         ([("start", 0), ("retry", 400), ("job", 500), ("checkpoint", 600)], [7], 7),
     ],
 )
@@ -165,7 +172,9 @@ def test_hours_of_earlier_sessions(happened, reported, minutes):
 
 @given(
     st.lists(
-        st.tuples(st.integers(1, 50), st.lists(st.integers(1, 20), max_size=4), st.integers(1, 20) | st.none()),
+        st.tuples(
+            st.integers(1, 50), st.lists(st.integers(1, 20), max_size=4), st.integers(1, 20) | st.none()
+        ),
         max_size=6,
     )
 )

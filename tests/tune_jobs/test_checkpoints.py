@@ -96,7 +96,9 @@ def test_any_bytes_are_a_checkpoint_or_damaged(tmp_path, whole):
         checkpoints.file("a").write_bytes(data)
         if checkpoints.drop_damaged("a") is None:
             weights = torch.arange(500.0)
-            with suppress(Exception):  # torch is stricter with the headers; a worker begins such a trial again
+            with suppress(
+                Exception
+            ):  # torch is stricter with the headers; a worker begins such a trial again
                 weights = torch.load(io.BytesIO(data), weights_only=True)["weights"]
             assert weights.equal(torch.arange(500.0))
         else:

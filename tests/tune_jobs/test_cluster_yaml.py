@@ -1,16 +1,21 @@
-"""cluster.yaml: accepted by Ray's own checks, careful about money and open ports."""
+"""cluster.yaml, cluster-local.yaml: accepted by Ray's own checks, careful about money, open ports and the token."""
 
 import copy
+import subprocess
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import jsonschema
 import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
 CONFIG = yaml.safe_load((ROOT / "cluster.yaml").read_text(encoding="utf-8"))
+LOCAL = yaml.safe_load((ROOT / "cluster-local.yaml").read_text(encoding="utf-8"))
+BOTH = pytest.mark.parametrize("config", [CONFIG, LOCAL], ids=["aws", "local"])
+TOKEN = ".ray/auth_token"
 
 
 def prepare(config: dict) -> dict:
@@ -89,11 +94,57 @@ def test_on_demand_unless_somebody_says_spot():
     )
 
 
-def test_the_job_server_listens_on_the_head_alone():
-    starts = [command for command in prepare(CONFIG)["head_start_ray_commands"] if "ray start" in command]
+@BOTH
+def test_the_job_server_listens_on_the_head_alone(config):
+    starts = [command for command in prepare(config)["head_start_ray_commands"] if "ray start" in command]
     assert len(starts) == 1
     assert "--dashboard-host=127.0.0.1" in starts[0]
-    assert "0.0.0.0" not in str(prepare(CONFIG)["head_start_ray_commands"])
+    assert "0.0.0.0" not in str(prepare(config)["head_start_ray_commands"])
+
+
+@BOTH
+def test_every_node_demands_the_token_and_has_it(config):
+    prepared = prepare(config)
+    starts = [
+        line
+        for key in ("head_start_ray_commands", "worker_start_ray_commands")
+        for line in prepared[key]
+        if "ray start" in line
+    ]
+    assert len(starts) == 2
+    for line in starts:
+        exports, _, start = line.partition("ray start")
+        assert "RAY_AUTH_MODE=token" in exports
+        assert subprocess.run(["bash", "-n", "-c", line], check=False).returncode == 0
+        assert start
+    (place,) = [place for place, source in config["file_mounts"].items() if source == f"~/{TOKEN}"]
+    assert place in {f"/home/ray/{TOKEN}", f"~/{TOKEN}"}, "where Ray looks for it"
+
+
+@BOTH
+def test_all_machines_share_a_folder(config):
+    text = " ".join(config.get("initialization_commands", []) + config["setup_commands"])
+    assert "/mnt/zsharp" in text
+    if "docker" in config:
+        assert config["docker"]["run_options"] == ["--volume=/mnt/zsharp:/mnt/zsharp"]
+
+
+def test_ray_accepts_the_local_one_and_refuses_broken_copies():
+    prepared = prepare(LOCAL)
+    assert prepared["max_workers"] == len(LOCAL["provider"]["worker_ips"]) == LOCAL["min_workers"]
+    (node_type,) = prepared["available_node_types"]
+    assert prepared["head_node_type"] == node_type
+    with pytest.raises(click.ClickException, match="worker_ips"):
+        prepare(LOCAL | {"provider": {"type": "local", "head_ip": "192.0.2.10"}})
+    with pytest.raises(click.ClickException, match="available_node_types"):
+        prepare(LOCAL | {"available_node_types": CONFIG["available_node_types"]})
+    with pytest.raises(jsonschema.ValidationError, match="max_wrokers"):
+        prepare(LOCAL | {"max_wrokers": 1})
+
+
+def test_the_python_of_a_job_on_own_machines_is_the_environment_s():
+    for key in ("head_start_ray_commands", "worker_start_ray_commands"):
+        assert "export PATH=~/zsharp_tune/venv/bin:$PATH" in LOCAL[key][-1]
 
 
 def test_trials_stay_off_the_head():
@@ -104,9 +155,10 @@ def test_nodes_run_what_is_pinned_here():
     pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     constraints = dict(line.split("==") for line in pins if "==" in line)
     assert CONFIG["docker"]["image"] == f"rayproject/ray:{constraints['ray']}-py311-gpu"
-    assert set(CONFIG["file_mounts"].values()) == {"dist", "constraints.txt"}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["name"].replace("-", "_")
-    (install,) = CONFIG["setup_commands"]
-    wheels, constraints_file = CONFIG["file_mounts"]
-    assert f"{wheels}/{project}-*.whl" in install
-    assert f"--constraint {constraints_file}" in install
+    for config in (CONFIG, LOCAL):
+        places = {source: place for place, source in config["file_mounts"].items()}
+        assert set(places) == {"dist", "constraints.txt", f"~/{TOKEN}"}
+        install = config["setup_commands"][-1]
+        assert f"{places['dist']}/{project}-*.whl" in install
+        assert f"--constraint {places['constraints.txt']}" in install

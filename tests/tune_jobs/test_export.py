@@ -4,7 +4,7 @@ import json
 import math
 import os
 import subprocess
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import duckdb
@@ -39,7 +39,7 @@ TRIALS = words(
     "job study trial_id dataset architecture method variant seed status stop_reason epochs_trained max_epochs "
     "val_accuracy best_val_accuracy val_loss train_loss param.q_p param.rho param.lr param.momentum "
     "gradient_evaluations train_s wall_s images_per_s peak_memory_bytes num_parameters device started_at "
-    "finished_at error number node gpu_ids worker_pid"
+    "finished_at error number node gpu_ids worker_pid retries ended_after"
 )
 EPOCHS = words(
     "job study trial_id epoch train_loss train_accuracy val_loss val_accuracy lr grad_norm perturbation_norm "
@@ -199,7 +199,8 @@ def test_files_say_where_they_come_from(search):
         assert json.loads(metadata[b"package_versions"]) == FACTS["package_versions"]
         assert json.loads(metadata[b"hardware"]) == FACTS["hardware"]
         assert (metadata[b"git_commit"], metadata[b"git_dirty"]) == (b"0123abcd", b"false")
-    assert read_results(search).metadata == {**FACTS, "job": JOB, "schema_version": SCHEMA_VERSION}
+    found = {"job": JOB, "job_history": [[0, JOB]], "schema_version": SCHEMA_VERSION}
+    assert read_results(search).metadata == FACTS | found
 
 
 def test_what_is_not_known_is_not_claimed(tmp_path):
@@ -207,7 +208,9 @@ def test_what_is_not_known_is_not_claimed(tmp_path):
     export(tmp_path)
     results = read_results(tmp_path)
     unknown = {
-        name: value for name, value in results.metadata.items() if name not in ("job", "schema_version")
+        name: value
+        for name, value in results.metadata.items()
+        if name not in ("job", "job_history", "schema_version")
     }
     assert unknown == dict.fromkeys(FACTS)
     assert (len(results.trials), len(results.epochs)) == (0, 0)
@@ -253,35 +256,22 @@ def test_a_failed_export_leaves_the_files_as_they_were(search):
     assert len(list((search / "parquet").iterdir())) == 3
 
 
-def test_confirmations_stay(search):
-    confirmations = export(search)[2]
+def test_confirmations_are_those_of_the_ledger(search):
     schema = confirmations_schema(["momentum"], ["trace"])
     assert schema.names == words(
         "job study architecture method seed test_accuracy val_accuracy test_loss sharpness.trace "
         "param.q_p param.rho param.lr param.momentum dataset variant trial_id place budget status epochs "
         "gradient_evaluations train_loss train_s device started_at finished_at error"
     )
-    row = dict.fromkeys(schema.names) | {
-        "job": "tiny",
-        "seed": 4,
-        "test_accuracy": 0.5,
-        "sharpness.trace": 2.0,
-    }
-    marked = schema.with_metadata({"schema_version": "1", "git_commit": "older"})
-    pq.write_table(pa.Table.from_pylist([row], schema=marked), confirmations)
-    export(search)
-    kept = pq.read_table(confirmations)
-    assert kept.to_pylist() == [row]
+    row = {"job": "tiny", "seed": 4, "test_accuracy": 0.5, "sharpness.trace": 2.0, "param.momentum": 0.9}
+    moment = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+    with Ledger.open(search) as ledger:
+        ledger.confirm("a", row | {"started_at": moment.isoformat()})
+    kept = pq.read_table(export(search)[2])
+    assert kept.schema.names == schema.names
+    assert kept.to_pylist() == [dict.fromkeys(schema.names) | row | {"started_at": moment}]
     assert kept.schema.metadata[b"git_commit"] == b"0123abcd"
-
-
-def test_confirmations_of_others_are_not_overwritten(search):
-    confirmations = export(search)[2]
-    pd.DataFrame({"mine": [1]}).to_parquet(confirmations)
-    before = confirmations.read_bytes()
-    with pytest.raises(ResultsError, match="not written by tune-jobs"):
-        export(search)
-    assert confirmations.read_bytes() == before
+    assert len(read_results(search).confirmations) == 1
 
 
 def test_export_needs_a_ledger(tmp_path):

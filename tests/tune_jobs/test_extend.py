@@ -25,17 +25,23 @@ def problems_of(folder, *sets):
 
 FREE = "expected a change of budget, failures, resources, search.num_trials, search.keep_checkpoints, train.epochs"
 REFUSED = {
-    "train.epochs=12": ("train.epochs", ["12 is not valid", "schedule=cosine", "learning rate", "two lengths"]),
+    "train.epochs=12": (
+        "train.epochs",
+        ["12 is not valid", "schedule=cosine", "learning rate", "two lengths"],
+    ),
     "train.epochs=8": ("train.epochs", ["expected at least 9"]),
     "search.num_trials=3": ("search.num_trials", ["expected at least 4"]),
-    "methods=[sam]": ("methods", ["['sam'] is not valid", "began with ['sam', 'base']", FREE, "another folder"]),
+    "methods=[sam]": (
+        "methods",
+        ["['sam'] is not valid", "began with ['sam', 'base']", FREE, "another folder"],
+    ),
     "architectures=[resnet20]": ("architectures", ["began with ['resnet8']", FREE]),
     "search.sampler=tpe": ("search.sampler", ["'tpe' is not valid", "began with 'random'"]),
     "search.seed=1": ("search.seed", ["began with 0"]),
     "train.seed=1": ("train.seed", ["began with 0"]),
     "train.batch_size=32": ("train.batch_size", ["began with 64"]),
     "train.schedule=constant": ("train.schedule", ["began with 'cosine'"]),
-    "space.rho=0.1": ("space.rho", []),
+    "space.rho={uniform: [0.01, 0.5]}": ("space.rho", ["began with"]),
     "asha.grace_epochs=3": ("asha.grace_epochs", ["began with 1"]),
     "asha.protect_top=0": ("asha.protect_top", ["began with 1"]),
     "asha.enabled=false": ("asha.enabled", ["began with True"]),
@@ -103,7 +109,10 @@ def test_seeds_of_trials_that_exist_do_not_change(tmp_path):
     Driver(small_job(*repeated), tmp_path / "begun").run(3).close()
     found = problems_of(tmp_path / "begun", "search.num_trials=8")
     assert "the seeds of trials would change" in found["search.num_trials"]
-    assert "multiple of search.seeds" in problems_of(tmp_path / "begun", "search.num_trials=7")["search.num_trials"]
+    assert (
+        "multiple of search.seeds"
+        in problems_of(tmp_path / "begun", "search.num_trials=7")["search.num_trials"]
+    )
     Driver(small_job(*repeated), tmp_path / "not begun").close()
     with Ledger.open(tmp_path / "not begun") as ledger:
         assert extended(ledger, ["search.num_trials=8"])[1].search.num_trials == 8

@@ -1,4 +1,4 @@
-"""A recorded search decides again as it did; whatever was changed in the record is found; rungs come back as they were."""
+"""A recorded search decides again as it did, whatever was changed in it is found, and rungs come back as they were."""
 
 import tempfile
 from dataclasses import replace
@@ -91,7 +91,9 @@ def test_also_after_an_extension_to_more_epochs(search, num_steps, more):
         for trial in driver.ledger.trials():
             if trial["status"] == "completed":
                 assert lengths[trial["trial_id"]] == trial["max_epochs"]
-                assert trial["max_epochs"] == (9 if trial["trial_id"] in set(completed) - set(kept) else 9 + more)
+                assert trial["max_epochs"] == (
+                    9 if trial["trial_id"] in set(completed) - set(kept) else 9 + more
+                )
         assert {trial.status for trial in driver.recorder.trials.values()} <= {
             "completed", "pruned", "diverged", "failed"
         }  # fmt: skip
@@ -139,7 +141,11 @@ def test_another_rule_than_the_recorded_one_decides_otherwise(tmp_path):
     driver = Driver(job, tmp_path, num_slots=3).run()
     ledger = driver.ledger
     ((_, rule),) = rules(ledger)
-    for other in (replace(rule, reduction_factor=2), replace(rule, protect_top=3), replace(rule, enabled=False)):
+    for other in (
+        replace(rule, reduction_factor=2),
+        replace(rule, protect_top=3),
+        replace(rule, enabled=False),
+    ):
         assert replay([(0, other)], ledger.trials(), ledger.reports())
     driver.close()
 

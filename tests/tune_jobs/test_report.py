@@ -20,7 +20,7 @@ from tune_jobs.cli import main
 from tune_jobs.export import ResultsError, read_results
 from tune_jobs.report import write_report
 from tune_jobs.report_answer import answer_section
-from tune_jobs.report_cost import cost_section
+from tune_jobs.report_cost import cost_section, sharpness_section
 from tune_jobs.report_curves import budget_section, curves_section
 from tune_jobs.report_data import load
 from tune_jobs.report_importance import importance, warnings
@@ -133,7 +133,10 @@ def test_the_answer_of_confirmations_is_that_of_the_statistics(confirmed):
                 sign = 1 if pair.a == best else -1
                 low, high = sorted((sign * pair.low, sign * pair.high))
                 rival = pair.b if pair.a == best else pair.a
-                said = f"Against {rival}: {sign * pair.difference:+.4f} ({low:.4f} to {high:.4f}; n = 8 shared seeds"
+                said = (
+                    f"Against {rival}: {sign * pair.difference:+.4f} (95 % interval {low:.4f} to {high:.4f}; "
+                )
+                said += "n = 8 shared seeds"
                 assert said in words
     assert len(verdicts) > 1, "the generated methods differ, but not all of them"
     candidates = rows_of(section, "candidates")
@@ -151,6 +154,8 @@ def test_no_p_value_stands_without_its_n(confirmed, tmp_path):
 def test_too_few_seeds_are_no_answer(tmp_path):
     words = words_of(answer_section(load([write_search(tmp_path, seeds=2)])))
     assert "not enough seeds to tell" in words
+    assert f"To compare 3 methods, at least {smallest_n(3)} seeds are needed." in words
+    assert "too few for an interval, n = 2 seeds" in words
     assert not re.search(r", (better|worse)\.", words)
 
 
@@ -272,7 +277,7 @@ def test_warnings_say_what_speaks_against_an_optimum(tmp_path):
     job = json.loads(table.schema.metadata[b"job"])
     write(tmp_path, "trials", trials_schema(), rows, job)
     few, infeasible, edge = warnings(load([tmp_path]), "mlp")
-    assert few.startswith("mlp, sam: 9 trials for 2 searched parameters are few")
+    assert few.startswith("mlp, sam: n = 9 trials are few to search rho, lr;")
     assert infeasible.startswith("mlp, sam: 33% of n = 9 trials diverged or failed")
     assert edge.startswith("mlp, sam: the best lr, 0.0299, is at the upper end of its range, 0.0003 to 0.03")
 
@@ -480,3 +485,22 @@ def test_without_a_browser_the_figures_are_said_to_be_missing(tmp_path, searched
 def test_the_files_of_this_test_are_of_the_real_schema(confirmed):
     for name, schema in (("trials", trials_schema()), ("epochs", epochs_schema())):
         assert pq.read_schema(Path(confirmed) / "parquet" / f"{name}.parquet").names == schema.names
+
+
+def test_sharpness_shows_measures_with_their_errors_and_no_diagnostics(tmp_path):
+    names = ["average", "average_se", "hessian_max", "hessian_max_converged", "hessian_max_residual", "loss"]
+    write_search(tmp_path, architectures=["mlp"], methods=["sam"], seeds=4)
+    file = tmp_path / "parquet" / "confirmations.parquet"
+    values = (0.5, 0.01, 7.0, 1.0, 0.02, 0.3)
+    measured = {f"sharpness.{name}": value for name, value in zip(names, values, strict=True)}
+    rows = [row | measured for row in pq.read_table(file).to_pylist()]
+    write(tmp_path, "confirmations", confirmations_schema((), names), rows, {"name": "tiny"})
+    average, largest = sharpness_section(load([tmp_path])).pictures
+    assert [picture.name for picture in (average, largest)] == [
+        "sharpness-average-mlp",
+        "sharpness-hessian-max-mlp",
+    ]
+    (trace,) = average.figure.data
+    assert (list(trace.x), list(trace.error_x.array)) == ([0.5] * 4, [0.01] * 4)
+    assert list(trace.y) == [row["test_accuracy"] for row in rows]
+    assert largest.figure.data[0].error_x.array is None

@@ -1,0 +1,135 @@
+"""A ledger in an object store: what a call returned from is there, whatever happens to the machine."""
+
+import shutil
+
+import pytest
+
+from tune_jobs.ledger import Decision, LedgerError
+from tune_jobs.problems import JobError
+from tune_jobs.remote_ledger import RemoteRecord
+from tune_jobs.search_folder import SearchFolder
+from tune_jobs.storage import RemoteFolder
+
+JOB = {"name": "tiny", "asha": {}}
+CONTINUE = Decision("continue")
+
+
+def start(ledger, name="a"):
+    ledger.start_trial(
+        name, study="s", number=0, dataset="d", architecture="x", method="sam", variant=None, seed=0,
+        params={"lr": 0.1 + 0.2}, max_epochs=500,
+    )  # fmt: skip
+
+
+def lose_machine(folder):
+    """What a new driver on another machine sees: nothing but the store."""
+    shutil.rmtree(folder.remote.cache, ignore_errors=True)
+    return SearchFolder(folder.place)
+
+
+def test_everything_comes_back_on_another_machine(address):
+    folder = SearchFolder(address)
+    assert not folder.has_search()
+    ledger = folder.create(JOB, {"git_commit": "0"})
+    start(ledger)
+    for epoch in range(1, 12):
+        ledger.report("a", epoch, {"val_accuracy": epoch / 7, "train_loss": None}, CONTINUE)
+    ledger.finish_trial("a", "completed", "done")
+    expected = (ledger.trials(), ledger.reports(), ledger.events(), ledger.job)
+    there = lose_machine(folder)
+    assert there.has_search()
+    with there.open() as again:
+        assert (again.trials(), again.reports(), again.events(), again.job) == expected
+        start(again, "b")
+    with lose_machine(folder).open(read_only=True) as read:
+        assert [trial["trial_id"] for trial in read.trials()] == ["a", "b"]
+
+
+def test_what_was_not_stored_did_not_happen(gate, address, monkeypatch):
+    monkeypatch.setattr("tune_jobs.storage._ATTEMPTS", 2)
+    folder = SearchFolder(address)
+    ledger = folder.create(JOB, {})
+    start(ledger)
+    ledger.report("a", 1, {}, CONTINUE)
+    gate.is_down = True
+    with pytest.raises(LedgerError, match=address):
+        ledger.report("a", 2, {}, CONTINUE)
+    assert [report["epoch"] for report in ledger.reports()] == [1]
+    gate.heal()
+    ledger.report("a", 2, {}, CONTINUE)
+    with lose_machine(folder).open(read_only=True) as read:
+        assert [report["epoch"] for report in read.reports()] == [1, 2]
+
+
+def test_copies_take_the_place_of_many_transactions(address, monkeypatch):
+    monkeypatch.setattr("tune_jobs.remote_ledger._FEW", 10)
+    folder = SearchFolder(address)
+    ledger = folder.create(JOB, {})
+    start(ledger)
+    most = 0
+    for epoch in range(1, 100):
+        ledger.report("a", epoch, {"val_accuracy": epoch / 3}, CONTINUE)
+        ledger.store_copy()
+        most = max(most, len(folder.remote.names("ledger")))
+    assert most < 60
+    with lose_machine(folder).open(read_only=True) as read:
+        assert [report["val_accuracy"] for report in read.reports()] == [epoch / 3 for epoch in range(1, 100)]
+
+
+def test_a_copy_that_was_interrupted_leaves_the_record_whole(address, monkeypatch):
+    monkeypatch.setattr("tune_jobs.remote_ledger._FEW", 3)
+    folder = SearchFolder(address)
+    ledger = folder.create(JOB, {})
+    start(ledger)
+    for epoch in range(1, 8):
+        ledger.report("a", epoch, {}, CONTINUE)
+
+    def killed(names):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ledger.record._remote, "delete", killed)
+    with pytest.raises(KeyboardInterrupt):
+        ledger.store_copy()  # the new copy is there, the old objects too
+    with lose_machine(folder).open() as again:
+        assert len(again.reports()) == 7
+        again.report("a", 8, {}, CONTINUE)
+    with lose_machine(folder).open(read_only=True) as read:
+        assert len(read.reports()) == 8
+
+
+def test_a_missing_transaction_is_found(address):
+    folder = SearchFolder(address)
+    ledger = folder.create(JOB, {})
+    start(ledger)
+    for epoch in range(1, 6):
+        ledger.report("a", epoch, {}, CONTINUE)
+    folder.remote.delete(["ledger/3.json"])
+    with pytest.raises(LedgerError, match="transactions are missing"):
+        lose_machine(folder).open()
+
+
+def test_the_writer_that_was_replaced_stops(address, monkeypatch):
+    monkeypatch.setattr("tune_jobs.remote_ledger._LOOK_EVERY_S", 0.0)
+    folder = SearchFolder(address)
+    old = folder.create(JOB, {})
+    start(old)
+    record = RemoteRecord(RemoteFolder(address))
+    record.take_over()
+    with pytest.raises(LedgerError, match="writes it now"):
+        old.report("a", 1, {}, CONTINUE)
+    assert old.reports() == []
+
+
+def test_places_without_a_search_are_told_apart(address):
+    folder = SearchFolder(address)
+    folder.check_usable()
+    with pytest.raises(LedgerError, match="no ledger there"):
+        folder.open()
+    folder.remote.write("notes.txt", b"mine")
+    with pytest.raises(JobError, match="not a search folder"):
+        folder.check_usable()
+    folder.create(JOB, {}).close()
+    folder.check_usable()
+    folder.delete()
+    assert not folder.has_search()
+    assert folder.remote.names() == []  # `delete` is what --fresh does

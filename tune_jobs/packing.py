@@ -1,0 +1,59 @@
+"""How many trials share a GPU, from what a short probe measured."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_LEAST_GAIN = 1.1  # in throughput of the whole GPU, for sharing it among more trials
+_USABLE = 0.9  # of the memory: what the driver and fragments take grows with the trials
+PACKINGS = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What trials of one kind did when so many shared a GPU.
+
+    Attributes:
+        together: Their number.
+        images_per_s: Training images per second of all of them.
+        peak_memory_bytes: Most memory that one of them took.
+    """
+
+    together: int
+    images_per_s: float
+    peak_memory_bytes: int
+
+
+def fits(measured: Measured, together: int, memory_bytes: int) -> bool:
+    """Whether so many trials have room on a GPU of this memory."""
+    return together * measured.peak_memory_bytes <= _USABLE * memory_bytes
+
+
+def choose_packing(measured: Sequence[Measured]) -> int:
+    """Returns how many trials should share a GPU: each step up has to be worth it.
+
+    Args:
+        measured: By rising number, the first alone.
+    """
+    best = measured[0]
+    for more in measured[1:]:
+        if more.images_per_s < _LEAST_GAIN * best.images_per_s:
+            break
+        best = more
+    return best.together
+
+
+def fewer(share: float) -> float:
+    """Returns the share of a GPU that gives each trial more room: the whole of it at most."""
+    together = round(1 / share)
+    return 1.0 / max([packing for packing in PACKINGS if packing < together] or [1])
+
+
+def explain(name: str, measured: Sequence[Measured]) -> str:
+    """Returns what was measured, in words."""
+    alone = measured[0]
+    parts = [
+        f"{one.together} at once {one.images_per_s / alone.images_per_s:.2f} times that"
+        for one in measured[1:]
+    ]
+    facts = f"{name} takes {alone.peak_memory_bytes / 1e9:.2f} GB and trains {alone.images_per_s:,.0f} images/s alone"
+    return ", ".join([facts, *parts])

@@ -1,0 +1,116 @@
+"""A search folder, on a disk or at an address: what is in it, and how it is opened."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tune_jobs.ledger import FILE_NAME, Ledger, LedgerError
+from tune_jobs.problems import JobError, Problem
+from tune_jobs.remote_ledger import RemoteRecord
+from tune_jobs.storage import RemoteFolder, is_remote
+
+_PUBLISHED = ("job.yaml", "optuna.journal", "parquet/trials.parquet", "parquet/epochs.parquet")
+_PARQUET = (*_PUBLISHED[2:], "parquet/confirmations.parquet")
+
+
+class SearchFolder:
+    """A search folder.
+
+    Args:
+        place: A path, or an address such as `s3://bucket/folder`.
+
+    Attributes:
+        local: Where this process reads and writes its files: the folder itself, or a copy on this machine.
+
+    Raises:
+        JobError: If an address is malformed or holds credentials.
+    """
+
+    def __init__(self, place: str | Path) -> None:
+        self.place = str(place)
+        self.remote = RemoteFolder(self.place) if is_remote(place) else None
+        self.local = Path(place) if self.remote is None else self.remote.cache / Path(self.place).name
+
+    def __str__(self) -> str:
+        return self.place
+
+    def has_search(self) -> bool:
+        """Whether there is a ledger."""
+        if self.remote is not None:
+            return RemoteRecord(self.remote).exists
+        return (self.local / FILE_NAME).is_file()
+
+    def check_usable(self) -> None:
+        """Raises JobError if a search can be neither here nor be begun here."""
+        problem = None
+        if self.remote is None:
+            above = next(path for path in (self.local, *self.local.absolute().parents) if path.exists())
+            if above != self.local and not (above.is_dir() and os.access(above, os.W_OK)):
+                problem = f"no folder can be made in {above}; expected another place"
+            elif self.local.exists() and not (self.local.is_dir() and not any(self.local.iterdir())):
+                problem = (
+                    None if self.has_search() else "it exists and is not a search folder; expected a new one"
+                )
+        elif not self.has_search() and self.remote.names():
+            problem = "it is not empty and is not a search folder; expected a new one"
+        if problem is not None:
+            raise JobError([Problem("--out", self.place, problem)])
+
+    def create(self, job: Mapping[str, Any], provenance: Mapping[str, Any]) -> Ledger:
+        """Starts the record of a search; there must be none."""
+        if self.remote is None:
+            return Ledger.create(self.local, job, provenance)
+        shutil.rmtree(self.local, ignore_errors=True)
+        ledger = Ledger.create(self.local, job, provenance)
+        ledger.record = RemoteRecord(self.remote)
+        ledger.record.take_over()
+        ledger.store_copy()
+        return ledger
+
+    def open(self, *, read_only: bool = False) -> Ledger:
+        """Opens the record of a search.
+
+        Raises:
+            LedgerError: If there is none that can be used.
+        """
+        if self.remote is None:
+            return Ledger.open(self.local, read_only=read_only)
+        record = RemoteRecord(self.remote)
+        if not record.exists:
+            raise LedgerError(
+                f"{self.place}: no ledger there; expected a search folder, as `tune-jobs run` writes it"
+            )
+        if not read_only:
+            record.take_over()
+        record.pull(self.local)
+        ledger = Ledger.open(self.local, read_only=read_only)
+        if not read_only:
+            ledger.record = record
+        return ledger
+
+    def delete(self) -> None:
+        """Deletes the search that is here, unless another process writes it."""
+        if self.remote is None:
+            Ledger.open(self.local).close()  # refuses while another process writes it
+            shutil.rmtree(self.local)
+            return
+        for below in ("ledger", "checkpoints", "parquet", ""):
+            names = self.remote.names(below)
+            self.remote.delete(f"{below}/{name}".lstrip("/") for name in names)
+
+    def publish(self) -> None:
+        """Stores what was written beside the ledger."""
+        if self.remote is None:
+            return
+        for name in (*_PUBLISHED, _PARQUET[-1]):
+            if (self.local / name).is_file():
+                self.remote.push(self.local / name, name)
+
+    def results(self) -> Path:
+        """Returns a folder of this machine that has the search's Parquet files."""
+        if self.remote is not None:
+            for name in _PARQUET:
+                self.remote.pull(name, self.local / name)
+        return self.local

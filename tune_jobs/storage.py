@@ -1,0 +1,176 @@
+"""Search folders: on a disk, or at an address that pyarrow's file systems open (`s3://`, `gs://`)."""
+
+import hashlib
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from tune_jobs.problems import JobError, Problem
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
+SCHEMES = ("s3", "gs")
+_TIMEOUT_S = 20.0
+_ATTEMPTS = 8  # of a request that the server answers with an error, each after a longer pause
+_AT_ONCE = 16  # transfers
+
+
+class StorageError(OSError):
+    """Remote storage that does not answer, or refuses."""
+
+
+class RemoteFolder:
+    """A folder of an object store. Objects are written whole or not at all.
+
+    Credentials come from the environment alone, as the store's own tools read them.
+
+    Args:
+        address: `s3://bucket/path` or `gs://bucket/path`.
+
+    Raises:
+        JobError: If the address is not one of these, or holds credentials.
+    """
+
+    def __init__(self, address: str) -> None:
+        if problem := address_problem(address):
+            raise JobError([Problem("storage", _shown(address), problem)])
+        self.address = address.rstrip("/")
+        self._path = self.address.split("://", 1)[1]
+        self._opened: FileSystem | None = None
+
+    @property
+    def cache(self) -> Path:
+        """The folder on this machine where a process works on copies."""
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return base / "tune-jobs" / hashlib.sha256(self.address.encode()).hexdigest()[:24]
+
+    def names(self, below: str = "") -> list[str]:
+        """Returns the names of all objects in a folder below this one, none if there is none."""
+        from pyarrow.fs import FileSelector
+
+        path = f"{self._path}/{below}".rstrip("/")
+        with _translated(self.address):
+            found = self._files.get_file_info(FileSelector(path, allow_not_found=True))
+        return sorted(info.base_name for info in found if info.is_file)
+
+    def read(self, name: str) -> bytes | None:
+        """Returns what an object holds, None if there is none."""
+        with _translated(self.address):
+            try:
+                with self._files.open_input_stream(f"{self._path}/{name}") as stream:
+                    content: bytes = stream.read()
+            except FileNotFoundError:
+                return None
+        return content
+
+    def read_all(self, names: Iterable[str]) -> list[bytes | None]:
+        """Returns what many objects hold, in their order."""
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            return list(pool.map(self.read, names))
+
+    def write(self, name: str, content: bytes) -> None:
+        """Makes or replaces an object."""
+        with _translated(self.address), self._files.open_output_stream(f"{self._path}/{name}") as stream:
+            stream.write(content)
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Deletes objects, where they are there."""
+
+        def drop(name: str) -> None:
+            with _translated(self.address):
+                try:
+                    self._files.delete_file(f"{self._path}/{name}")
+                except FileNotFoundError:
+                    return
+
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            list(pool.map(drop, names))
+
+    def pull(self, name: str, file: Path) -> bool:
+        """Copies an object to a file of this machine; returns whether there is one."""
+        content = self.read(name)
+        if content is None:
+            return False
+        file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = file.with_name(f".{file.name}.{os.getpid()}")
+        unfinished.write_bytes(content)
+        unfinished.replace(file)
+        return True
+
+    def push(self, file: Path, name: str) -> None:
+        """Copies a file of this machine to an object."""
+        self.write(name, file.read_bytes())
+
+    def __getstate__(self) -> dict[str, str]:
+        return {"address": self.address}
+
+    def __setstate__(self, state: dict[str, str]) -> None:
+        self.__init__(state["address"])  # type: ignore[misc]  # a file system of this process
+
+    @property
+    def _files(self) -> "FileSystem":
+        if self._opened is None:
+            from pyarrow import fs
+
+            if self.address.startswith("gs://"):
+                self._opened = fs.GcsFileSystem()
+            else:
+                # As the store's own tools, pyarrow reads the credentials and the region from the environment.
+                endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+                self._opened = fs.S3FileSystem(
+                    endpoint_override=endpoint,
+                    allow_delayed_open=True,  # one request for a small object
+                    retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),
+                    connect_timeout=_TIMEOUT_S,
+                    request_timeout=_TIMEOUT_S,
+                )
+        return self._opened
+
+
+def is_remote(place: str | Path) -> bool:
+    """Whether a search folder lies at an address, not on a disk."""
+    return "://" in str(place)
+
+
+def address_problem(address: str) -> str | None:
+    """Returns what is wrong with an address, None if nothing is."""
+    parts = urlsplit(address)
+    if parts.scheme not in SCHEMES:
+        return (
+            f"expected a folder, or an address that begins with {' or '.join(f'{one}://' for one in SCHEMES)}"
+        )
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        return "an address must not hold credentials or options: the environment gives them"
+    if not parts.netloc or not parts.path.strip("/"):
+        return f"expected {parts.scheme}://bucket/folder"
+    if any(part in (".", "..") for part in parts.path.split("/")):
+        return "expected an address without . and .."
+    return None
+
+
+def _shown(address: str) -> str:
+    """An address without what might be a secret."""
+    scheme, _, rest = address.partition("://")
+    return (
+        f"{scheme}://...{rest.rpartition('@')[2].partition('?')[0]}"
+        if "@" in rest or "?" in rest
+        else address
+    )
+
+
+class _translated:  # noqa: N801  # reads as a statement
+    """Turns the file systems' errors into StorageError with the address in front."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError | StorageError):
+            raise StorageError(f"{self._address}: {error}") from error
