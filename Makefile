@@ -7,6 +7,7 @@ RESULTS ?= results/digits
 
 search: .venv/installed
 	$(BIN)/tune-jobs run digits --out $(RESULTS) --fresh
+	$(BIN)/tune-jobs compare $(RESULTS) --html $(RESULTS)/report.html
 
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest

@@ -10,7 +10,7 @@ from tune_jobs.report_data import Report, records
 from tune_jobs.report_page import Bullets, Part, Section
 from tune_jobs.report_tables import NONE, Column, Table, count, fixed, interval, plain, short
 from tune_jobs.schema import PARAM_PREFIX
-from tune_jobs.statistics import Comparison, smallest_n, summarize
+from tune_jobs.statistics import VERDICTS, Comparison, smallest_n, summarize
 
 
 def answer_section(report: Report) -> Section:
@@ -53,9 +53,26 @@ def _headline(report: Report, found: list[Contest]) -> str:
             won.setdefault(best, []).append(contest.place)
     over = "one comparison" if len(found) == 1 else f"{len(found)} comparisons"
     if not won:
-        return f"No method is shown to be better than all the others, in {over} on fresh seeds."
+        return (
+            f"No method is shown to be better than all the others, in {over} on fresh seeds. {_needed(found)}"
+        )
     wins = "; ".join(f"{label} in {len(places)} ({', '.join(places)})" for label, places in won.items())
     return f"Shown to be better than every other method, of {over} on fresh seeds: {wins}."
+
+
+def _needed(found: list[Contest]) -> str:
+    """Says how many seeds it takes where there were too few to show anything."""
+    lacking = [one for one in found if VERDICTS[-1] in {pair.verdict for pair in one.comparisons}]
+    if not lacking:
+        return ""
+    most = max(len(one.values) for one in lacking)
+    return f"To compare {most} methods, at least {smallest_n(most)} seeds are needed."
+
+
+def _sure(low: float | None, high: float | None) -> str:
+    return (
+        "too few for an interval" if low is None or high is None else f"95 % interval {interval(low, high)}"
+    )
 
 
 def _established(contest: Contest) -> str | None:
@@ -72,7 +89,7 @@ def _seen_from(label: str, one: Comparison) -> tuple[str, str, str]:
     ends = [None if end is None else sign * end for end in (one.low, one.high)]
     low, high = ends[::sign]
     verdict = {f"{ours} better": "better", f"{theirs} better": "worse"}.get(one.verdict, one.verdict)
-    return getattr(one, theirs), f"{sign * one.difference:+.4f} ({interval(low, high)}", verdict
+    return getattr(one, theirs), f"{sign * one.difference:+.4f} ({_sure(low, high)}", verdict
 
 
 def _sentences(report: Report, found: list[Contest]) -> Iterator[str]:
@@ -80,7 +97,7 @@ def _sentences(report: Report, found: list[Contest]) -> Iterator[str]:
         best, summary = next(iter(contest.summaries.items()))
         yield (
             f"{contest.place}, {budget_in_words(contest)}: {best} has the highest mean test "
-            f"accuracy, {fixed(summary.mean)} (95 % interval {interval(summary.low, summary.high)}, "
+            f"accuracy, {fixed(summary.mean)} ({_sure(summary.low, summary.high)}, "
             f"n = {summary.n} seeds). {' '.join(_rivals(best, contest))}".strip()
         )
     confirmed = {contest.place for contest in found}
@@ -226,12 +243,20 @@ def _differences_table(found: list[Contest]) -> Table:
 
 
 def _candidates_table(report: Report) -> Table:
-    rows = []
+    rows: list[dict[str, Any]] = []
     keys = ["place", "label", "budget", "place_in_study"]
     for key, members in report.confirmations.dropna(subset=["test_accuracy"]).groupby(keys, sort=False):
         summary = summarize(members["test_accuracy"].tolist())
         val_accuracy = plain(members["val_accuracy"].iloc[0])
         rows.append(dict(zip(keys, key, strict=True)) | vars(summary) | {"val_accuracy": val_accuracy})
+    rows.sort(
+        key=lambda row: (
+            report.places.index(row["place"]),
+            row["label"],
+            row["budget"],
+            row["place_in_study"],
+        )
+    )
     columns = [
         Column("architecture", lambda row: row["place"], False),
         Column("method", lambda row: row["label"], False),

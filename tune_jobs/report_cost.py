@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from tune_jobs.report_data import Report, records
+from tune_jobs.report_data import STANDARD_ERROR, Report, records
 from tune_jobs.report_page import Part, Section
 from tune_jobs.report_style import Picture, colours, new_figure, slug, text
 from tune_jobs.report_tables import NONE, Column, Table, count, duration, fixed, plain, share, short
@@ -57,7 +57,8 @@ def cost_section(report: Report) -> Section:
     )
     caption = (
         "Cost by study. Saved: epochs that stopped trials did not train, of all epochs; saved time at each trial's "
-        "own seconds per epoch. Device-hours: trial time times the share of a GPU that a trial had, or its CPUs."
+        "own seconds per epoch. Device-hours: trial time times the share of a GPU that a trial had, or its CPUs; "
+        "not known where the job leaves that to the machine (auto)."
     )
     return Section("cost", "Cost", [words, Table("cost", caption, columns, rows), [_spent_and_saved(rows)]])
 
@@ -167,6 +168,12 @@ def _megabytes(value: int | None) -> str:
     return NONE if value is None else f"{value / 1e6:,.0f} MB"
 
 
+def _standard_errors(rows: pd.DataFrame, column: str) -> dict[str, Any] | None:
+    if column not in rows:
+        return None
+    return {"type": "data", "array": rows[column].fillna(0.0).tolist(), "width": 0, "thickness": 1}
+
+
 def _sharpness(report: Report, place: str, measure: str) -> Picture:
     colour, column = colours(report.labels), SHARPNESS_PREFIX + measure
     rows = report.of(report.confirmations, place).dropna(subset=[column, "test_accuracy"])
@@ -178,6 +185,7 @@ def _sharpness(report: Report, place: str, measure: str) -> Picture:
             mode="markers",
             marker={"size": 8, "color": colour[str(label)]},
             customdata=own["seed"].tolist(),
+            error_x=_standard_errors(own, column + STANDARD_ERROR),
             hovertemplate="seed %{customdata}<br>%{x:.3g}, test accuracy %{y:.4f}",
         )
         for label, own in rows.groupby("label", sort=False)
@@ -188,12 +196,13 @@ def _sharpness(report: Report, place: str, measure: str) -> Picture:
         if tau is None
         else f"Kendall's tau {fixed(tau, 2)}, p = {short(p_value)}"
     )
+    bars = ", bars are standard errors" if column + STANDARD_ERROR in rows else ""
     is_positive = len(rows) > 0 and rows[column].min() > 0
     wide = is_positive and rows[column].max() > 20 * rows[column].min()
     return Picture(
         slug("sharpness", measure, place),
-        f"{place}: one point a confirmed seed, n = {n}; {said}. A negative tau says that flatter is more accurate; "
-        "over several methods it mixes differences between and within them.",
+        f"{place}: one point a confirmed seed{bars}, n = {n}; {said}. A negative tau would say that flatter is more "
+        "accurate; over several methods it mixes differences between and within them.",
         new_figure(
             traces,
             title=f"{place}: {measure}",

@@ -13,7 +13,9 @@ from tune_jobs.export import Results, read_results
 from tune_jobs.schema import PARAM_PREFIX, SHARPNESS_PREFIX, STANDARD_PARAMS
 from tune_jobs.space import Choice, Distribution, LogUniform, Uniform
 
+STANDARD_ERROR = "_se"
 _STUDY = ["folder", "job", "dataset", "architecture", "method"]
+_OF_A_MEASURE = (STANDARD_ERROR, "_converged", "_residual")  # endings of columns that say how exact one is
 _SPACE: TypeAdapter[dict[str, Distribution]] = TypeAdapter(dict[str, Distribution])
 
 
@@ -57,8 +59,9 @@ class Report:
 
     @property
     def sharpness(self) -> list[str]:
-        """The measures of sharpness that at least one confirmation has."""
-        return _present(self.confirmations, SHARPNESS_PREFIX)
+        """The measures of sharpness that at least one confirmation has; how exact they are is no measure."""
+        names = _present(self.confirmations, SHARPNESS_PREFIX)
+        return [name for name in names if name != "loss" and not name.endswith(_OF_A_MEASURE)]
 
     def of(self, frame: pd.DataFrame, place: str, label: str | None = None) -> pd.DataFrame:
         """Returns the rows of a frame that belong to a place, and to a label if one is given."""

@@ -76,7 +76,7 @@ def warnings(report: Report, place: str) -> Iterator[str]:
         searched = {one: found for one, found in searched.items() if trials[PARAM_PREFIX + one].notna().any()}
         if len(trials) < MIN_TRIALS * len(searched):
             yield (
-                f"{name}: {len(trials)} trials for {len(searched)} searched parameters are few; {MIN_TRIALS} a "
+                f"{name}: n = {len(trials)} trials are few to search {', '.join(searched)}; {MIN_TRIALS} a "
                 "parameter is a rule of thumb."
             )
         ended = trials[trials["status"] != "running"]

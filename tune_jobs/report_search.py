@@ -87,7 +87,13 @@ def _rungs(report: Report, judged: pd.DataFrame, place: str) -> Picture:
     for offset, label in enumerate(labels):
         rows = own[(own["label"] == label) & own["val_accuracy"].notna()]
         shift = (offset - (len(labels) - 1) / 2) * 0.7 / max(len(labels), 1)
-        x = [rungs.index(int(rung)) + shift for rung in rows["rung"]]
+        half = 0.3 / max(len(labels), 1)
+        x = [
+            rungs.index(int(rung))
+            + shift
+            + half * (number * 0.618 % 1 - 0.5)  # apart, the same way every time
+            for number, rung in enumerate(rows["rung"])
+        ]
         traces.append(key(label, colour[label]))
         group = {"legendgroup": label, "showlegend": False}
         traces.append(
@@ -111,7 +117,6 @@ def _rungs(report: Report, judged: pd.DataFrame, place: str) -> Picture:
         )
         last = rows.dropna(subset=["cutoff"]).drop_duplicates("rung", keep="last")
         middles = [rungs.index(int(rung)) + shift for rung in last["rung"]]
-        half = 0.3 / max(len(labels), 1)
         traces.append(
             go.Scatter(
                 x=[end for middle in middles for end in (middle - half, middle + half, None)],
@@ -125,7 +130,7 @@ def _rungs(report: Report, judged: pd.DataFrame, place: str) -> Picture:
     return Picture(
         slug("rungs", place),
         f"{place}: validation accuracy on arrival at a rung; crosses were stopped, bars are the last cutoff. The "
-        "cutoff moves as trials arrive, so an early trial may pass below it.",
+        "cutoff moves as trials arrive, and the job may protect some, so dots can lie below it.",
         new_figure(
             traces,
             title=f"{place}: rungs",
