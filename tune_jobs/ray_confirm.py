@@ -66,8 +66,11 @@ def confirm(
             on_start(len(runs), len(runs) - len(waiting))
         if waiting:
             slots, totals = plan_resources(job)
-            with ray_session(slots, totals), sigterm_interrupts():
-                _run_all(job, ledger, waiting, slots, sharpness_images, on_row)
+            try:
+                with ray_session(slots, totals), sigterm_interrupts():
+                    _run_all(job, ledger, waiting, slots, sharpness_images, on_row)
+            finally:
+                export(Path(folder))  # what ended, also when the rest was interrupted
         recorded = ledger.confirmations()
     export(Path(folder))
     return [recorded[run.key] for run in runs if run.key in recorded]
