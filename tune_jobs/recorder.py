@@ -22,7 +22,7 @@ StopKind = Literal["signal", "budget", "error"]
 _STATUS = {"complete": "completed", "stop": "pruned", "diverge": "diverged"}
 # What an error's text says when trying again would fail again, and when no trial is to blame.
 _OUT_OF_MEMORY = ("torch.OutOfMemoryError", "CUDA out of memory")
-_DISK_FULL = ("No space left on device", "Disk quota exceeded")
+_DISK_FULL = ("No space left on device", "Disk quota exceeded", "database or disk is full")
 
 
 @dataclass
@@ -183,8 +183,7 @@ class Recorder:
         trial = self.find(ray_id)
         if trial.status is not None or self.stopping:
             return
-        if any(text in error for text in _DISK_FULL):
-            self.stop(f"the disk is full: {_last_line(error)}", "error")
+        if self.stop_if_disk_full(error):
             return
         is_final = any(text in error for text in _OUT_OF_MEMORY)
         if is_final or trial.retries >= self.job.failures.max_retries:
@@ -203,6 +202,13 @@ class Recorder:
         if self.stopping is None or kind == "signal":
             self.stopping, self.stop_kind, self.stopped_s = reason, kind, time.monotonic()
 
+    def stop_if_disk_full(self, error: str) -> bool:
+        """Stops the search if an error says that nothing can be written, whichever trial met it first."""
+        is_full = any(text in error for text in _DISK_FULL)
+        if is_full:
+            self.stop(f"the disk is full: {_last_line(error)}", "error")
+        return is_full
+
     def check_budget(self) -> None:
         """Stops the search if its budget is used up."""
         self.spent.hours = self._hours_before + (time.monotonic() - self._started_s) / 3600
@@ -217,6 +223,12 @@ class Recorder:
                 self.ledger.finish_trial(trial.trial_id, "interrupted", reason)
                 trial.status = "interrupted"
                 self._tell(trial)
+
+    @property
+    def was_cut_off(self) -> bool:
+        """Whether the last session was killed: what it left beside the ledger may be behind it."""
+        sessions = [event["kind"] for event in self.ledger.events() if event["kind"] in ("start", "stop")]
+        return sessions[-1:] == ["start"]
 
     @property
     def is_over(self) -> bool:

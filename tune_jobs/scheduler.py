@@ -1,12 +1,14 @@
 """Which trials go on: Ray's ASHAScheduler, with rungs per study and every decision recorded when it is taken."""
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.tune import Stopper
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
+from tune_jobs.cluster_watch import dead_process
 from tune_jobs.recorder import Recorder
 from tune_jobs.searcher import METRIC, JobSearch
 from tune_jobs.signals import WIND_DOWN_S
@@ -63,7 +65,9 @@ class JobASHA(ASHAScheduler):
     def on_trial_error(self, tune_controller: "TuneController", trial: "Trial") -> None:
         """Records a trial whose function raised or whose worker died; it may wait for another try."""
         self._heard_s.pop(trial.trial_id, None)
-        error = self._killed.pop(trial.trial_id, None) or str(trial.get_error() or "the worker died")
+        if dead_process() is not None:  # no fault of the trial's
+            return
+        error = self._killed.pop(trial.trial_id, None) or _error_of(trial)
         self._recorder.fail(trial.trial_id, error)
 
     def choose_trial_to_run(self, tune_controller: "TuneController") -> "Trial | None":
@@ -90,6 +94,15 @@ class JobASHA(ASHAScheduler):
     def __getstate__(self) -> dict[str, Any]:
         """Ray pickles the scheduler into a snapshot that nothing here reads."""
         return {}
+
+
+def _error_of(trial: "Trial") -> str:
+    """Returns the text of a trial's error; Ray's own `get_error` looks where nothing was synced to yet."""
+    file = trial.error_file
+    if file is None or not Path(file).exists():
+        return "the worker died"
+    heading, _, text = Path(file).read_text(errors="replace").partition("\n")
+    return text.strip() or heading
 
 
 class WindDown(Stopper):

@@ -6,10 +6,11 @@ import sys
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tune_jobs import cluster
 from tune_jobs.cluster_session import ray_session
@@ -22,8 +23,11 @@ from tune_jobs.problems import JobError, Problem
 from tune_jobs.provenance import provenance
 from tune_jobs.recorder import LiveTrial, Recorder, StopKind
 from tune_jobs.resources import Slots, plan_slots
-from tune_jobs.signals import stopped_by_signals
+from tune_jobs.signals import EXIT_INTERRUPTED, say, stopped_by_signals
 from tune_jobs.spec import JobSpec
+
+if TYPE_CHECKING:
+    from tune_jobs.searcher import JobSearch
 
 OnStart = Callable[[Slots, Sequence[LiveTrial]], None]
 
@@ -61,12 +65,16 @@ def check_folder(job: JobSpec, folder: Path) -> bool:
     Raises:
         JobError: If it holds another job, or files that are not a search's.
     """
-    above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    except OSError as error:
+        problem = Problem("--out", str(folder), f"{error.strerror}; expected another place")
+        raise JobError([problem]) from None
     if above != folder and not (above.is_dir() and os.access(above, os.W_OK)):
         raise JobError(
             [Problem("--out", str(folder), f"no folder can be made in {above}; expected another place")]
         )
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not folder.exists() or (folder.is_dir() and not any(map(_is_of_use, folder.iterdir()))):
         return False
     if not (folder / FILE_NAME).is_file():
         raise JobError(
@@ -83,6 +91,11 @@ def check_folder(job: JobSpec, folder: Path) -> bool:
             ]
         )
     return True
+
+
+def _is_of_use(path: Path) -> bool:
+    """Whether a file is more than the ledger that a process was killed while it made."""
+    return not path.name.startswith(f".{FILE_NAME}.")
 
 
 def plan_resources(job: JobSpec) -> tuple[Slots, cluster.Totals]:
@@ -158,8 +171,9 @@ def resume(
         JobError: If a change is not one that a search can take, or the job no longer fits data or machine.
     """
     folder = Path(folder)
-    with Ledger.open(folder) as ledger:
+    with Ledger.open(folder, read_only=True) as ledger:  # opening for writing would change what is damaged
         ledger.check_whole()
+    with Ledger.open(folder) as ledger:
         before, job = extended(ledger, sets)
         check_data(job)
         slots, totals = plan_resources(job)
@@ -180,33 +194,89 @@ def _search(
 ) -> SearchResult:
     """Runs what is left of a search, whose ledger is open, and exports it."""
     folder = ledger.file.parent
-    (folder / "job.yaml").write_text(dump_job(job))
     recorder = Recorder(job, ledger, on_change, slots.gpus_per_trial)
     recorder.check_budget()
-    if not recorder.is_over and not recorder.stopping:
-        ledger.record_event("start", {"slots": slots.num_slots, "hardware": provenance(totals.gpu_names)})
-        recorder.clean_checkpoints()
-        if on_start is not None:
-            on_start(slots, list(recorder.trials.values()))
-        with ray_session(slots, totals), stopped_by_signals(recorder):
-            _tune(job, recorder, slots)
-        recorder.interrupt()
-        ledger.record_event("stop", {"reason": recorder.stopping})
-    export(folder)
+    with stopped_by_signals(recorder) as listen, _full_disk_stops(recorder):
+        _write_job(job, folder)
+        if not recorder.is_over and not recorder.stopping:
+            ledger.record_event("start", {"slots": slots.num_slots, "hardware": provenance(totals.gpu_names)})
+            recorder.clean_checkpoints()
+            if on_start is not None:
+                on_start(slots, list(recorder.trials.values()))
+            _session(job, recorder, slots, totals, listen)
+            recorder.interrupt()
+            recorder.checkpoints.keep_only(recorder.kept_checkpoints())  # killed workers leave halves
+            ledger.record_event("stop", {"reason": recorder.stopping})
+        elif recorder.was_cut_off:
+            recorder.clean_checkpoints()
+            with _searcher(job, recorder):  # writes Optuna's journal
+                recorder.interrupt()
+            ledger.record_event("stop", {"reason": recorder.stopping})
+        export(folder)
     counts = Counter(trial.status or "running" for trial in recorder.trials.values())
-    if recorder.is_over:
+    if recorder.is_over and recorder.stop_kind != "error":
         return SearchResult(folder, dict(counts))
     return SearchResult(folder, dict(counts), recorder.stopping, recorder.stop_kind)
 
 
-def _tune(job: JobSpec, recorder: Recorder, slots: Slots) -> None:
-    """One Tuner over all studies, so that no slot idles at the end of a study."""
+def _session(
+    job: JobSpec, recorder: Recorder, slots: Slots, totals: cluster.Totals, listen: Callable[[], None]
+) -> None:
+    """What is left of a search, on a Ray; not begun if somebody stops it meanwhile."""
+    from tune_jobs.cluster_watch import kill_children, watched
+
+    def without_ray(name: str) -> None:
+        folder = recorder.ledger.file.parent
+        say(f"Ray's {name} died. The ledger is whole; it goes on with: tune-jobs resume {folder}")
+        kill_children()
+        os._exit(EXIT_INTERRUPTED if recorder.stop_kind == "signal" else 1)  # as Ray would, a minute later
+
+    try:
+        with ray_session(slots, totals), watched(without_ray):
+            listen()  # Ray has taken SIGTERM for itself
+            if not recorder.stopping:
+                _tune(job, recorder, slots)
+    except SystemExit:  # which Ray makes of a SIGTERM while it starts
+        recorder.stop("interrupted by SIGTERM", "signal")
+
+
+@contextmanager
+def _full_disk_stops(recorder: Recorder) -> Iterator[None]:
+    """A disk without room ends the session, not the program: the ledger holds what fitted."""
+    try:
+        yield
+    except Exception as error:  # Ray wraps what its callbacks raise
+        if not recorder.stop_if_disk_full(str(error)) and recorder.stop_kind != "error":
+            raise
+
+
+def _write_job(job: JobSpec, folder: Path) -> None:
+    unfinished = folder / ".job.yaml"
+    unfinished.write_text(dump_job(job))
+    unfinished.replace(folder / "job.yaml")
+
+
+@contextmanager
+def _searcher(job: JobSpec, recorder: Recorder) -> Iterator["JobSearch"]:
+    """Yields the searcher, with what the ledger holds told to Optuna and its journal."""
     import optuna
-    from ray import tune
 
     from tune_jobs.optuna_journal import new_journal
-    from tune_jobs.scheduler import JobASHA, WindDown
     from tune_jobs.searcher import JobSearch
+
+    level = optuna.logging.get_verbosity()
+    with new_journal(recorder.ledger.file.parent) as journal:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        search = JobSearch(job, recorder, journal)
+        optuna.logging.set_verbosity(level)
+        yield search
+
+
+def _tune(job: JobSpec, recorder: Recorder, slots: Slots) -> None:
+    """One Tuner over all studies, so that no slot idles at the end of a study."""
+    from ray import tune
+
+    from tune_jobs.scheduler import JobASHA, WindDown
     from tune_jobs.trial import TrialRunner
 
     folder = recorder.ledger.file.parent
@@ -216,14 +286,10 @@ def _tune(job: JobSpec, recorder: Recorder, slots: Slots) -> None:
     trainable = tune.with_resources(trainable, {"cpu": slots.cpus_per_trial, "gpu": slots.gpus_per_trial})
     with (
         tempfile.TemporaryDirectory(prefix="tune-jobs-") as scratch,
-        new_journal(folder) as journal,
+        _searcher(job, recorder) as search,
         warnings.catch_warnings(),
     ):
         warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
-        optuna_level = optuna.logging.get_verbosity()
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        search = JobSearch(job, recorder, journal)
-        optuna.logging.set_verbosity(optuna_level)
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(

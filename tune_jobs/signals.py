@@ -3,36 +3,45 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from tune_jobs.recorder import Recorder
 
 EXIT_INTERRUPTED = 130
-WIND_DOWN_S = 20.0  # that running epochs have to end, once a search is stopped
+WIND_DOWN_S = 15.0  # that running epochs have to end, once a search is stopped
 
 
 @contextmanager
-def stopped_by_signals(recorder: Recorder) -> Iterator[None]:
+def stopped_by_signals(recorder: Recorder) -> Iterator[Callable[[], None]]:
     """Winds the search down at the first signal inside, and ends the process at the second.
 
     Does nothing in any thread but the main one, where Python allows no handlers.
+
+    Yields:
+        What makes it listen again, after somebody else took the signals.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield lambda: None
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
         if recorder.stop_kind == "signal":
-            _say("Ended at once; the ledger is whole.")
+            say(f"Ended at once. {goes_on}")
             os._exit(EXIT_INTERRUPTED)
         recorder.stop(f"interrupted by {signal.Signals(number).name}", "signal")
-        _say(f"Stopping: running epochs have {WIND_DOWN_S:.0f} s to end. The same signal again ends at once.")
+        say(f"Stopping: running epochs have {WIND_DOWN_S:.0f} s to end. The same signal again ends at once.")
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    def listen() -> None:
+        for number in before:
+            signal.signal(number, handle)
+
+    goes_on = f"The ledger is whole; it goes on with: tune-jobs resume {recorder.ledger.file.parent}"
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    listen()
     try:
-        yield
+        yield listen
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -51,6 +60,6 @@ def sigterm_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     """Unlike print, safe whatever the signal interrupted."""
     os.write(2, f"\n{text}\n".encode())

@@ -1,0 +1,43 @@
+"""Read by every Python process of a search under test: counts trained epochs, and makes chosen ones fail.
+
+An epoch is trained when its checkpoint is opened for writing, which Python's audit hooks see, and can refuse. So
+nothing of the program is replaced, and nothing in it knows of tests.
+
+- FAULTS_EPOCHS: a file that gets a line, the trial, for every epoch trained.
+- FAULTS_AT: `trial kind skip times`, and more of them after commas: when that trial's checkpoint has been written
+  `skip` times, the next `times` fail.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+
+def _failure(kind):
+    if kind == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "out-of-memory":
+        return sys.modules["torch"].OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+    return RuntimeError("the data are gone")
+
+
+def _on_open(event, arguments):
+    if event != "open" or not isinstance(arguments[0], str | os.PathLike):
+        return
+    path = os.fspath(arguments[0])
+    if not (isinstance(path, str) and path.endswith(".tmp") and os.sep + "checkpoints" + os.sep in path):
+        return
+    trial = Path(path).name.partition(".pt.")[0]
+    log = Path(os.environ["FAULTS_EPOCHS"])
+    with log.open("a") as file:
+        file.write(f"{trial}\n")
+    trained = log.read_text().splitlines().count(trial)
+    for fault in filter(None, os.environ.get("FAULTS_AT", "").split(",")):
+        unlucky, kind, skip, times = fault.split()
+        if trial == unlucky and int(skip) < trained <= int(skip) + int(times):
+            raise _failure(kind)
+
+
+if "FAULTS_EPOCHS" in os.environ:
+    sys.addaudithook(_on_open)
