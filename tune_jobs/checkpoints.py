@@ -18,13 +18,19 @@ class Checkpoints:
 
     Args:
         place: The search folder: a path that all workers see, or an address.
+
+    Attributes:
+        place: The same, as every process of this machine can open it.
+        folder: Where this process reads and writes the files.
     """
 
     def __init__(self, place: str | Path) -> None:
         self._remote = RemoteFolder(str(place)) if is_remote(place) else None
         if self._remote is None:
-            self.folder = Path(place).absolute() / FOLDER_NAME
+            self.place = str(Path(place).absolute())
+            self.folder = Path(self.place) / FOLDER_NAME
         else:
+            self.place = str(place)
             self._scratch = tempfile.TemporaryDirectory(prefix="tune-jobs-checkpoints-")
             self.folder = Path(self._scratch.name)
 

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from tune_jobs import submit_cli
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -28,11 +30,9 @@ Job = Annotated[str, typer.Argument(metavar="JOB", help="A preset's name (see `l
 Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change a value of the job; YAML.")
 ]
-Out = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="Search folder; default storage/name.")
-]
-Folders = Annotated[list[Path], typer.Argument(metavar="DIR...", help="Search folders.")]
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A search folder.")]
+Out = Annotated[str | None, typer.Option("--out", metavar="DIR", help="Search folder; default storage/name.")]
+Folders = Annotated[list[str], typer.Argument(metavar="DIR...", help="Search folders.")]
+Folder = Annotated[str, typer.Argument(metavar="DIR", help="A search folder.")]
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -122,11 +122,11 @@ def run(
 def resume(folder: Folder, sets: Sets = None) -> None:
     """Continue a search after any stop; with more trials, epochs or budget, extend it."""
     from tune_jobs.extend import extended
-    from tune_jobs.ledger import Ledger
     from tune_jobs.progress import Progress
     from tune_jobs.search import resume as resume_search
+    from tune_jobs.search_folder import SearchFolder
 
-    with Ledger.open(folder, read_only=True) as ledger:
+    with SearchFolder(folder).open(read_only=True) as ledger:
         _, spec = extended(ledger, sets or [])
     console = _console()
     with Progress(spec, console) as progress:
@@ -136,11 +136,12 @@ def resume(folder: Folder, sets: Sets = None) -> None:
 
 def _show_result(console: Console, spec: "JobSpec", result: "SearchResult") -> None:
     """Prints what a search found and how it ended; the exit code says whether that is a success."""
-    _print_comparison(console, [result.folder])
-    console.print(f"\nResults: {escape(str(result.folder / 'parquet'))}", soft_wrap=True)
+    if result.stop_kind != "error":  # then there may be nothing to read
+        _print_comparison(console, [result.folder])
+        console.print(f"\nResults: {escape(str(result.folder / 'parquet'))}", soft_wrap=True)
     if result.stopped is not None:
         console.print(escape(f"Stopped before its last trial: {result.stopped}."), soft_wrap=True)
-        console.print(escape(f"It goes on with: tune-jobs resume {result.folder}"), soft_wrap=True)
+        console.print(escape(f"It goes on with: tune-jobs resume {result.place}"), soft_wrap=True)
     if result.is_interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
     if result.stop_kind == "error":
@@ -159,7 +160,13 @@ def export(folder: Folder) -> None:
     """(Re)write the Parquet files of a search folder from its ledger."""
     from tune_jobs.export import export as export_folder
 
-    for file in export_folder(folder):
+    from tune_jobs.search_folder import SearchFolder
+
+    where = SearchFolder(folder)
+    with where.open(read_only=True):  # of a remote one, the copy on this machine
+        files = export_folder(where.local)
+    where.publish()
+    for file in files:
         typer.echo(file)
 
 
@@ -211,7 +218,7 @@ def confirm(
             escape(f"Interrupted. What ended is recorded; go on with: tune-jobs confirm {folder} ...")
         )
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    _print_answer(console, [folder])
+    _print_answer(console, _local([folder]))
     if not any(row["status"] == "completed" for row in rows):
         raise typer.Exit(EXIT_FAILED)
 
@@ -230,11 +237,12 @@ def compare(
     """Architectures and methods side by side."""
     from tune_jobs.compare import comparison, to_csv, to_json, to_latex, to_markdown
 
+    found = _local(folders)
     if html is not None:
-        _write_report(folders, html)
+        _write_report(found, html)
         return
     if form == "table":
-        _print_comparison(_console(), folders)
+        _print_comparison(_console(), found)
         return
     renderers: dict[str, Callable[[pd.DataFrame], str]] = {
         "csv": to_csv,
@@ -242,7 +250,18 @@ def compare(
         "latex": to_latex,
         "json": to_json,
     }
-    typer.echo(renderers[form](comparison(folders)), nl=False)
+    typer.echo(renderers[form](comparison(found)), nl=False)
+
+
+for _verb in submit_cli.VERBS:
+    app.command()(_verb)
+
+
+def _local(places: list[str]) -> list[Path]:
+    """Returns the folders of this machine that have the results of searches, wherever those are."""
+    from tune_jobs.search_folder import SearchFolder
+
+    return [SearchFolder(place).results() for place in places]
 
 
 def _write_report(folders: list[Path], page: Path) -> None:

@@ -32,11 +32,11 @@ def extended(ledger: Ledger, sets: Sequence[str]) -> tuple[JobSpec, JobSpec]:
     return before, job
 
 
-def reopen_for_more_epochs(job: JobSpec, ledger: Ledger) -> None:
+def reopen_for_more_epochs(job: JobSpec, ledger: Ledger, place: str) -> None:
     """Lets trials train on to the job's new number of epochs: unfinished ones, and completed ones with a checkpoint."""
-    checkpoints = Checkpoints(ledger.file.parent)
+    checkpoints = Checkpoints(place)
     for trial in ledger.trials():
-        is_kept = trial["status"] == "completed" and checkpoints.file(trial["trial_id"]).exists()
+        is_kept = trial["status"] == "completed" and checkpoints.exists(trial["trial_id"])
         if trial["status"] in (None, "interrupted") or is_kept:
             ledger.reopen_trial(trial["trial_id"], job.train.epochs)
 

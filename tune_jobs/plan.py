@@ -55,7 +55,7 @@ class Plan:
         checkpoint_bytes: Size of all checkpoints that can be there at once.
     """
 
-    folder: Path
+    folder: str
     studies: tuple[StudyPlan, ...]
     spend_random: Band
     spend_improving: Band
@@ -90,7 +90,7 @@ def make_plan(job: JobSpec, out: str | Path | None = None) -> Plan:
     num_trials = job.search.num_trials
     reports = sum(study.max_epochs for study in studies)
     return Plan(
-        folder=search_folder(job, out),
+        folder=search_folder(job, out).place,
         studies=studies,
         spend_random=_of_all(epochs_band(rule, num_trials, at_once, improving=False), len(studies)),
         spend_improving=_of_all(epochs_band(rule, num_trials, at_once, improving=True), len(studies)),

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
@@ -17,8 +17,12 @@ from tune_jobs.extend import extended
 from tune_jobs.ledger import Ledger
 from tune_jobs.resources import Slots
 from tune_jobs.search import plan_resources
+from tune_jobs.search_folder import SearchFolder
 from tune_jobs.signals import sigterm_interrupts
 from tune_jobs.spec import JobSpec
+
+if TYPE_CHECKING:
+    from zsharp.training import Training
 
 Row = dict[str, Any]
 
@@ -53,7 +57,8 @@ def confirm(
         LedgerError: If the folder has no ledger that can be used, or another process writes it.
         JobError: If there is no winner, or the job does not fit data or machine.
     """
-    with Ledger.open(Path(folder)) as ledger:
+    where = SearchFolder(folder, writes=True)
+    with where.open() as ledger:
         ledger.check_whole()
         job, _ = extended(ledger, ())
         runs = plan_confirmations(job, ledger, num_seeds, top, budget)
@@ -68,24 +73,25 @@ def confirm(
             slots, totals = plan_resources(job)
             try:
                 with ray_session(slots, totals), sigterm_interrupts():
-                    _run_all(job, ledger, waiting, slots, sharpness_images, on_row)
-            finally:
-                export(Path(folder))  # what ended, also when the rest was interrupted
+                    _run_all(job, ledger, Checkpoints(where.place), waiting, slots, sharpness_images, on_row)
+            finally:  # what ended, also when the rest was interrupted
+                export(where.local)
+                where.publish()
         recorded = ledger.confirmations()
-    export(Path(folder))
+    export(where.local)
+    where.publish()
     return [recorded[run.key] for run in runs if run.key in recorded]
 
 
 def _run_all(
     job: JobSpec,
     ledger: Ledger,
+    checkpoints: Checkpoints,
     waiting: Sequence[Confirmation],
     slots: Slots,
     sharpness_images: int,
     on_row: Callable[[Row], None] | None,
 ) -> None:
-    checkpoints = Checkpoints(ledger.file.parent)
-    checkpoints.folder.mkdir(parents=True, exist_ok=True)
     options = {"num_cpus": slots.cpus_per_trial, "num_gpus": slots.gpus_per_trial, "max_retries": 0}
     train = ray.remote(_train).options(**options)
     left = list(reversed(waiting))
@@ -94,8 +100,7 @@ def _run_all(
     while left or running:
         while left and len(running) < slots.num_slots:
             run = left.pop()
-            file = checkpoints.file(_file_name(run))
-            running[train.remote(run, str(file), int(slots.cpus_per_trial), sharpness_images)] = run
+            running[train.remote(run, checkpoints.place, int(slots.cpus_per_trial), sharpness_images)] = run
         (done, *_), _ = ray.wait(list(running), num_returns=1)
         run = running.pop(done)
         try:
@@ -113,7 +118,7 @@ def _run_all(
             on_row(row)
 
 
-def _train(run: Confirmation, checkpoint: str, num_threads: int, sharpness_images: int) -> Row:
+def _train(run: Confirmation, place: str, num_threads: int, sharpness_images: int) -> Row:
     """What a worker does: one run from its last epoch to its end, then the test set, once."""
     started_at = datetime.now(UTC)
     if not ray.get_runtime_context().get_accelerator_ids()["GPU"]:
@@ -123,27 +128,30 @@ def _train(run: Confirmation, checkpoint: str, num_threads: int, sharpness_image
     from zsharp.data.resident import load_test_data
     from zsharp.sharpness import measure_training
     from zsharp.training import Training
-    from zsharp.training.loop import train_on
 
     torch.set_num_threads(max(1, num_threads))
-    training, file = Training(run.spec), Path(checkpoint)
-    if file.exists():
+    checkpoints, training = Checkpoints(place), Training(run.spec)
+    file = checkpoints.fetch(_file_name(run))
+    if file is not None:
         try:
             training.load(file)
         except ValueError:  # damaged: from the first epoch again
             training = Training(run.spec, training.data)
-    result = train_on(training, checkpoint=file)
-    report = training.last_report
+    while not training.is_finished and not _has_diverged(training):
+        training.run_epoch()
+        if not _has_diverged(training):
+            checkpoints.store(_file_name(run), training.save)
+    report, status = training.last_report, "diverged" if _has_diverged(training) else "completed"
     assert report is not None
     row: Row = {
-        "status": result.status,
-        "train_loss": report["train_loss"] if result.status == "completed" else None,
+        "status": status,
+        "train_loss": report["train_loss"] if status == "completed" else None,
         "gradient_evaluations": report["gradient_evaluations"],
         "train_s": report["train_s"],
         "device": report["device"],
         "error": None,
     }
-    if result.status == "completed":
+    if status == "completed":
         data = run.spec.data
         loss, accuracy = training.evaluate(*load_test_data(data.name, data.root, device=training.device))
         row |= {"test_loss": loss, "test_accuracy": accuracy}
@@ -151,6 +159,10 @@ def _train(run: Confirmation, checkpoint: str, num_threads: int, sharpness_image
             measures = measure_training(training, num_images=sharpness_images)
             row |= {f"sharpness.{name}": value for name, value in measures.items()}
     return row | {"started_at": started_at.isoformat(), "finished_at": datetime.now(UTC).isoformat()}
+
+
+def _has_diverged(training: "Training") -> bool:
+    return training.last_report is not None and bool(training.last_report["diverged"])
 
 
 def _file_name(run: Confirmation) -> str:

@@ -72,6 +72,7 @@ class Recorder:
         ledger: Its ledger, open for writing.
         on_change: Called with a trial after it started, reported or ended.
         gpus_per_trial: For the budget.
+        place: The search folder's path or address; where the ledger's file is if not given.
 
     Attributes:
         trials: All trials so far, by their own ids, in the order started.
@@ -89,8 +90,10 @@ class Recorder:
         ledger: Ledger,
         on_change: Callable[[LiveTrial], None] | None = None,
         gpus_per_trial: float = 0.0,
+        place: str | None = None,
     ) -> None:
-        self.job, self.ledger, self.checkpoints = job, ledger, Checkpoints(ledger.file.parent)
+        self.job, self.ledger, self.checkpoints = job, ledger, Checkpoints(place or ledger.file.parent)
+        self.place = place or str(ledger.file.parent)
         self._on_change, self._gpus_per_trial = on_change, gpus_per_trial
         self.trials: dict[str, LiveTrial] = {}
         self.waiting: deque[str] = deque()
@@ -284,6 +287,7 @@ class Recorder:
                 self.checkpoints.drop(other.trial_id)
         else:
             self.checkpoints.drop(trial.trial_id)
+        self.ledger.store_copy()
         self._tell(trial)
 
     def _tell(self, trial: LiveTrial) -> None:

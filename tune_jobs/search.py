@@ -1,7 +1,6 @@
 """Running a job: checks, one Ray Tune run over all its studies, the ledger, the Parquet files."""
 
 import os
-import shutil
 import sys
 import tempfile
 import warnings
@@ -18,13 +17,15 @@ from tune_jobs.data_checks import check_data
 from tune_jobs.export import export
 from tune_jobs.extend import extended, reopen_for_more_epochs
 from tune_jobs.job_file import dump_job, load_job
-from tune_jobs.ledger import FILE_NAME, Ledger
+from tune_jobs.ledger import Ledger
 from tune_jobs.problems import JobError, Problem
 from tune_jobs.provenance import provenance
 from tune_jobs.recorder import LiveTrial, Recorder, StopKind
 from tune_jobs.resources import Slots, plan_slots
+from tune_jobs.search_folder import SearchFolder
 from tune_jobs.signals import EXIT_INTERRUPTED, say, stopped_by_signals
 from tune_jobs.spec import JobSpec
+from tune_jobs.storage import is_remote
 
 if TYPE_CHECKING:
     from tune_jobs.searcher import JobSearch
@@ -37,13 +38,15 @@ class SearchResult:
     """How a search, or one session of it, ended.
 
     Attributes:
-        folder: The search folder, with its ledger and Parquet files.
+        folder: The search folder, with its ledger and Parquet files; a copy on this machine of a remote one.
+        place: The search folder's path or address.
         counts: Number of trials by status.
         stopped: Why it ended before its last trial; None if it did not.
         stop_kind: Whether a signal, the budget or an error was the reason.
     """
 
     folder: Path
+    place: str
     counts: dict[str, int]
     stopped: str | None = None
     stop_kind: StopKind | None = None
@@ -54,48 +57,29 @@ class SearchResult:
         return self.stop_kind == "signal"
 
 
-def search_folder(job: JobSpec, out: str | Path | None = None) -> Path:
+def search_folder(job: JobSpec, out: str | Path | None = None) -> SearchFolder:
     """Returns the folder a job's search is kept in: `out`, or its name below its storage."""
-    return Path(out) if out is not None else Path(job.storage).expanduser() / job.name
+    if out is None and is_remote(job.storage):
+        return SearchFolder(f"{job.storage.rstrip('/')}/{job.name}", writes=True)
+    place = out if out is not None else Path(job.storage).expanduser() / job.name
+    return SearchFolder(place, writes=True)
 
 
-def check_folder(job: JobSpec, folder: Path) -> bool:
+def check_folder(job: JobSpec, folder: SearchFolder) -> bool:
     """Returns whether `folder` holds this very search already, whole or in part.
 
     Raises:
         JobError: If it holds another job, or files that are not a search's.
     """
-    try:
-        above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    except OSError as error:
-        problem = Problem("--out", str(folder), f"{error.strerror}; expected another place")
-        raise JobError([problem]) from None
-    if above != folder and not (above.is_dir() and os.access(above, os.W_OK)):
-        raise JobError(
-            [Problem("--out", str(folder), f"no folder can be made in {above}; expected another place")]
-        )
-    if not folder.exists() or (folder.is_dir() and not any(map(_is_of_use, folder.iterdir()))):
+    folder.check_usable()
+    if not folder.has_search():
         return False
-    if not (folder / FILE_NAME).is_file():
-        raise JobError(
-            [Problem("--out", str(folder), "it exists and is not a search folder; expected a new one")]
-        )
-    with Ledger.open(folder, read_only=True) as ledger:
+    with folder.open(read_only=True) as ledger:
         other = ledger.job
     if other != job.model_dump(mode="json"):
-        raise JobError(
-            [
-                Problem(
-                    "--out", str(folder), f"it holds another job ({other['name']!r}); expected another folder"
-                )
-            ]
-        )
+        text = f"it holds another job ({other['name']!r}); expected another folder"
+        raise JobError([Problem("--out", folder.place, text)])
     return True
-
-
-def _is_of_use(path: Path) -> bool:
-    """Whether a file is more than the ledger that a process was killed while it made."""
-    return not path.name.startswith(f".{FILE_NAME}.")
 
 
 def plan_resources(job: JobSpec) -> tuple[Slots, cluster.Totals]:
@@ -136,16 +120,17 @@ def run(
     """
     job = load_job(job) if isinstance(job, str) else job
     folder = search_folder(job, out)
-    if fresh and (folder / FILE_NAME).is_file():
-        Ledger.open(folder).close()  # refuses while another process writes it
+    begins_again = fresh and folder.has_search()
+    if begins_again:
+        folder.open().close()  # refuses while another process writes it
     elif check_folder(job, folder):
-        return resume(folder, on_change=on_change, on_start=on_start)
+        return resume(folder.place, on_change=on_change, on_start=on_start)
     check_data(job)
     slots, totals = plan_resources(job)
-    if fresh and (folder / FILE_NAME).is_file():
-        shutil.rmtree(folder)
-    with Ledger.create(folder, job.model_dump(mode="json"), provenance(totals.gpu_names)) as ledger:
-        return _search(job, ledger, slots, totals, on_change, on_start)
+    if begins_again:
+        folder.delete()
+    with folder.create(job.model_dump(mode="json"), provenance(totals.gpu_names)) as ledger:
+        return _search(job, folder, ledger, slots, totals, on_change, on_start)
 
 
 def resume(
@@ -170,22 +155,23 @@ def resume(
         LedgerError: If the folder has no ledger that can be used, or another process writes it.
         JobError: If a change is not one that a search can take, or the job no longer fits data or machine.
     """
-    folder = Path(folder)
-    with Ledger.open(folder, read_only=True) as ledger:  # opening for writing would change what is damaged
+    where = SearchFolder(folder, writes=True)
+    with where.open(read_only=True) as ledger:  # opening for writing would change what is damaged
         ledger.check_whole()
-    with Ledger.open(folder) as ledger:
+    with where.open() as ledger:
         before, job = extended(ledger, sets)
         check_data(job)
         slots, totals = plan_resources(job)
         if job != before:
             ledger.extend(job.model_dump(mode="json"))
             if job.train.epochs > before.train.epochs:
-                reopen_for_more_epochs(job, ledger)
-        return _search(job, ledger, slots, totals, on_change, on_start)
+                reopen_for_more_epochs(job, ledger, where.place)
+        return _search(job, where, ledger, slots, totals, on_change, on_start)
 
 
 def _search(
     job: JobSpec,
+    folder: SearchFolder,
     ledger: Ledger,
     slots: Slots,
     totals: cluster.Totals,
@@ -193,11 +179,10 @@ def _search(
     on_start: OnStart | None,
 ) -> SearchResult:
     """Runs what is left of a search, whose ledger is open, and exports it."""
-    folder = ledger.file.parent
-    recorder = Recorder(job, ledger, on_change, slots.gpus_per_trial)
+    recorder = Recorder(job, ledger, on_change, slots.gpus_per_trial, folder.place)
     recorder.check_budget()
     with stopped_by_signals(recorder) as listen, _full_disk_stops(recorder):
-        _write_job(job, folder)
+        _write_job(job, folder.local)
         if not recorder.is_over and not recorder.stopping:
             ledger.record_event("start", {"slots": slots.num_slots, "hardware": provenance(totals.gpu_names)})
             recorder.clean_checkpoints()
@@ -212,11 +197,13 @@ def _search(
             with _searcher(job, recorder):  # writes Optuna's journal
                 recorder.interrupt()
             ledger.record_event("stop", {"reason": recorder.stopping})
-        export(folder)
+        export(folder.local)
+        ledger.store_copy()
+        folder.publish()
     counts = Counter(trial.status or "running" for trial in recorder.trials.values())
     if recorder.is_over and recorder.stop_kind != "error":
-        return SearchResult(folder, dict(counts))
-    return SearchResult(folder, dict(counts), recorder.stopping, recorder.stop_kind)
+        return SearchResult(folder.local, folder.place, dict(counts))
+    return SearchResult(folder.local, folder.place, dict(counts), recorder.stopping, recorder.stop_kind)
 
 
 def _session(
@@ -226,8 +213,7 @@ def _session(
     from tune_jobs.cluster_watch import kill_children, watched
 
     def without_ray(name: str) -> None:
-        folder = recorder.ledger.file.parent
-        say(f"Ray's {name} died. The ledger is whole; it goes on with: tune-jobs resume {folder}")
+        say(f"Ray's {name} died. The ledger is whole; it goes on with: tune-jobs resume {recorder.place}")
         kill_children()
         os._exit(EXIT_INTERRUPTED if recorder.stop_kind == "signal" else 1)  # as Ray would, a minute later
 
@@ -279,9 +265,8 @@ def _tune(job: JobSpec, recorder: Recorder, slots: Slots) -> None:
     from tune_jobs.scheduler import JobASHA, WindDown
     from tune_jobs.trial import TrialRunner
 
-    folder = recorder.ledger.file.parent
     trainable: Any = tune.with_parameters(
-        TrialRunner, job=job.model_dump(mode="json"), folder=str(folder.absolute())
+        TrialRunner, job=job.model_dump(mode="json"), place=recorder.checkpoints.place
     )
     trainable = tune.with_resources(trainable, {"cpu": slots.cpus_per_trial, "gpu": slots.gpus_per_trial})
     with (

@@ -1,7 +1,9 @@
 """A search folder, on a disk or at an address: what is in it, and how it is opened."""
 
+import atexit
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ class SearchFolder:
 
     Args:
         place: A path, or an address such as `s3://bucket/folder`.
+        writes: Whether this process is to write the search; readers of a remote one get copies of their own.
 
     Attributes:
         local: Where this process reads and writes its files: the folder itself, or a copy on this machine.
@@ -28,10 +31,13 @@ class SearchFolder:
         JobError: If an address is malformed or holds credentials.
     """
 
-    def __init__(self, place: str | Path) -> None:
+    def __init__(self, place: str | Path, *, writes: bool = False) -> None:
         self.place = str(place)
         self.remote = RemoteFolder(self.place) if is_remote(place) else None
-        self.local = Path(place) if self.remote is None else self.remote.cache / Path(self.place).name
+        if self.remote is None:
+            self.local = Path(place)
+        else:
+            self.local = _working_folder(self.remote, writes) / Path(self.place).name
 
     def __str__(self) -> str:
         return self.place
@@ -44,19 +50,24 @@ class SearchFolder:
 
     def check_usable(self) -> None:
         """Raises JobError if a search can be neither here nor be begun here."""
-        problem = None
-        if self.remote is None:
-            above = next(path for path in (self.local, *self.local.absolute().parents) if path.exists())
-            if above != self.local and not (above.is_dir() and os.access(above, os.W_OK)):
-                problem = f"no folder can be made in {above}; expected another place"
-            elif self.local.exists() and not (self.local.is_dir() and not any(self.local.iterdir())):
-                problem = (
-                    None if self.has_search() else "it exists and is not a search folder; expected a new one"
-                )
-        elif not self.has_search() and self.remote.names():
+        problem = self._local_problem() if self.remote is None else None
+        if self.remote is not None and not self.has_search() and self.remote.names():
             problem = "it is not empty and is not a search folder; expected a new one"
         if problem is not None:
             raise JobError([Problem("--out", self.place, problem)])
+
+    def _local_problem(self) -> str | None:
+        folder = self.local
+        try:
+            above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        except OSError as error:
+            return f"{error.strerror}; expected another place"
+        if above != folder:
+            is_fine = above.is_dir() and os.access(above, os.W_OK)
+            return None if is_fine else f"no folder can be made in {above}; expected another place"
+        if self.has_search() or (folder.is_dir() and not any(map(_is_of_use, folder.iterdir()))):
+            return None
+        return "it exists and is not a search folder; expected a new one"
 
     def create(self, job: Mapping[str, Any], provenance: Mapping[str, Any]) -> Ledger:
         """Starts the record of a search; there must be none."""
@@ -114,3 +125,17 @@ class SearchFolder:
             for name in _PARQUET:
                 self.remote.pull(name, self.local / name)
         return self.local
+
+
+def _working_folder(remote: RemoteFolder, writes: bool) -> Path:
+    if writes:
+        return remote.cache
+    remote.cache.mkdir(parents=True, exist_ok=True)
+    copy = Path(tempfile.mkdtemp(prefix="read-", dir=remote.cache))
+    atexit.register(shutil.rmtree, copy, ignore_errors=True)
+    return copy
+
+
+def _is_of_use(path: Path) -> bool:
+    """Whether a file is more than the ledger that a process was killed while it made."""
+    return not path.name.startswith(f".{FILE_NAME}.")

@@ -19,6 +19,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from tune_jobs.space import PARAMETERS, SHARED_PARAMETERS, Distribution, fixed_value
+from tune_jobs.storage import address_problem, is_remote
 from zsharp.training.spec import (
     AugmentSpec,
     BaseOptimizer,
@@ -215,9 +216,9 @@ class JobSpec(_Section):
 
     @field_validator("storage")
     @classmethod
-    def _local(cls, storage: str) -> str:
-        if "://" in storage:
-            raise PydanticCustomError("storage", "only local folders are supported so far")
+    def _usable(cls, storage: str) -> str:
+        if is_remote(storage) and (problem := address_problem(f"{storage.rstrip('/')}/x")):
+            raise PydanticCustomError("storage", problem.replace("{", "(").replace("}", ")"))
         if "\0" in storage:
             raise PydanticCustomError("storage", "expected the path of a folder")
         return storage

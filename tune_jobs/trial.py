@@ -2,7 +2,6 @@
 
 import logging
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -26,14 +25,14 @@ class TrialRunner(tune.Trainable):
     driver dies in between, the next worker returns that row first.
     """
 
-    def setup(self, config: dict[str, Any], job: dict[str, Any], folder: str) -> None:  # type: ignore[override]
+    def setup(self, config: dict[str, Any], job: dict[str, Any], place: str) -> None:  # type: ignore[override]
         """Prepares the worker once; its first trial is begun by the first step, which can be timed out."""
         import torch
 
         # Its advice on slow set-ups is to reuse workers, which is done.
         logging.getLogger("ray.tune.trainable.trainable").setLevel(logging.ERROR)
         self._job = JobSpec.model_validate(job)
-        self._checkpoints = Checkpoints(Path(folder))
+        self._checkpoints = Checkpoints(place)
         self._node: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         self._studies = {study.name: study for study in self._job.studies()}
         # More threads than cores is many times slower than one thread a trial.
@@ -53,16 +52,11 @@ class TrialRunner(tune.Trainable):
                 return self._row(self._training.last_report)
         report = self._training.run_epoch()
         if not report["diverged"]:
-            self._checkpoints.folder.mkdir(parents=True, exist_ok=True)
-            self._training.save(self._file)
+            self._checkpoints.store(self.config["trial_id"], self._training.save)
         return self._row(report)
 
     def _row(self, report: "Report") -> dict[str, Any]:
         return {**report, "node": self._node, "gpu_ids": self._gpu_ids, "worker_pid": os.getpid()}
-
-    @property
-    def _file(self) -> Path:
-        return self._checkpoints.file(self.config["trial_id"])
 
     def _begin(self, config: dict[str, Any]) -> "Training":
         import torch
@@ -82,9 +76,10 @@ class TrialRunner(tune.Trainable):
         searched = {name: value for name, value in config["params"].items() if name in study.parameters}
         spec = self._job.trial_spec(study, searched, config["number"])
         training = Training(spec)
-        if self._file.exists():
+        file = self._checkpoints.fetch(config["trial_id"])
+        if file is not None:
             try:
-                training.load(self._file)
+                training.load(file)
             except ValueError as error:
                 _logger.warning("%s starts again from its first epoch: %s", config["trial_id"], error)
                 return Training(spec, training.data)

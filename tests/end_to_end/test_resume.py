@@ -12,6 +12,7 @@ from tune_jobs.job_file import load_job
 from tune_jobs.ledger import Ledger
 from tune_jobs.problems import JobError
 from tune_jobs.search import check_folder
+from tune_jobs.search_folder import SearchFolder
 
 SHORT = (*ONE_SLOT, "search.num_trials=2", "train.epochs=4")
 NUM_TRIALS = 2 * 2
@@ -29,12 +30,12 @@ def test_a_driver_killed_while_it_made_its_ledger_is_no_obstacle(tmp_path):
     job = load_job("digits", SHORT)
     left = tmp_path / ".ledger.sqlite.4711"
     left.write_bytes(b"half a ledger")
-    assert not check_folder(job, tmp_path)
+    assert not check_folder(job, SearchFolder(tmp_path))
     Ledger.create(tmp_path, job.model_dump(mode="json"), {}).close()
     assert not left.exists()
     (tmp_path / "ledger.sqlite").rename(tmp_path / "mine")
     with pytest.raises(JobError, match="not a search folder"):
-        check_folder(job, tmp_path)
+        check_folder(job, SearchFolder(tmp_path))
 
 
 def test_a_driver_killed_after_its_last_report_left_things_to_tidy(reference, tmp_path):

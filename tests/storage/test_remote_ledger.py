@@ -24,11 +24,11 @@ def start(ledger, name="a"):
 def lose_machine(folder):
     """What a new driver on another machine sees: nothing but the store."""
     shutil.rmtree(folder.remote.cache, ignore_errors=True)
-    return SearchFolder(folder.place)
+    return SearchFolder(folder.place, writes=True)
 
 
 def test_everything_comes_back_on_another_machine(address):
-    folder = SearchFolder(address)
+    folder = SearchFolder(address, writes=True)
     assert not folder.has_search()
     ledger = folder.create(JOB, {"git_commit": "0"})
     start(ledger)
@@ -47,7 +47,7 @@ def test_everything_comes_back_on_another_machine(address):
 
 def test_what_was_not_stored_did_not_happen(gate, address, monkeypatch):
     monkeypatch.setattr("tune_jobs.storage._ATTEMPTS", 2)
-    folder = SearchFolder(address)
+    folder = SearchFolder(address, writes=True)
     ledger = folder.create(JOB, {})
     start(ledger)
     ledger.report("a", 1, {}, CONTINUE)
@@ -63,7 +63,7 @@ def test_what_was_not_stored_did_not_happen(gate, address, monkeypatch):
 
 def test_copies_take_the_place_of_many_transactions(address, monkeypatch):
     monkeypatch.setattr("tune_jobs.remote_ledger._FEW", 10)
-    folder = SearchFolder(address)
+    folder = SearchFolder(address, writes=True)
     ledger = folder.create(JOB, {})
     start(ledger)
     most = 0
@@ -78,7 +78,7 @@ def test_copies_take_the_place_of_many_transactions(address, monkeypatch):
 
 def test_a_copy_that_was_interrupted_leaves_the_record_whole(address, monkeypatch):
     monkeypatch.setattr("tune_jobs.remote_ledger._FEW", 3)
-    folder = SearchFolder(address)
+    folder = SearchFolder(address, writes=True)
     ledger = folder.create(JOB, {})
     start(ledger)
     for epoch in range(1, 8):
@@ -98,7 +98,7 @@ def test_a_copy_that_was_interrupted_leaves_the_record_whole(address, monkeypatc
 
 
 def test_a_missing_transaction_is_found(address):
-    folder = SearchFolder(address)
+    folder = SearchFolder(address, writes=True)
     ledger = folder.create(JOB, {})
     start(ledger)
     for epoch in range(1, 6):
@@ -110,7 +110,7 @@ def test_a_missing_transaction_is_found(address):
 
 def test_the_writer_that_was_replaced_stops(address, monkeypatch):
     monkeypatch.setattr("tune_jobs.remote_ledger._LOOK_EVERY_S", 0.0)
-    folder = SearchFolder(address)
+    folder = SearchFolder(address, writes=True)
     old = folder.create(JOB, {})
     start(old)
     record = RemoteRecord(RemoteFolder(address))
@@ -121,7 +121,7 @@ def test_the_writer_that_was_replaced_stops(address, monkeypatch):
 
 
 def test_places_without_a_search_are_told_apart(address):
-    folder = SearchFolder(address)
+    folder = SearchFolder(address, writes=True)
     folder.check_usable()
     with pytest.raises(LedgerError, match="no ledger there"):
         folder.open()

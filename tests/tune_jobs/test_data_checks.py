@@ -98,8 +98,9 @@ def test_files_that_are_missing_or_damaged(tmp_path):
 
 def test_a_search_folder_below_a_file_is_refused(tmp_path):
     from tune_jobs.search import check_folder
+    from tune_jobs.search_folder import SearchFolder
 
     (tmp_path / "file").write_text("")
     with pytest.raises(JobError, match="no folder can be made"):
-        check_folder(load_job("digits"), tmp_path / "file" / "search")
-    assert check_folder(load_job("digits"), tmp_path / "new" / "search") is False
+        check_folder(load_job("digits"), SearchFolder(tmp_path / "file" / "search"))
+    assert check_folder(load_job("digits"), SearchFolder(tmp_path / "new" / "search")) is False
