@@ -159,7 +159,6 @@ def _show_result(console: Console, spec: "JobSpec", result: "SearchResult") -> N
 def export(folder: Folder) -> None:
     """(Re)write the Parquet files of a search folder from its ledger."""
     from tune_jobs.export import export as export_folder
-
     from tune_jobs.search_folder import SearchFolder
 
     where = SearchFolder(folder)

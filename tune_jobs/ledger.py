@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 ACTIONS = ("continue", "stop", "complete", "diverge")
 STATUSES = ("completed", "pruned", "diverged", "failed", "interrupted")
-EVENTS = ("start", "stop", "retry", "job", "checkpoint")
+EVENTS = ("start", "stop", "retry", "job", "checkpoint", "pack", "move", "slots")
 
 # What a report may measure. Other metrics are kept too, unchecked, in the ledger only; Parquet has these.
 METRICS: dict[str, type[float] | type[int] | type[str]] = {
@@ -258,7 +258,8 @@ class Ledger:
 
         Each has `after` (the `seq` of the last report before it), `kind`, `trial_id` (or None), `data`, and
         `happened_at` as an aware datetime in UTC. Kinds: a `start` and a `stop` of the search with its reason, a
-        `retry` of a trial with its error, the `job` it was extended to, a `checkpoint` that could not be used.
+        `retry` of a trial with its error, the `job` it was extended to, a `checkpoint` that could not be used, a
+        `pack` of trials onto GPUs.
         """
         with self._translated():
             rows = self._connection.execute(f"SELECT {', '.join(_EVENT)} FROM events ORDER BY seq").fetchall()

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 
 import ray
 
-from tune_jobs.packing import PACKINGS, Measured, choose_packing, explain, fits
+from tune_jobs.cluster import Totals
+from tune_jobs.ledger import Ledger
+from tune_jobs.packing import PACKINGS, Measured, choose_packing, explain, fewer, fits
+from tune_jobs.resources import Slots, plan_slots
 from tune_jobs.spec import JobSpec
 from zsharp.optim.methods import find_method
 from zsharp.training.spec import TrialSpec
@@ -15,11 +18,36 @@ from zsharp.training.spec import TrialSpec
 if TYPE_CHECKING:
     from zsharp.training.training import Report
 
-_SECONDS = 5.0  # of measuring, after a first epoch that warms up
 _STEPS = 20  # of an epoch of the probe
 
 
-def probe_packing(job: JobSpec, *, needs_cuda: bool = True) -> tuple[int, list[str]]:
+def packed(job: JobSpec, ledger: Ledger, slots: Slots, totals: Totals) -> Slots:
+    """Returns how trials fill the GPUs if the job leaves that open: as probed, in this session or an earlier one."""
+    if job.resources.gpus_per_trial != "auto" or slots.gpus_per_trial != 1:
+        return slots
+    earlier = [event["data"]["gpus_per_trial"] for event in ledger.events() if event["kind"] == "pack"]
+    if earlier:
+        return _share_out(job, totals, earlier[-1])
+    together, lines = probe_packing(job)
+    if not lines:
+        return slots
+    ledger.record_event("pack", {"gpus_per_trial": 1 / together, "probed": lines})
+    return _share_out(job, totals, 1 / together)
+
+
+def with_fewer(job: JobSpec, ledger: Ledger, slots: Slots, totals: Totals) -> Slots:
+    """Returns slots with more room for each trial, after one ran out of a GPU's memory."""
+    share = fewer(slots.gpus_per_trial)
+    ledger.record_event("pack", {"gpus_per_trial": share, "reason": "a trial ran out of GPU memory"})
+    return _share_out(job, totals, share)
+
+
+def _share_out(job: JobSpec, totals: Totals, share: float) -> Slots:
+    resources = job.resources.model_copy(update={"gpus_per_trial": share})
+    return plan_slots(resources, totals.cpus, totals.gpus, totals.gpus_per_node)
+
+
+def probe_packing(job: JobSpec, *, needs_cuda: bool = True, seconds: float = 5.0) -> tuple[int, list[str]]:
     """Measures the job's architectures, each with its costliest method, and returns how many trials share a GPU.
 
     The architecture that needs most room decides, since trials of all of them share the slots.
@@ -27,6 +55,7 @@ def probe_packing(job: JobSpec, *, needs_cuda: bool = True) -> tuple[int, list[s
     Args:
         job: The job; Ray is initialised and has a GPU.
         needs_cuda: Without a CUDA device on the worker, answer 1 at once.
+        seconds: Of each measurement, after an epoch that warms up.
 
     Returns:
         the number, and what was measured in words.
@@ -44,7 +73,7 @@ def probe_packing(job: JobSpec, *, needs_cuda: bool = True) -> tuple[int, list[s
         for together in PACKINGS:
             if measured and not fits(measured[0], together, memory):
                 break
-            found = _measure(spec, together, int(job.resources.cpus_per_trial), needs_cuda)
+            found = _measure(spec, together, int(job.resources.cpus_per_trial), needs_cuda, seconds)
             if found is None:
                 return 1, []
             one, memory = found
@@ -56,11 +85,13 @@ def probe_packing(job: JobSpec, *, needs_cuda: bool = True) -> tuple[int, list[s
     return min(chosen), lines
 
 
-def _measure(spec: TrialSpec, together: int, cpus: int, needs_cuda: bool) -> tuple[Measured, int] | None:
+def _measure(
+    spec: TrialSpec, together: int, cpus: int, needs_cuda: bool, seconds: float
+) -> tuple[Measured, int] | None:
     """Returns what so many trials did at once, and the GPU's memory in bytes; None where there is no GPU."""
     train = ray.remote(_train).options(num_gpus=1 / together, num_cpus=max(1, cpus), max_retries=0)
     begin = time.time() + 3.0 * (together > 1)  # they start up apart and are to overlap
-    found = ray.get([train.remote(spec, begin, needs_cuda) for _ in range(together)])
+    found = ray.get([train.remote(spec, begin, needs_cuda, seconds) for _ in range(together)])
     rates = [one for one in found if one is not None]
     if len(rates) < together:
         return None
@@ -68,7 +99,7 @@ def _measure(spec: TrialSpec, together: int, cpus: int, needs_cuda: bool) -> tup
     return Measured(together, sum(speeds), max(peaks)), min(memories)
 
 
-def _train(spec: TrialSpec, begin: float, needs_cuda: bool) -> tuple[float, int, int] | None:
+def _train(spec: TrialSpec, begin: float, needs_cuda: bool, seconds: float) -> tuple[float, int, int] | None:
     """What a worker does: images per second, peak memory of this process, memory of its GPU (or machine)."""
     import torch
 
@@ -79,10 +110,10 @@ def _train(spec: TrialSpec, begin: float, needs_cuda: bool) -> tuple[float, int,
     training = Training(replace(spec, train=replace(spec.train, epochs=1_000_000, schedule="constant")))
     first = training.run_epoch()
     time.sleep(max(0.0, begin - time.time()))
-    until, last = time.time() + _SECONDS, first
+    until, last = time.time() + seconds, first
     while time.time() < until:
         last = training.run_epoch()
-    evaluations, seconds = (
+    evaluations, trained_s = (
         _total(last, name) - _total(first, name) for name in ("gradient_evaluations", "train_s")
     )
     images = evaluations / training.method.gradient_evaluations_per_step * spec.train.batch_size
@@ -90,7 +121,7 @@ def _train(spec: TrialSpec, begin: float, needs_cuda: bool) -> tuple[float, int,
         memory = torch.cuda.get_device_properties(0).total_memory
     else:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return images / seconds, int(_total(last, "peak_memory_bytes")), memory
+    return images / trained_s, int(_total(last, "peak_memory_bytes")), memory
 
 
 def _total(report: "Report", name: str) -> float:

@@ -17,7 +17,7 @@ from tune_jobs.spec import JobSpec, Study
 from zsharp.optim.methods import find_method
 from zsharp.training.spec import DataSpec, TrialSpec
 
-StopKind = Literal["signal", "budget", "error"]
+StopKind = Literal["signal", "budget", "error", "repack"]
 
 _STATUS = {"complete": "completed", "stop": "pruned", "diverge": "diverged"}
 # What an error's text says when trying again would fail again, and when no trial is to blame.
@@ -80,7 +80,8 @@ class Recorder:
         rungs: The state of the stopping rule, by study.
         spent: What the search has used.
         stopping: Why the search winds down; None while it goes on.
-        stop_kind: Whether a signal, the budget or an error that concerns all trials is the reason.
+        stop_kind: Whether a signal, the budget, an error that concerns all trials, or a GPU with too many trials is
+            the reason; after the last the search goes on by itself, with fewer.
         stopped_s: When that began, on the monotonic clock.
     """
 
@@ -102,6 +103,7 @@ class Recorder:
         self.stop_kind: StopKind | None = None
         self.stopped_s = 0.0
         self._own_ids: dict[str, str] = {}
+        self._moved_at: dict[str, int] = {}  # how many epochs a trial had when its node was lost
         self._train_s: dict[str, float] = {}
         rule = Rule.of_job(job.model_dump())
         self.rungs = {study.name: Rungs(rule) for study in job.studies()}
@@ -189,6 +191,9 @@ class Recorder:
         if self.stop_if_disk_full(error):
             return
         is_final = any(text in error for text in _OUT_OF_MEMORY)
+        if is_final and self.job.resources.gpus_per_trial == "auto" and 0 < self._gpus_per_trial < 1:
+            self.stop("out of GPU memory: fewer trials share a GPU from here on", "repack")
+            return
         if is_final or trial.retries >= self.job.failures.max_retries:
             self.rungs[trial.study].record_worst(trial.trial_id)
             reason = "out of GPU memory" if is_final else f"failed {_times(trial.retries + 1)}"
@@ -199,6 +204,19 @@ class Recorder:
         self.ledger.retry_trial(trial.trial_id, error)
         trial.retries += 1
         self.waiting.appendleft(trial.trial_id)
+
+    def move(self, ray_id: str, error: str) -> None:
+        """Records that a trial's node was lost: it goes on elsewhere, and this is not counted as a retry.
+
+        It is counted if the trial lost a node before and trained no epoch since: it may be what kills them.
+        """
+        trial = self.find(ray_id)
+        if self._moved_at.get(trial.trial_id) == trial.epoch:
+            self.fail(ray_id, error)
+        elif trial.status is None and not self.stopping:
+            self._moved_at[trial.trial_id] = trial.epoch
+            self.ledger.record_event("move", {"trial_id": trial.trial_id, "error": error})
+            self.waiting.appendleft(trial.trial_id)
 
     def stop(self, reason: str, kind: StopKind) -> None:
         """Winds the search down: no trial is begun or continued any more."""
@@ -211,6 +229,18 @@ class Recorder:
         if is_full:
             self.stop(f"the disk is full: {_last_line(error)}", "error")
         return is_full
+
+    def begin_again(self, gpus_per_trial: float) -> None:
+        """Goes on after a stop: all trials that have not ended wait to be continued.
+
+        Args:
+            gpus_per_trial: What each takes from here on.
+        """
+        self.stopping = self.stop_kind = None
+        self._gpus_per_trial = gpus_per_trial
+        self.waiting = deque(
+            trial.trial_id for trial in self.trials.values() if trial.status in (None, "interrupted")
+        )
 
     def check_budget(self) -> None:
         """Stops the search if its budget is used up."""

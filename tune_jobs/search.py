@@ -211,6 +211,7 @@ def _session(
 ) -> None:
     """What is left of a search, on a Ray; not begun if somebody stops it meanwhile."""
     from tune_jobs.cluster_watch import kill_children, watched
+    from tune_jobs.ray_probe import packed, with_fewer
 
     def without_ray(name: str) -> None:
         say(f"Ray's {name} died. The ledger is whole; it goes on with: tune-jobs resume {recorder.place}")
@@ -221,7 +222,13 @@ def _session(
         with ray_session(slots, totals), watched(without_ray):
             listen()  # Ray has taken SIGTERM for itself
             if not recorder.stopping:
+                slots = packed(job, recorder.ledger, slots, totals)
+                recorder.begin_again(slots.gpus_per_trial)
                 _tune(job, recorder, slots)
+                while recorder.stop_kind == "repack":
+                    slots = with_fewer(job, recorder.ledger, slots, totals)
+                    recorder.begin_again(slots.gpus_per_trial)
+                    _tune(job, recorder, slots)
     except SystemExit:  # which Ray makes of a SIGTERM while it starts
         recorder.stop("interrupted by SIGTERM", "signal")
 
@@ -262,6 +269,7 @@ def _tune(job: JobSpec, recorder: Recorder, slots: Slots) -> None:
     """One Tuner over all studies, so that no slot idles at the end of a study."""
     from ray import tune
 
+    from tune_jobs.cluster_room import Room
     from tune_jobs.scheduler import JobASHA, WindDown
     from tune_jobs.trial import TrialRunner
 
@@ -275,13 +283,13 @@ def _tune(job: JobSpec, recorder: Recorder, slots: Slots) -> None:
         warnings.catch_warnings(),
     ):
         warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+        room = Room(search, job.resources, slots, recorder.ledger)
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
-                search_alg=search,
-                scheduler=JobASHA(recorder, search),
+                search_alg=room,
+                scheduler=JobASHA(recorder, search, room if cluster.is_remote() else None),
                 num_samples=sys.maxsize,  # the searcher knows when it is over: trials may be tried again
-                max_concurrent_trials=slots.num_slots,
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(

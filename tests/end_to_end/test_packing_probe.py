@@ -1,0 +1,61 @@
+"""The probe runs real trials side by side (on logical GPUs); a trial that runs out of memory gets more room."""
+
+import pytest
+
+from tune_jobs.job_file import load_job
+from tune_jobs.ledger import Ledger
+from tune_jobs.ray_probe import packed, probe_packing, with_fewer
+from tune_jobs.recorder import Recorder
+from tune_jobs.resources import plan_slots
+from tune_jobs.search import plan_resources
+
+SETS = ["architectures=[resnet8]", "methods=[sam, base]", "train.batch_size=16", "search.num_trials=4"]
+
+
+@pytest.mark.usefixtures("ray_with_four_gpus")
+def test_real_trials_are_measured_alone_and_together():
+    job = load_job("digits", [*SETS, "architectures=[resnet8, vit_tiny]"])
+    together, lines = probe_packing(job, needs_cuda=False, seconds=1.0)
+    assert together in (1, 2, 4)
+    assert [line.split()[0] for line in lines] == ["resnet8", "vit_tiny"]
+    assert all("2 at once" in line and "GB" in line for line in lines)
+
+
+@pytest.mark.usefixtures("ray_with_four_gpus")
+def test_without_cuda_every_trial_has_a_gpu_of_its_own(tmp_path):
+    job = load_job("digits", SETS)
+    slots, totals = plan_resources(job)
+    assert slots.gpus_per_trial == 1
+    with Ledger.create(tmp_path, job.model_dump(mode="json"), {}) as ledger:
+        assert packed(job, ledger, slots, totals) == slots
+        assert ledger.events() == []
+
+
+def test_out_of_memory_gives_each_trial_more_room_and_loses_none(tmp_path):
+    job = load_job("digits", SETS)
+    (study, _) = job.studies()
+    totals = plan_totals()
+    with Ledger.create(tmp_path, job.model_dump(mode="json"), {}) as ledger:
+        ledger.record_event("pack", {"gpus_per_trial": 0.25, "probed": ["as measured"]})
+        whole = plan_slots(job.resources, totals.cpus, totals.gpus, totals.gpus_per_node)
+        slots = packed(job, ledger, whole, totals)  # what an earlier session measured
+        assert (slots.gpus_per_trial, slots.num_slots) == (0.25, 8)
+        recorder = Recorder(job, ledger, gpus_per_trial=slots.gpus_per_trial)
+        spec = job.trial_spec(study, {"rho": 0.1, "lr": 0.001})
+        recorder.start_trial("ray", study, 0, spec)
+        for share in (0.5, 1.0):
+            recorder.fail("ray", "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB")
+            assert recorder.stop_kind == "repack"
+            slots = with_fewer(job, ledger, slots, totals)
+            assert slots.gpus_per_trial == share
+            recorder.begin_again(slots.gpus_per_trial)
+            assert recorder.continue_trial("ray").retries == 0
+        recorder.fail("ray", "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB")
+        (trial,) = ledger.trials()
+        assert (trial["status"], trial["stop_reason"]) == ("failed", "out of GPU memory")
+
+
+def plan_totals():
+    from tune_jobs.cluster import Totals
+
+    return Totals(cpus=16, gpus=2, gpus_per_node=2)
