@@ -3,14 +3,21 @@ PYTHON ?= python3
 BIN := .venv/bin
 RESULTS ?= results/digits
 
-.PHONY: search test check format bench clean
+BROWSER := command -v chromium || command -v chromium-browser || command -v google-chrome
+
+.PHONY: search test browser check format bench clean
 
 search: .venv/installed
 	$(BIN)/tune-jobs run digits --out $(RESULTS) --fresh
 	$(BIN)/tune-jobs compare $(RESULTS) --html $(RESULTS)/report.html
 
+# Without a Chromium, and without the right to install one, the tests in a browser are left out.
 test: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	@$(MAKE) --silent browser || echo "No Chromium: tests in a browser are left out."
+	if ! ($(BROWSER)) >/dev/null; then export ZSHARP_NO_BROWSER=1; fi; OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+browser:
+	@($(BROWSER)) >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium >/dev/null)
 
 check: .venv/installed
 	$(BIN)/ruff check .

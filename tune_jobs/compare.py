@@ -20,7 +20,7 @@ from tune_jobs.schema import PARAM_PREFIX, STANDARD_PARAMS
 
 NOTE = (
     "* best of its architecture; sd: over completed trials, which differ in configuration.\n"
-    "One seed each: differences within seed noise are not established; repeat with another train.seed."
+    "Winners are single trials: differences within seed noise are not established; `tune-jobs confirm` settles them."
 )
 _STUDY = ["job", "dataset", "architecture", "method"]
 _COUNTS = ("rank", "max_epochs", "num_trials", "num_completed", "epochs", "gradient_evaluations")

@@ -201,8 +201,8 @@ def test_a_search_without_trials_compares_to_nothing(tmp_path):
     assert len(table) == 0
     assert json.loads(to_json(table)) == []
     assert "rank" in to_csv(table)
-    assert "One seed each" in shown(table)
-    assert "One seed each" in to_markdown(table)
+    assert "Winners are single trials" in shown(table)
+    assert "Winners are single trials" in to_markdown(table)
 
 
 def test_csv_and_json_round_trip(folder):
@@ -261,7 +261,7 @@ def test_terminal_table(demo):
     assert ["base", "0.9700", "–", "–", "–", "1.5e-05", "1/1", "0%", "2", "20"] in rows
     assert ["zsharp_official", "–", "–", "–", "–", "–", "0/2", "0%", "1236", "12.4k"] in rows
     assert "Of 7 trials 1 diverged and 1 failed." in text
-    assert "One seed each" in text
+    assert "Winners are single trials" in text
     assert "nan" not in text.lower()
 
 
