@@ -1,5 +1,6 @@
 """Collects what a result depends on besides its job: versions, source commit and hardware."""
 
+import json
 import os
 import platform
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("zsharp-tune", "torch", "torchvision", "ray", "optuna", "numpy", "pandas", "pyarrow")
+SENT_FROM = "sent_from.json"  # beside this file where `tune-jobs submit` has sent it
 
 
 def provenance(gpus: Sequence[str] = ()) -> dict[str, Any]:
@@ -21,7 +23,7 @@ def provenance(gpus: Sequence[str] = ()) -> dict[str, Any]:
     Args:
         gpus: names of the GPUs, which the caller knows without our importing torch.
     """
-    commit, dirty = git_state(Path(__file__))
+    commit, dirty = _sent_from() or git_state(Path(__file__))
     return {
         "package_versions": {name: found for name in PACKAGES if (found := _version(name))},
         "python_version": platform.python_version(),
@@ -34,6 +36,15 @@ def provenance(gpus: Sequence[str] = ()) -> dict[str, Any]:
             "gpus": list(gpus),
         },
     }
+
+
+def _sent_from() -> tuple[str | None, bool | None] | None:
+    """Returns what `git_state` was where this copy of our code was sent from, None if it is no such copy."""
+    try:
+        commit, dirty = json.loads(Path(__file__).with_name(SENT_FROM).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return commit, dirty
 
 
 def git_state(source: Path) -> tuple[str | None, bool | None]:

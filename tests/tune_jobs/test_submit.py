@@ -1,4 +1,4 @@
-"""Submitting without a cluster: what would be sent, where to, as whom, and what comes home."""
+"""Submitting without a cluster: what is sent, and which folder it is to fill."""
 
 import json
 import os
@@ -14,16 +14,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from packaging.requirements import Requirement
 
-from tune_jobs.export import read_results
 from tune_jobs.job_file import load_job
 from tune_jobs.problems import JobError
+from tune_jobs.provenance import provenance
 from tune_jobs.signals import WIND_DOWN_S
 from tune_jobs.submit import STOP_WAIT_S, _pip, entrypoint, folder_on_cluster
-from tune_jobs.submit_client import ClusterError, checked_address, checked_id, connect
 from tune_jobs.submit_code import LIMIT_BYTES, code_files, pack_code
-from tune_jobs.submit_fetch import unpack
-from tune_jobs.submit_pack import NAMES, lines, pack
-from tune_jobs.submit_watch import Printable, printable
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = [
@@ -37,28 +33,6 @@ HOSTILE = [
     "~",
     "*",
 ]
-# what a job sent from here would find at an address where nobody listens
-NOWHERE = "http://127.0.0.1:9"
-
-
-@pytest.fixture
-def call(tmp_path, monkeypatch):
-    """Runs the command line in an empty folder, without Ray or a token of the machine's."""
-    (tmp_path / "empty").mkdir()
-    keep = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-
-    def call(*arguments, **environment):
-        done = subprocess.run(
-            [sys.executable, "-m", "tune_jobs", *arguments],
-            env=keep | {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT)} | environment,
-            cwd=tmp_path / "empty", capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
-        return done.returncode, done.stdout, done.stderr
-
-    return call
-
-
-# --- what is sent
 
 
 def test_all_of_our_code_is_sent_and_nothing_else(tmp_path):
@@ -68,10 +42,21 @@ def test_all_of_our_code_is_sent_and_nothing_else(tmp_path):
     assert set(tracked) <= names
     pack_code(tmp_path / "code.zip", "name: x\n")
     with zipfile.ZipFile(tmp_path / "code.zip") as archive:
-        assert set(archive.namelist()) == names | {"job.yaml"}
+        assert set(archive.namelist()) == names | {"job.yaml", "tune_jobs/sent_from.json"}
         assert archive.read("job.yaml") == b"name: x\n"
     assert (tmp_path / "code.zip").stat().st_size < LIMIT_BYTES / 50
     assert not any(".git" in name or "__pycache__" in name for name in names)
+
+
+def test_results_of_a_cluster_name_the_commit_that_was_sent(tmp_path):
+    pack_code(tmp_path / "code.zip")
+    with zipfile.ZipFile(tmp_path / "code.zip") as archive:
+        archive.extractall(tmp_path / "there")
+    code = "import json; from tune_jobs.provenance import provenance; print(json.dumps(provenance()))"
+    printed = subprocess.check_output([sys.executable, "-c", code], cwd=tmp_path / "there", text=True)
+    here, there = provenance(), json.loads(printed)
+    assert here["git_commit"] is not None
+    assert (there["git_commit"], there["git_dirty"]) == (here["git_commit"], here["git_dirty"])
 
 
 def test_data_git_and_links_stay_at_home(tmp_path):
@@ -101,6 +86,8 @@ def test_the_same_code_is_the_same_archive(tmp_path):
     os.utime(package / "a.py", (1, 1))
     pack_code(tmp_path / "2.zip", roots=(package,))
     assert (tmp_path / "1.zip").read_bytes() == (tmp_path / "2.zip").read_bytes()
+    with zipfile.ZipFile(tmp_path / "1.zip") as archive:
+        assert {entry.date_time[0] for entry in archive.infolist()} == {1980}, "no clock is in it"
 
 
 def test_too_much_is_refused_with_the_largest_files(tmp_path):
@@ -130,7 +117,7 @@ def test_a_stop_leaves_time_to_end_epochs_and_write_results():
 
 def test_the_pip_environment_is_what_is_installed_here():
     pins = {pin.name: pin for pin in map(Requirement, _pip())}
-    assert {"torch", "optuna", "pyarrow", "pydantic", "plotly"} <= set(pins)
+    assert {"torch", "optuna", "pyarrow", "pydantic"} <= set(pins)
     assert not {"ray", "kaleido", "pytest"} & set(pins)
     assert all(str(pin.specifier) == f"=={version(name).partition('+')[0]}" for name, pin in pins.items())
     from ray.runtime_env import RuntimeEnv
@@ -152,227 +139,6 @@ def test_no_word_reaches_the_shell(tmp_path_factory, words):
     assert not (folder / "touched").exists()
 
 
-# --- where to
-
-
-@pytest.mark.parametrize(
-    ("sets", "out", "is_here", "folder"),
-    [
-        (["storage=/nfs/results"], None, False, "/nfs/results/digits"),
-        (["storage=/nfs/results/"], None, False, "/nfs/results/digits"),
-        (["storage=/nfs/$(touch x)"], None, False, "/nfs/$(touch x)/digits"),
-        (["storage=s3://bucket/results"], None, False, "s3://bucket/results/digits"),
-        ([], "/nfs/here", False, "/nfs/here"),
-        ([], "s3://bucket/x", False, "s3://bucket/x"),
-        ([], None, True, f"{Path.cwd()}/results/digits"),
-        ([], "~/x", True, f"{Path.home()}/x"),
-    ],
-)
-def test_the_folder_is_one_for_all_machines(sets, out, is_here, folder):
-    try:
-        job = load_job("digits", sets)
-    except JobError:
-        pytest.skip("this version has no remote storage")
-    assert folder_on_cluster(job, out, is_here) == folder
-
-
-@pytest.mark.parametrize("out", [None, "results", "~/results", "./x", "/nfs/a\nb", "/nfs/\x1b[2J"])
-def test_folders_that_differ_from_machine_to_machine_are_refused(out):
-    with pytest.raises(JobError, match=r"^(storage|--out): .* expected a path"):
-        folder_on_cluster(load_job("digits"), out, is_here=False)
-
-
-@pytest.mark.parametrize(
-    ("address", "url"),
-    [
-        ("127.0.0.1:8265", "http://127.0.0.1:8265"),
-        ("http://head:8265/", "http://head:8265"),
-        ("https://cluster.example.org/ray/", "https://cluster.example.org/ray"),
-        ("http://[::1]:8265", "http://[::1]:8265"),
-    ],
-)
-def test_addresses(address, url):
-    assert checked_address(address) == url
-
-
-@pytest.mark.parametrize(
-    "address",
-    [
-        "ray://head:10001",
-        "file:///etc/passwd",
-        "os://x",
-        "http://",
-        "http://a:99999",
-        "http://user:pw@head:8265",
-    ]
-    + ["http://head:8265/?x=1", "http://head/#x", "http://he ad:8265", "http://head\n:8265", "", "auto:"],
-)
-def test_other_addresses_are_refused(address):
-    with pytest.raises(JobError, match=r"^--address: .* expected the job server's http://host:port"):
-        checked_address(address)
-
-
-@pytest.mark.parametrize("job_id", ["..", "../x", "a/b", "a?b", "", ".x", "-x", "a b", "a\n", "x" * 201])
-def test_ids_cannot_be_paths(job_id):
-    with pytest.raises(JobError, match=r"^ID: "):
-        checked_id(job_id)
-    assert checked_id("digits-a03daba2") == "digits-a03daba2"
-
-
-# --- as whom
-
-
-def test_without_a_token_nothing_is_asked(call):
-    code, out, err = call("submit", "digits", "--address", NOWHERE)
-    assert (code, out) == (2, "")
-    assert err.startswith("token: no token: ")
-    assert all(place in err for place in ("RAY_AUTH_TOKEN,", "RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token"))
-
-
-@pytest.mark.parametrize("verb", ["submit", "status", "logs", "stop", "fetch"])
-def test_an_address_that_does_not_answer(call, verb):
-    code, out, err = call(
-        verb, *([] if verb == "status" else ["digits"]), "--address", NOWHERE, RAY_AUTH_TOKEN="abc"
-    )
-    assert (code, out) == (2, "")
-    assert err.startswith(
-        f"--address: '{NOWHERE}' is not valid: no job server of Ray 2.60 or later answers there ("
-    )
-    assert len(err.splitlines()) == 1
-    assert "abc" not in err
-
-
-@pytest.mark.parametrize("token", ["two words", "line\nHost: other", "é", "   "])
-def test_tokens_that_are_not_one_word_are_refused_and_not_shown(monkeypatch, token):
-    monkeypatch.setenv("RAY_AUTH_TOKEN", token)
-    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
-    with pytest.raises(JobError, match=r"^token: what is in RAY_AUTH_TOKEN is not one") as refused:
-        connect(NOWHERE)
-    assert token.strip() == "" or token not in str(refused.value)
-
-
-def test_a_server_that_is_not_ray_is_no_cluster_and_gets_no_token(tmp_path, monkeypatch):
-    """Python's own web server, which redirects nobody and knows none of Ray's paths."""
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "abc")
-    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
-    server = subprocess.Popen(
-        [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1"],
-        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
-    try:
-        port = server.stdout.readline().split("port ")[1].split()[0]
-        with pytest.raises(JobError, match=r"/api/authentication_mode is 404"):
-            connect(f"127.0.0.1:{port}")
-    finally:
-        server.kill()
-        server.communicate()
-
-
-def test_a_job_that_is_not_valid_is_refused_before_anything_else(call):
-    code, out, err = call("submit", "digits", "--set", "methods=[zsharpp]", "--address", NOWHERE)
-    assert (code, out) == (2, "")
-    assert err.startswith("methods[0]: 'zsharpp'")
-
-
-# --- what comes home
-
-
-@pytest.fixture
-def search(tmp_path):
-    from simulated_search import Driver, small_job
-
-    folder = tmp_path / "search"
-    driver = Driver(small_job("search.num_trials=3"), folder).run()
-    driver.close()
-    return folder
-
-
-def test_results_and_report_survive_a_log(search):
-    packed = pack(str(search))
-    noise = ["Running entrypoint for job x: exec python", "a warning"]
-    files = unpack("\n".join([*noise, *lines(packed)]) + "\n")
-    assert set(files) == set(NAMES) - {"job.yaml"}, "the simulation writes no job.yaml"
-    assert files["parquet/trials.parquet"] == (search / "parquet" / "trials.parquet").read_bytes()
-    assert files["report.html"].startswith(b"<!")
-    assert read_results(search).trials.shape[0] > 3
-
-
-def test_a_search_that_has_not_begun_is_said(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "tune_jobs.submit_pack", str(tmp_path / "no\nsearch")],
-        capture_output=True, text=True, cwd=ROOT, timeout=60,
-    )  # fmt: skip
-    assert done.returncode == 2
-    with pytest.raises(ClusterError, match=r"^Nothing to fetch: .*no search.*"):
-        unpack(done.stdout)
-
-
-def damaged_bytes(log):
-    at = log.index("tune-jobs-part ") + 100
-    return log[:at] + ("A" if log[at] != "A" else "B") + log[at + 1 :]
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        damaged_bytes,
-        lambda log: log.replace("tune-jobs-part ", "tune-jobs-part !", 1),
-        lambda log: log.partition("tune-jobs-part ")[2].partition("\n")[2],
-        lambda log: log.rpartition("tune-jobs-end")[0],
-        lambda log: log + log,
-        lambda log: "",
-    ],
-    ids=["a letter", "no base64", "a part lost", "no end", "twice", "nothing"],
-)
-def test_what_is_damaged_is_refused(damage):
-    log = "\n".join(lines(zipped({"job.yaml": os.urandom(100_000)}))) + "\n"
-    assert len(unpack(log)["job.yaml"]) == 100_000
-    with pytest.raises(ClusterError, match=r"damaged|Nothing to fetch"):
-        unpack(damage(log))
-
-
-@pytest.mark.parametrize(
-    "name", ["../x", "/etc/passwd", "parquet/../../x", "report.html/../../x", "other.html", ""]
-)
-def test_no_file_gets_out_of_the_folder(name):
-    with pytest.raises(ClusterError, match="other names"):
-        unpack("\n".join(lines(zipped({"job.yaml": b"x", name: b"x"}))))
-
-
-def test_a_small_log_cannot_become_a_large_file():
-    bomb = zipped(dict.fromkeys(NAMES[:4], b"0" * 300 * 2**20))
-    assert len(bomb) < 2 * 2**20
-    with pytest.raises(ClusterError, match="1 GiB"):
-        unpack("\n".join(lines(bomb)))
-
-
-def zipped(files):
-    import io
-
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return packed.getvalue()
-
-
-# --- what is printed
-
-
-def test_logs_of_others_do_nothing_to_a_terminal():
-    assert printable("\x1b[36mcoloured\x1b[0m \tvalue 50%\r") == "coloured \tvalue 50%"
-    assert printable("\x1b]0;title\x07 \x1b[2J \x9b1m \u202e") == r"\x1b]0;title\x07 \x1b[2J \x9b1m \u202e"
-
-
-def test_lines_that_arrive_in_pieces_are_printed_whole():
-    printed = []
-    write = Printable(printed.append)
-    for piece in ["a\nb", "c \x1b[3", "1mred\n", "end"]:
-        write(piece)
-    write.close()
-    assert printed == ["a\n", "bc red\n", "end\n"]
-
-
 def test_the_entry_point_is_one_that_ray_can_run():
     line = entrypoint("python", ["-m", "tune_jobs.submit_driver", "job.yaml", "--out=/nfs/a b"])
     assert shlex.split(line) == [
@@ -383,3 +149,27 @@ def test_the_entry_point_is_one_that_ray_can_run():
         "job.yaml",
         "--out=/nfs/a b",
     ]
+
+
+@pytest.mark.parametrize(
+    ("storage", "out", "is_here", "folder"),
+    [
+        ("/nfs/results", None, False, "/nfs/results/digits"),
+        ("/nfs/results/", None, False, "/nfs/results/digits"),
+        ("/nfs/$(touch x)", None, False, "/nfs/$(touch x)/digits"),
+        ("s3://bucket/results", None, False, "s3://bucket/results/digits"),
+        ("results", "/nfs/here", False, "/nfs/here"),
+        ("results", "s3://bucket/x", False, "s3://bucket/x"),
+        ("results", None, True, f"{Path.cwd()}/results/digits"),
+        ("results", "~/x", True, f"{Path.home()}/x"),
+    ],
+)
+def test_the_folder_is_one_for_all_machines(storage, out, is_here, folder):
+    job = load_job("digits").model_copy(update={"storage": storage})
+    assert folder_on_cluster(job, out, is_here) == folder
+
+
+@pytest.mark.parametrize("out", [None, "results", "~/results", "./x", "/nfs/a\nb", "/nfs/\x1b[2J"])
+def test_folders_that_differ_from_machine_to_machine_are_refused(out):
+    with pytest.raises(JobError, match=r"^(storage|--out): .* expected a path"):
+        folder_on_cluster(load_job("digits"), out, is_here=False)
