@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tune_jobs import submit_cli
+from tune_jobs.storage import StorageError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -284,11 +285,11 @@ def _print_answer(console: Console, folders: list[Path]) -> None:
 
 
 def _print_comparison(console: Console, folders: list[Path]) -> None:
+    from tune_jobs import receipt, transfer
     from tune_jobs.compare import comparison, render_table
-    from tune_jobs.receipt import describe
 
     console.print(render_table(comparison(folders)))
-    for line in describe(folders):
+    for line in (*transfer.describe(folders), *receipt.describe(folders)):
         console.print(escape(line), soft_wrap=True)
 
 
@@ -308,6 +309,9 @@ def main() -> None:
             raise
         typer.echo(error, err=True)
         sys.exit(EXIT_BAD_INPUT)
+    except StorageError as error:
+        typer.echo(error, err=True)
+        sys.exit(EXIT_FAILED)
     except KeyboardInterrupt:  # before a search has begun, or after it ended
         sys.exit(EXIT_INTERRUPTED)
 

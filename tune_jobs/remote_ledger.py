@@ -41,6 +41,7 @@ class RemoteRecord:
         self._count = 0  # transactions stored
         self._base = -1  # of them in the copy; there is none yet
         self._looked_s = 0.0
+        self.failure: str | None = None  # why nothing can be stored any more
 
     @property
     def exists(self) -> bool:
@@ -84,8 +85,9 @@ class RemoteRecord:
         """
         try:
             self._store(statements)
-        except StorageError as error:
-            raise LedgerError(str(error)) from error
+        except (StorageError, LedgerError) as error:
+            self.failure = str(error)
+            raise LedgerError(self.failure) from error
 
     def _store(self, statements: Sequence[Statement]) -> None:
         if time.monotonic() - self._looked_s > _LOOK_EVERY_S:

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tune_jobs import transfer
 from tune_jobs.report_answer import answer_section
 from tune_jobs.report_cost import cost_section, failures_section, sharpness_section
 from tune_jobs.report_curves import budget_section, curves_section
 from tune_jobs.report_data import Report, load
 from tune_jobs.report_images import write_images
-from tune_jobs.report_page import Details, Part, Section, render_page
+from tune_jobs.report_page import Bullets, Details, Part, Section, render_page
 from tune_jobs.report_params import optima_section, params_section
 from tune_jobs.report_search import search_section
 from tune_jobs.report_style import Picture
@@ -71,12 +72,19 @@ def _sections(report: Report) -> list[Section]:
             search_section(report),
             params_section(report),
             optima_section(report),
+            *_transfer(report),
             sharpness_section(report),
             cost_section(report),
             failures_section(report),
             _provenance(report),
         ]
     )
+
+
+def _transfer(report: Report) -> Iterator[Section]:
+    lines = transfer.describe(report.folders)
+    if lines:
+        yield Section("transfer", "Do settings carry over between architectures?", [Bullets(lines)])
 
 
 def _distinct(sections: Iterable[Section]) -> list[Section]:

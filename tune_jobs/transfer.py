@@ -4,7 +4,7 @@ Needs searches in which the architectures tried the same configurations, all at 
 `search.shared_configurations`, without early stopping).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,23 @@ def transfer(folders: Sequence[Path]) -> pd.DataFrame:
         for row in _pairs(_values(members, params), params)
     ]
     return pd.DataFrame(rows, columns=[*COLUMNS, *params])
+
+
+def describe(folders: Sequence[Path]) -> list[str]:
+    """Returns the table of `transfer` in words, a line a pair; none where no configuration was tried on both."""
+    return [
+        f"{row['method']} on {row['dataset']}: {row['source']}'s best of {row['num_configurations']} reaches "
+        f"{row['transferred']:.4f} on {row['target']}, whose own best has {row['own_best']:.4f} (regret "
+        f"{row['regret']:.4f}); rank correlation of the configurations {_tau(row)}."
+        for row in transfer(folders).to_dict(orient="records")
+        if row["num_configurations"] > 1 and pd.notna(row["regret"])
+    ]
+
+
+def _tau(row: Mapping[Any, Any]) -> str:
+    if pd.isna(row["rank_correlation"]):
+        return f"not defined (n = {row['n']})"
+    return f"{row['rank_correlation']:.2f} (Kendall's tau, p = {row['p_value']:.2g}, n = {row['n']})"
 
 
 def _values(trials: pd.DataFrame, params: list[str]) -> pd.DataFrame:

@@ -19,7 +19,16 @@ SETS = (
     "train.warmup_epochs=0", "search.num_trials=4", "asha.grace_epochs=1", "asha.reduction_factor=2",
     "asha.protect_top=1", "resources.max_concurrent=1",
 )  # fmt: skip
-CLOCKS = {"epoch_s", "train_s", "wall_s", "images_per_s", "peak_memory_bytes", "reported_at", "worker_pid", "node"}
+CLOCKS = {
+    "epoch_s",
+    "train_s",
+    "wall_s",
+    "images_per_s",
+    "peak_memory_bytes",
+    "reported_at",
+    "worker_pid",
+    "node",
+}
 
 
 def command(verb, *arguments):
@@ -29,7 +38,9 @@ def command(verb, *arguments):
 
 def rows(folder):
     with folder.open(read_only=True) as ledger:
-        return [{k: v for k, v in row.items() if k not in CLOCKS} for row in ledger.reports()], ledger.trials()
+        return [
+            {k: v for k, v in row.items() if k not in CLOCKS} for row in ledger.reports()
+        ], ledger.trials()
 
 
 @pytest.mark.timeout(300)
@@ -65,3 +76,32 @@ def test_a_driver_that_dies_is_continued_by_one_on_another_machine(gate, address
     contents = [folder.remote.read(name) for name in ("job.yaml", "optuna.journal", "parquet/trials.parquet")]
     assert all(contents)
     assert not any(b"testing-secret" in content for content in contents)
+
+
+@pytest.mark.timeout(200)
+def test_storage_that_fails_for_good_ends_the_search_and_says_how_to_go_on(gate, address, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    driver = subprocess.Popen(
+        command("run", "digits", "--out", address),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    folder = SearchFolder(address)
+    until = time.monotonic() + 120
+    while time.monotonic() < until and len(folder.remote.names("ledger")) < 8:
+        time.sleep(0.1)
+    gate.is_down = True
+    said, _ = driver.communicate(timeout=150)
+    assert driver.returncode == 1
+    assert "Traceback" not in said
+    assert f"tune-jobs resume {address}" in said
+    gate.heal()
+    with SearchFolder(address).open(read_only=True) as ledger:
+        epochs = [report["epoch"] for report in ledger.reports("resnet8-sam-0000")]
+    assert epochs == list(range(1, len(epochs) + 1))
+    silent = subprocess.run(
+        command("compare", "s3://no-such-bucket/x"), capture_output=True, text=True, check=False
+    )
+    assert silent.returncode in (1, 2)
+    assert "Traceback" not in silent.stderr

@@ -166,7 +166,7 @@ BAD_VALUES = {
     "train.epochs=many": ["train.epochs: 'many'", "expected a whole number"],
     "train.epochs=[": ["--set train.epochs", "not YAML"],
     "train.epochs": ["--set", "expected path=value"],
-    "storage=s3://bucket": ["storage: 's3://bucket'", "only local folders"],
+    "storage=ftp://host/x": ["storage: 'ftp://host/x'", "expected a folder, or an address"],
 }
 
 

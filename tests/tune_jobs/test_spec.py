@@ -130,7 +130,7 @@ def test_names_that_are_not(name: str):
         JobSpec.model_validate(JOB | {"name": name})
 
 
-@pytest.mark.parametrize("storage", ["s3://bucket/folder", "gs://bucket", "", "a\0b"])
+@pytest.mark.parametrize("storage", ["ftp://bucket/folder", "gs://", "", "a\0b"])
 def test_storage_is_a_local_folder(storage: str):
     with pytest.raises(ValidationError):
         JobSpec.model_validate(JOB | {"storage": storage})

@@ -10,7 +10,8 @@ import pytest
 from tune_jobs.export import ResultsError, export
 from tune_jobs.job_file import load_job
 from tune_jobs.ledger import Decision, Ledger
-from tune_jobs.transfer import COLUMNS, transfer
+from tune_jobs.report import write_report
+from tune_jobs.transfer import COLUMNS, describe, transfer
 
 IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # many commits; a busy disk syncs slowly
 
@@ -141,3 +142,31 @@ def test_searches_of_one_architecture_each_and_of_other_parameters(folder):
 def test_a_folder_without_results_is_a_clear_message(tmp_path):
     with pytest.raises(ResultsError, match="no such file"):
         transfer([tmp_path])
+
+
+def test_the_table_is_told_in_words_and_on_the_page(folder):
+    points = [{"rho": 0.1, "lr": lr} for lr in (0.001, 0.003, 0.01)]
+    accuracies = {"resnet8": (0.5, 0.7, 0.6), "vit_tiny": (0.3, 0.4, 0.35)}
+    make_search(
+        folder / "s",
+        [
+            (architecture, point, accuracy, 0)
+            for architecture, found in accuracies.items()
+            for point, accuracy in zip(points, found, strict=True)
+        ],
+    )
+    lines = describe([folder / "s"])
+    assert len(lines) == 2
+    assert (
+        "resnet8's best of 3 reaches 0.4000 on vit_tiny, whose own best has 0.4000 (regret 0.0000)"
+        in lines[0]
+    )
+    assert "1.00 (Kendall's tau" in lines[0]
+    page = write_report([folder / "s"], folder / "page.html").page.read_text()
+    assert "Do settings carry over" in page
+
+
+def test_searches_without_common_configurations_are_not_told_about(folder):
+    rows = [("resnet8", {"rho": 0.1, "lr": 0.1}, 0.5, 0), ("vit_tiny", {"rho": 0.2, "lr": 0.1}, 0.5, 0)]
+    make_search(folder / "s", rows)
+    assert describe([folder / "s"]) == []
