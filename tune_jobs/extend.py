@@ -32,9 +32,15 @@ def extended(ledger: Ledger, sets: Sequence[str]) -> tuple[JobSpec, JobSpec]:
     return before, job
 
 
-def reopen_for_more_epochs(job: JobSpec, ledger: Ledger, place: str) -> None:
-    """Lets trials train on to the job's new number of epochs: unfinished ones, and completed ones with a checkpoint."""
-    checkpoints = Checkpoints(place)
+def reopen_for_more_epochs(job: JobSpec, ledger: Ledger, place: str | None = None) -> None:
+    """Lets trials train on to the job's new number of epochs: unfinished ones, and completed ones with a checkpoint.
+
+    Args:
+        job: The job from now on.
+        ledger: Its ledger.
+        place: The search folder's path or address; where the ledger's file is if not given.
+    """
+    checkpoints = Checkpoints(place or ledger.file.parent)
     for trial in ledger.trials():
         is_kept = trial["status"] == "completed" and checkpoints.exists(trial["trial_id"])
         if trial["status"] in (None, "interrupted") or is_kept:

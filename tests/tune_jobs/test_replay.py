@@ -67,7 +67,7 @@ def test_any_search_replays_at_any_moment(search, num_steps):
         driver.close()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(SEARCHES, st.integers(0, 250) | st.none(), st.integers(1, 30))
 def test_also_after_an_extension_to_more_epochs(search, num_steps, more):
     with tempfile.TemporaryDirectory(dir=IN_MEMORY) as name:
