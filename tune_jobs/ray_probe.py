@@ -61,6 +61,7 @@ def probe_packing(job: JobSpec, *, needs_cuda: bool = True, seconds: float = 5.0
         the number, and what was measured in words.
     """
     chosen, lines = [], []
+    cpus = ray.cluster_resources().get("CPU", 1)  # type: ignore[no-untyped-call]
     for architecture in job.architectures:
         method = max(job.methods, key=lambda name: find_method(name).gradient_evaluations_per_step)
         study = next(one for one in job.studies() if (one.architecture, one.method) == (architecture, method))
@@ -72,6 +73,8 @@ def probe_packing(job: JobSpec, *, needs_cuda: bool = True, seconds: float = 5.0
         memory = 0
         for together in PACKINGS:
             if measured and not fits(measured[0], together, memory):
+                break
+            if together * job.resources.cpus_per_trial > cpus:
                 break
             found = _measure(spec, together, int(job.resources.cpus_per_trial), needs_cuda, seconds)
             if found is None:
