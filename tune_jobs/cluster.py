@@ -4,7 +4,7 @@ import logging
 import os
 import socket
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -76,13 +76,29 @@ def _num_cpus() -> int:
 def cluster_totals() -> Totals:
     """Counts what the connected Ray has."""
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    per_node = max((node["Resources"].get("GPU", 0) for node in _nodes() if node["Alive"]), default=0)
+    per_node = max((node["Resources"].get("GPU", 0) for node in all_nodes() if node["Alive"]), default=0)
     return Totals(resources.get("CPU", 0), resources.get("GPU", 0), int(per_node) or None)
 
 
-def _nodes() -> list[dict[str, Any]]:
+def all_nodes() -> list[dict[str, Any]]:
+    """Returns what Ray knows of its nodes, dead ones too."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     return nodes
+
+
+def node_name() -> str:
+    """Returns what the node of this process is called: its address, unless it was given a name.
+
+    Nodes that share a name, such as several on one machine, are told apart by the start of Ray's id.
+    """
+    return told_apart(ray.get_runtime_context().get_node_id(), all_nodes())
+
+
+def told_apart(node_id: str, nodes: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the name of one of some nodes, with the start of its id if another living one has the same."""
+    names = {node["NodeID"]: str(node["NodeName"]) for node in nodes if node["Alive"]}
+    name = names[node_id]
+    return name if list(names.values()).count(name) == 1 else f"{name}/{node_id[:8]}"
 
 
 def start_local(totals: Totals, threads_per_trial: int) -> None:

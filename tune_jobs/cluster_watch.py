@@ -1,5 +1,7 @@
-"""Notices that a Ray of our own has died below a search: Ray itself needs a minute for that, then ends the process."""
+"""Notices what has died below a search before Ray does: a Ray of our own (a minute), or a node of a cluster (15 s)."""
 
+import re
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -8,8 +10,12 @@ from typing import Any
 import psutil
 import ray
 
+from tune_jobs.cluster import all_nodes
+
 _LOOK_EVERY_S = 0.5
 _NEEDED = ("raylet", "gcs_server")
+_ANSWERS_WITHIN_S = 2.0
+_ACTOR_ID = re.compile(r"\b[0-9a-f]{32}\b")
 
 
 def dead_process() -> str | None:
@@ -21,6 +27,28 @@ def dead_process() -> str | None:
     node = ray._private.worker._global_node
     dead: list[tuple[str, Any]] = [] if node is None else node.dead_processes()
     return next((name for name, _ in dead if name in _NEEDED), None)
+
+
+def has_lost_node(error: str) -> bool:
+    """Returns whether the node of the actor that an error names is dead, or does not answer: so will Ray find it.
+
+    The error itself cannot tell: when a node dies, its actors are "unavailable" at first.
+    """
+    actor_id = _ACTOR_ID.search(error)
+    if actor_id is None:
+        return False
+    address = ray._private.state.actors(actor_id[0]).get("Address", {})
+    node = next((node for node in all_nodes() if node["NodeID"] == address.get("NodeID")), None)
+    if node is None:  # it was on none yet
+        return False
+    if not node["Alive"]:
+        return True
+    try:
+        place = (node["NodeManagerAddress"], node["NodeManagerPort"])
+        socket.create_connection(place, timeout=_ANSWERS_WITHIN_S).close()
+    except OSError:
+        return True
+    return False
 
 
 def kill_children() -> None:

@@ -53,7 +53,8 @@ def make_file(file: Path, meta: Mapping[str, str]) -> None:
             raise LedgerError(
                 f"{file}: there is a ledger already; expected a folder without one, or resume it"
             )
-        unfinished.unlink(missing_ok=True)
+        for left in file.parent.glob(f".{file.name}.*"):  # of processes that died here
+            left.unlink()
         connection = sqlite3.connect(unfinished, isolation_level=None)
         try:
             connection.executescript(

@@ -106,7 +106,7 @@ def _run_all(
         try:
             outcome = ray.get(done)
         except ray.exceptions.RayError as error:
-            tries[run.key] += 1
+            tries[run.key] += not isinstance(error, ray.exceptions.NodeDiedError)  # which is no run's fault
             if tries[run.key] <= job.failures.max_retries:
                 left.append(run)
                 continue

@@ -8,7 +8,8 @@ import ray
 from ray.tune import Stopper
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
-from tune_jobs.cluster_watch import dead_process
+from tune_jobs.cluster_room import Room
+from tune_jobs.cluster_watch import dead_process, has_lost_node
 from tune_jobs.recorder import Recorder
 from tune_jobs.searcher import METRIC, JobSearch
 from tune_jobs.signals import WIND_DOWN_S
@@ -28,9 +29,10 @@ class JobASHA(ASHAScheduler):
     Args:
         recorder: Judges and records reports.
         search: Is told each epoch's metric, which Ray would leave out for the report that stops a trial.
+        room: How many trials run at once, where that can grow.
     """
 
-    def __init__(self, recorder: Recorder, search: JobSearch) -> None:
+    def __init__(self, recorder: Recorder, search: JobSearch, room: Room | None = None) -> None:
         rule = next(iter(recorder.rungs.values())).rule
         super().__init__(
             time_attr="epoch",
@@ -40,7 +42,7 @@ class JobASHA(ASHAScheduler):
             grace_period=rule.grace_epochs,
             reduction_factor=rule.reduction_factor,
         )
-        self._recorder, self._search = recorder, search
+        self._recorder, self._search, self._room = recorder, search, room
         self._heard_s: dict[str, float] = {}  # when each running trial was last heard of
         self._killed: dict[str, str] = {}
         self._looked_s = 0.0
@@ -68,14 +70,19 @@ class JobASHA(ASHAScheduler):
         if dead_process() is not None:  # no fault of the trial's
             return
         error = self._killed.pop(trial.trial_id, None) or _error_of(trial)
-        self._recorder.fail(trial.trial_id, error)
+        if has_lost_node(error):
+            self._recorder.move(trial.trial_id, error)
+        else:
+            self._recorder.fail(trial.trial_id, error)
 
     def choose_trial_to_run(self, tune_controller: "TuneController") -> "Trial | None":
-        """Returns the trial to start next; Ray asks at every turn of its loop, so hung workers are found here."""
+        """Returns the trial to start next; Ray asks at every turn of its loop, so this looks after workers and room."""
         now = time.monotonic()
         if now - self._looked_s >= _LOOK_EVERY_S:
             self._looked_s = now
             self._kill_hung(tune_controller, now)
+            if self._room is not None:
+                self._room.grow()
         chosen: Trial | None = super().choose_trial_to_run(tune_controller)
         return chosen
 

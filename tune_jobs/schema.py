@@ -27,7 +27,8 @@ def trials_schema(params: Iterable[str] = ()) -> pa.Schema:
 
     Losses and `val_accuracy` are those of the trial's last epoch, `best_val_accuracy` is the maximum over its
     epochs, what counts or measures the whole trial is from its last report, `error` is its text's last line,
-    `ended_after` the `seq` of the last report of any trial before it ended.
+    `ended_after` the `seq` of the last report of any trial before it ended, `node` the name of its Ray node (the
+    address where it has no name of its own; nodes with the same name end in different ids).
 
     Args:
         params: names of the searched parameters, without prefix.

@@ -181,7 +181,7 @@ def _search(
     """Runs what is left of a search, whose ledger is open, and exports it."""
     recorder = Recorder(job, ledger, on_change, slots.gpus_per_trial, folder.place)
     recorder.check_budget()
-    with stopped_by_signals(recorder) as listen, _full_disk_stops(recorder):
+    with stopped_by_signals(recorder) as listen, _failing_storage_stops(recorder):
         _write_job(job, folder.local)
         if not recorder.is_over and not recorder.stopping:
             ledger.record_event("start", {"slots": slots.num_slots, "hardware": provenance(totals.gpu_names)})
@@ -234,12 +234,15 @@ def _session(
 
 
 @contextmanager
-def _full_disk_stops(recorder: Recorder) -> Iterator[None]:
-    """A disk without room ends the session, not the program: the ledger holds what fitted."""
+def _failing_storage_stops(recorder: Recorder) -> Iterator[None]:
+    """A disk without room, or storage that fails, ends the session, not the program: the ledger holds what it took."""
     try:
         yield
     except Exception as error:  # Ray wraps what its callbacks raise
-        if not recorder.stop_if_disk_full(str(error)) and recorder.stop_kind != "error":
+        record = recorder.ledger.record
+        if record is not None and record.failure is not None:
+            recorder.stop(record.failure, "error")
+        elif not recorder.stop_if_disk_full(str(error)) and recorder.stop_kind != "error":
             raise
 
 
@@ -288,7 +291,7 @@ def _tune(job: JobSpec, recorder: Recorder, slots: Slots) -> None:
             trainable,
             tune_config=tune.TuneConfig(
                 search_alg=room,
-                scheduler=JobASHA(recorder, search, room if cluster.is_remote() else None),
+                scheduler=JobASHA(recorder, search, room),
                 num_samples=sys.maxsize,  # the searcher knows when it is over: trials may be tried again
                 reuse_actors=True,
             ),

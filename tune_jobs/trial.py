@@ -8,6 +8,7 @@ import ray
 from ray import tune
 
 from tune_jobs.checkpoints import Checkpoints
+from tune_jobs.cluster import node_name
 from tune_jobs.spec import JobSpec
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class TrialRunner(tune.Trainable):
         logging.getLogger("ray.tune.trainable.trainable").setLevel(logging.ERROR)
         self._job = JobSpec.model_validate(job)
         self._checkpoints = Checkpoints(place)
-        self._node: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        self._node = node_name()
         self._studies = {study.name: study for study in self._job.studies()}
         # More threads than cores is many times slower than one thread a trial.
         torch.set_num_threads(max(1, int(self._job.resources.cpus_per_trial)))

@@ -6,6 +6,7 @@ nothing of the program is replaced, and nothing in it knows of tests.
 - FAULTS_EPOCHS: a file that gets a line, the trial, for every epoch trained.
 - FAULTS_AT: `trial kind skip times`, and more of them after commas: when that trial's checkpoint has been written
   `skip` times, the next `times` fail.
+- FAULTS_DATA: a file that gets a line, HOME and what, whenever a data set is read from its source or decoded.
 """
 
 import os
@@ -20,6 +21,16 @@ def _failure(kind):
     if kind == "out-of-memory":
         return sys.modules["torch"].OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
     return RuntimeError("the data are gone")
+
+
+def _on_data(event, arguments):
+    if event != "open" or not isinstance(arguments[0], str | os.PathLike):
+        return
+    name = Path(os.fsdecode(arguments[0])).name
+    is_decoded = name == "train_images.npy" and "w" in (arguments[1] or "")
+    if is_decoded or name == "digits.csv.gz":
+        with Path(os.environ["FAULTS_DATA"]).open("a") as file:
+            file.write(f"{os.environ['HOME']} {'decoded' if is_decoded else 'read'}\n")
 
 
 def _on_open(event, arguments):
@@ -41,3 +52,5 @@ def _on_open(event, arguments):
 
 if "FAULTS_EPOCHS" in os.environ:
     sys.addaudithook(_on_open)
+if "FAULTS_DATA" in os.environ:
+    sys.addaudithook(_on_data)
