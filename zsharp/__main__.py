@@ -70,7 +70,9 @@ def _build_parser() -> _Parser:
     add("--threads", type=int, help="CPU threads (default: OMP_NUM_THREADS, or all cores of this process)")
     add("--checkpoint", type=Path, metavar="FILE", help="written each epoch; continued from if it exists")
     add("--test", action="store_true", help="read the test set at the end")
-    add("--sharpness", action="store_true", help="measure at the end how flat the loss is (docs/sharpness.md)")
+    add(
+        "--sharpness", action="store_true", help="measure at the end how flat the loss is (docs/sharpness.md)"
+    )
     add("--json", action="store_true", help="one JSON object a line")
     return parser
 

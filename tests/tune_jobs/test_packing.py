@@ -11,7 +11,13 @@ def measured(*rates):
 
 @pytest.mark.parametrize(
     ("rates", "chosen"),
-    [((1000,), 1), ((1000, 1050), 1), ((1000, 1900), 2), ((1000, 1900, 3500), 4), ((1000, 1900, 2000, 4000), 2)],
+    [
+        ((1000,), 1),
+        ((1000, 1050), 1),
+        ((1000, 1900), 2),
+        ((1000, 1900, 3500), 4),
+        ((1000, 1900, 2000, 4000), 2),
+    ],
 )
 def test_each_step_up_has_to_be_worth_it(rates, chosen):
     assert choose_packing(measured(*rates)) == chosen
