@@ -32,6 +32,8 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/augmentation.py
 	$(BIN)/python benchmarks/optimizer_step.py
 	$(BIN)/python benchmarks/search_overhead.py
+	$(BIN)/python benchmarks/ledger.py --out benchmarks/results/ledger-cpu.json
+	$(BIN)/python benchmarks/scale.py --out benchmarks/results/scale-cpu.json
 
 # The stamp is written last, so an interrupted installation is taken up again.
 .venv/installed: pyproject.toml constraints.txt
