@@ -79,6 +79,7 @@ class Recorder:
         waiting: Ids of trials that were begun and run on no worker.
         rungs: The state of the stopping rule, by study.
         spent: What the search has used.
+        active: Ray's ids of trials that have reported and train on; others are still starting.
         stopping: Why the search winds down; None while it goes on.
         stop_kind: Whether a signal, the budget, an error that concerns all trials, or a GPU with too many trials is
             the reason; after the last the search goes on by itself, with fewer.
@@ -102,6 +103,7 @@ class Recorder:
         self.stopping: str | None = None
         self.stop_kind: StopKind | None = None
         self.stopped_s = 0.0
+        self.active: set[str] = set()
         self._own_ids: dict[str, str] = {}
         self._moved_at: dict[str, int] = {}  # how many epochs a trial had when its node was lost
         self._train_s: dict[str, float] = {}
@@ -168,6 +170,7 @@ class Recorder:
             The decision; None for an epoch that was recorded before its worker had to start again.
         """
         trial = self.find(ray_id)
+        self.active.add(ray_id)
         if row["epoch"] <= trial.epoch:
             return None
         value = None if row["diverged"] else row["val_accuracy"]
@@ -237,6 +240,7 @@ class Recorder:
             gpus_per_trial: What each takes from here on.
         """
         self.stopping = self.stop_kind = None
+        self.active.clear()
         self._gpus_per_trial = gpus_per_trial
         self.waiting = deque(
             trial.trial_id for trial in self.trials.values() if trial.status in (None, "interrupted")

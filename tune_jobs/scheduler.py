@@ -63,10 +63,12 @@ class JobASHA(ASHAScheduler):
     ) -> None:
         """Does nothing: the last report was recorded by `on_trial_result`."""
         self._heard_s.pop(trial.trial_id, None)
+        self._recorder.active.discard(trial.trial_id)
 
     def on_trial_error(self, tune_controller: "TuneController", trial: "Trial") -> None:
         """Records a trial whose function raised or whose worker died; it may wait for another try."""
         self._heard_s.pop(trial.trial_id, None)
+        self._recorder.active.discard(trial.trial_id)
         if dead_process() is not None:  # no fault of the trial's
             return
         error = self._killed.pop(trial.trial_id, None) or _error_of(trial)
@@ -127,8 +129,12 @@ class WindDown(Stopper):
 
     def stop_all(self) -> bool:
         """Returns whether everything has to stop."""
-        self._recorder.check_budget()
-        return bool(self._recorder.stopping and time.monotonic() - self._recorder.stopped_s > WIND_DOWN_S)
+        recorder = self._recorder
+        recorder.check_budget()
+        if recorder.stopping is None:
+            return False
+        # Trials that are still starting have no epoch to end, and may take long to get to one.
+        return not recorder.active or time.monotonic() - recorder.stopped_s > WIND_DOWN_S
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray pickles the stopper into a snapshot that nothing here reads."""

@@ -163,3 +163,22 @@ def test_a_job_that_fixes_everything_is_run_once_a_study(tmp_path):
 def test_results_name_a_folder_of_images_by_its_own_name():
     assert dataset_name(DataSpec("parquet", "/data/cifar10_jpeg")) == "cifar10_jpeg"
     assert dataset_name(DataSpec("cifar10", "/data/cifar10_jpeg")) == "cifar10"
+
+
+def test_a_stop_waits_for_epochs_that_run_and_not_for_workers_that_start(tmp_path):
+    from types import SimpleNamespace
+
+    from tune_jobs.scheduler import JobASHA, WindDown
+
+    search, recorder = make_search(tmp_path, "search.num_trials=4", "methods=[base]")
+    scheduler, stopper = JobASHA(recorder, search), WindDown(recorder)
+    for ray_id in ("trains", "starts"):
+        search.suggest(ray_id)
+    row = {"epoch": 1, "val_accuracy": 0.5, "diverged": 0}
+    assert scheduler.on_trial_result(None, SimpleNamespace(trial_id="trains"), row) == "CONTINUE"
+    assert not stopper.stop_all()
+    recorder.stop("interrupted by SIGTERM", "signal")
+    assert not stopper.stop_all()  # an epoch runs
+    assert scheduler.on_trial_result(None, SimpleNamespace(trial_id="trains"), row | {"epoch": 2}) == "STOP"
+    scheduler.on_trial_complete(None, SimpleNamespace(trial_id="trains"), row)
+    assert stopper.stop_all()  # what is left has none to end
