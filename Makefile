@@ -5,7 +5,7 @@ RESULTS ?= results/digits
 
 BROWSER := command -v chromium || command -v chromium-browser || command -v google-chrome
 
-.PHONY: search test browser check format bench clean
+.PHONY: search test test-slow browser check format bench clean
 
 search: .venv/installed
 	$(BIN)/tune-jobs run digits --out $(RESULTS) --fresh
@@ -15,6 +15,10 @@ search: .venv/installed
 test: .venv/installed
 	@$(MAKE) --silent browser || echo "No Chromium: tests in a browser are left out."
 	if ! ($(BROWSER)) >/dev/null; then export ZSHARP_NO_BROWSER=1; fi; OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+test-slow: .venv/installed
+	@$(MAKE) --silent browser || echo "No Chromium: tests in a browser are left out."
+	if ! ($(BROWSER)) >/dev/null; then export ZSHARP_NO_BROWSER=1; fi; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 browser:
 	@($(BROWSER)) >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium >/dev/null)

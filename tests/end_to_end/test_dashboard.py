@@ -16,6 +16,8 @@ from optuna.storages.journal import JournalFileBackend
 
 from tune_jobs.ledger import Ledger
 
+pytestmark = pytest.mark.slow
+
 SETS = (
     "architectures=[resnet8]", "methods=[zsharp]", "data.max_images=200", "train.batch_size=32",
     "train.warmup_epochs=0", "search.num_trials=2", "asha.enabled=false", "resources.max_concurrent=1",

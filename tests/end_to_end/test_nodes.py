@@ -16,6 +16,8 @@ from searches import Row
 from tune_jobs.export import read_results
 from tune_jobs.ledger import Ledger
 
+pytestmark = pytest.mark.slow
+
 NODES = {"head", "node1", "node2"}
 
 

@@ -12,6 +12,7 @@ from tune_jobs.search import plan_resources
 SETS = ["architectures=[resnet8]", "methods=[sam, base]", "train.batch_size=16", "search.num_trials=4"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_with_four_gpus")
 def test_real_trials_are_measured_alone_and_together():
     job = load_job("digits", [*SETS, "architectures=[resnet8, vit_tiny]"])

@@ -11,6 +11,8 @@ from ray_head import RayHead, below
 
 from tune_jobs.export import read_results
 
+pytestmark = pytest.mark.slow
+
 SETS = [
     *(
         "architectures=[resnet8]",

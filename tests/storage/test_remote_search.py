@@ -13,6 +13,8 @@ import pytest
 
 from tune_jobs.search_folder import SearchFolder
 
+pytestmark = pytest.mark.slow
+
 BIN = Path(sys.executable).parent / "tune-jobs"
 SETS = (
     "architectures=[resnet8]", "methods=[sam]", "data.max_images=200", "train.batch_size=32", "train.epochs=6",
