@@ -185,7 +185,7 @@ def _read(file: Path, expected: pa.Schema) -> pa.Table:
         table = pq.read_table(file, page_checksum_verification=True)
         table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError) as problem:  # the last, of names that are not text
-        text = " ".join(str(problem).split())
+        text = "".join(char for char in " ".join(str(problem).split()) if char.isprintable())
         raise ResultsError(f"{file}: expected a Parquet file, found: {text}") from problem
     version = (table.schema.metadata or {}).get(b"schema_version", b"none").decode(errors="replace")
     if not version.isdecimal():

@@ -17,6 +17,7 @@ from scipy import stats
 VERDICTS = ("a better", "b better", "no difference shown", "not enough seeds to tell")
 """What a comparison can come to."""
 
+_SMALLEST = 1e-150  # whose square is still a number
 _NUM_RESAMPLES = 9_999
 _MOST_FLIPS = 2**16  # sign flips: all of them up to 16 pairs, a random sample of as many above
 _Values = NDArray[np.float64]
@@ -215,7 +216,7 @@ def _differences(a: Mapping[int, float | None], b: Mapping[int, float | None]) -
 def _interval(values: _Values, level: float, seed: int) -> tuple[float, float]:
     """Returns the expanded BCa interval of the mean; of equal values, that value."""
     mean = float(np.mean(values))
-    if np.ptp(values) <= 1e-12 * np.max(np.abs(values)):  # BCa divides by their spread
+    if np.ptp(values) <= max(1e-12 * np.max(np.abs(values)), _SMALLEST):  # BCa divides by their spread
         return mean, mean
     n = len(values)
     quantile = stats.t.ppf((1 + level) / 2, n - 1) * math.sqrt(n / (n - 1))

@@ -6,7 +6,7 @@ from statistics import NormalDist, fmean, stdev
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -232,6 +232,7 @@ def test_summaries_of_too_few_or_equal_values():
     assert equal.std == pytest.approx(0, abs=1e-15)
 
 
+@example([0.0, 0.0, 5e-324])
 @given(st.lists(st.floats(-1e6, 1e6), min_size=3, max_size=12))
 @settings(max_examples=60, deadline=None)
 def test_an_interval_lies_around_the_mean_within_the_values(values):
