@@ -3,7 +3,8 @@
 Run `python benchmarks/optimizer_step.py` (CPU: one thread, about six minutes) or with `--device cuda`. Within a
 repeat all variants of a model are timed one after the other, so a ratio compares neighbours in time; the median of the
 ratios is given with the smallest and the largest. A whole step is forward and backward of a batch, twice for the
-sharpness-aware ones, and the base optimizer's step (SGD with momentum), in the precision the trainer takes.
+sharpness-aware ones, and the base optimizer's step (SGD with momentum), in the precision the trainer takes; on CUDA
+also replayed from a CUDA graph, as the trainer does.
 
 The authors' ascent and the usual SAM loop are written here from their descriptions: for each tensor in turn mean,
 standard deviation, `torch.quantile` of the absolute Z-scores, boolean indexing, a norm, and a rebinding restore;
@@ -15,7 +16,7 @@ import json
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from torch import nn
 
 from zsharp.models import ARCHITECTURES, build_model
 from zsharp.optim import frozen_batch_norm, make_optimizer
+from zsharp.optim.triton_tables import filled_after_capture
 from zsharp.training.device import choose_device, device_name
 from zsharp.training.precision import memory_format, uses_bf16
 
@@ -65,7 +67,7 @@ def main() -> None:
             f"{name} ({row['precision']}, {row['num_tensors']} tensors, {row['num_parameters'] / 1e6:.2f} M)",
             flush=True,
         )
-        for kind in ("step", "ascent"):
+        for kind in ("step", "graph", "ascent"):
             for ratio, values in row[f"{kind}_ratios"].items():
                 print(
                     f"  {kind:<6} {ratio:<26} {spread(values)}{verdict(kind, ratio, name, values)}",
@@ -106,7 +108,12 @@ def measure(name: str, device: torch.device, batch_size: int, repeats: int) -> d
     ascents["sam_loop"] = lambda: sam_loop_ascent(params)
     for variant, step in steps.items():
         memory[variant] = peak_bytes(step, device)
-    step_ms = time_in_turn(steps, device, repeats)
+    step_ms = time_in_turn(steps, device, repeats, at_least_s=0.3)
+    graph_ms = {}
+    if device.type == "cuda":
+        graphs = {name: captured(step, device) for name, step in steps.items() if name in OURS}
+        graph_ms = time_in_turn(graphs, device, repeats, at_least_s=0.3)
+        del graphs
     forward_backward()
     ascent_ms = time_in_turn(ascents, device, repeats, at_least_s=0.2)
     return {
@@ -115,6 +122,7 @@ def measure(name: str, device: torch.device, batch_size: int, repeats: int) -> d
         "num_parameters": sum(p.numel() for p in params),
         "num_tensors": len(params),
         "step_ms": step_ms,
+        "graph_step_ms": graph_ms,
         "ascent_ms": ascent_ms,
         "peak_bytes": memory,
         "saved_bytes": saved,
@@ -126,6 +134,11 @@ def measure(name: str, device: torch.device, batch_size: int, repeats: int) -> d
             ("zsharp sparse save", "zsharp"),
             ("sam", "pytorch_optimizer_sam"),
         ),
+        "graph_ratios": ratios(graph_ms, ("sam", "base"), ("zsharp", "sam"), ("zsharp_official", "sam"))
+        | {
+            f"{name} one by one/graph": ratios({"a": step_ms[name], "b": ms}, ("a", "b"))["a/b"]
+            for name, ms in graph_ms.items()
+        },
         "ascent_ratios": ratios(
             ascent_ms,
             ("authors", "zsharp_official"),
@@ -152,7 +165,7 @@ def build(name: str, device: torch.device, batch_size: int) -> tuple[nn.Module, 
     model = model.to(device, memory_format=layout)
     inputs = torch.randn(batch_size, *SHAPE, device=device).contiguous(memory_format=layout)
     labels = torch.randint(10, (batch_size,), device=device)
-    bf16 = uses_bf16("auto", device, SHAPE)
+    bf16 = uses_bf16("auto", device, SHAPE, name)
 
     def forward_backward() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
@@ -177,6 +190,24 @@ def whole_step(model: nn.Module, optimizer: Any, forward_backward: Callable[[], 
             optimizer.step()
 
     return step
+
+
+def captured(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    """A whole step replayed from a CUDA graph, as the trainer does it."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(2):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with filled_after_capture(device) as tables, torch.cuda.graph(graph):
+        step()
+
+    def replay(tables: torch.Tensor = tables) -> None:
+        graph.replay()
+
+    return replay
 
 
 def two_halves(optimizer: Any) -> Callable[[], None]:
@@ -213,10 +244,23 @@ def their_ascent(optimizer: Any, params: list[nn.Parameter]) -> None:
     torch._foreach_copy_(params, [optimizer.state[p]["old_p"] for p in params])
 
 
+def authors_ascent(params: list[nn.Parameter]) -> None:
+    """The authors' ascent and restore."""
+    authors_perturb(params)
+    for p in params:
+        p.data = p.old
+
+
+def sam_loop_ascent(params: list[nn.Parameter]) -> None:
+    """The usual SAM ascent and restore."""
+    sam_loop_perturb(params)
+    for p in params:
+        p.data = p.old
+
+
 @torch.no_grad()
-def authors_ascent(params: Iterable[nn.Parameter], rho: float = 0.05, q: float = 0.95) -> None:
-    """The authors' ascent and restore, as described; tensors that torch.quantile cannot take are left out."""
-    params = list(params)
+def authors_perturb(params: list[nn.Parameter], rho: float = 0.05, q: float = 0.95) -> None:
+    """The authors' ascent, as described; tensors that torch.quantile cannot take are left out."""
     whole = torch.stack([p.grad.norm() for p in params]).norm()
     for p in params:
         g = p.grad
@@ -230,20 +274,15 @@ def authors_ascent(params: Iterable[nn.Parameter], rho: float = 0.05, q: float =
         else:
             e = g * rho / (whole + 1e-12)
         p.data.add_(e)
-    for p in params:
-        p.data = p.old
 
 
 @torch.no_grad()
-def sam_loop_ascent(params: Iterable[nn.Parameter], rho: float = 0.05) -> None:
-    """The usual SAM ascent and restore, tensor by tensor."""
-    params = list(params)
+def sam_loop_perturb(params: list[nn.Parameter], rho: float = 0.05) -> None:
+    """The usual SAM ascent, tensor by tensor."""
     scale = rho / (torch.stack([p.grad.norm() for p in params]).norm() + 1e-12)
     for p in params:
         p.old = p.data.clone()
         p.add_(p.grad * scale)
-    for p in params:
-        p.data = p.old
 
 
 def time_in_turn(
@@ -300,6 +339,8 @@ def verdict(kind: str, ratio: str, model: str, values: list[float]) -> str:
     limits = {
         ("step", "sam/base"): (2.05, True),
         ("step", "zsharp/sam"): (1.10 if model == "vgg16_bn" else 1.05, True),
+        ("graph", "sam/base"): (2.05, True),
+        ("graph", "zsharp/sam"): (1.10 if model == "vgg16_bn" else 1.05, True),
         ("ascent", "sam/pytorch_optimizer_sam"): (1.0, True),
         ("ascent", "authors/zsharp_official"): (20.0, False),
     }

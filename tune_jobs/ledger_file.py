@@ -92,6 +92,7 @@ def open_file(file: Path, *, read_only: bool) -> sqlite3.Connection:
             connection.close()
             raise
     except sqlite3.Error as problem:
+        _check_length(file)  # SQLite says no more than "malformed"
         raise LedgerError(f"{file}: expected a ledger (version {VERSION}), found: {problem}") from problem
     return connection
 
@@ -164,11 +165,23 @@ def _check(file: Path, connection: sqlite3.Connection) -> None:
     if version != VERSION:
         advice = "; a newer zsharp-tune wrote it: update to read it" if version > VERSION else ""
         raise LedgerError(f"{file}: expected ledger version {VERSION}, found version {version}{advice}")
-    # In this order: pages in the log are not yet in the file, and the file only grows.
-    expected = pragma("page_count") * pragma("page_size")
+    _check_length(file)
+
+
+def _check_length(file: Path) -> None:
+    """Raises LedgerError if a database's header promises more pages than there are."""
     log = file.with_name(f"{file.name}-wal")
-    logged = log.exists() and log.stat().st_size > 0
-    if not logged and (size := file.stat().st_size) < expected:
+    if log.exists() and log.stat().st_size > 0:  # it has pages that are not yet in the file
+        return
+    with file.open("rb") as opened:
+        header = opened.read(100)
+    page_bytes = int.from_bytes(header[16:18], "big")
+    page_bytes = 65536 if page_bytes == 1 else page_bytes
+    expected = page_bytes * int.from_bytes(header[28:32], "big")
+    if header[24:28] != header[92:96]:  # the number of pages is then an old one
+        return
+    # In this order, since the file only grows.
+    if header.startswith(b"SQLite format 3\0") and (size := file.stat().st_size) < expected:
         raise LedgerError(f"{file}: truncated: expected {expected} bytes, found {size}")
 
 

@@ -261,6 +261,7 @@ def test_mixing_depends_on_the_generator_alone():
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_no_step_waits_for_the_device():
     images = draw_images(64).cuda()
     offsets = torch.randint(5, (2, 64), generator=seeded(1))
@@ -270,8 +271,8 @@ def test_no_step_waits_for_the_device():
     mean, std = torch.full((3,), 0.5).cuda(), torch.full((3,), 0.25).cuda()
     labels, generator = torch.arange(64).cuda(), seeded(device="cuda")
     augmentation = Augmentation(crop_padding=2, flip=True, cutout=3, mixup=0.5, cutmix=0.5)
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         inputs = normalise(augment(images, augmentation, generator), mean, std)
         mix(inputs, labels, 64, augmentation, generator)
     finally:

@@ -260,7 +260,7 @@ def test_kernels_compile_for_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         types = {"pointers": "*i64", "tensors": "*i64", "chunks": "*i64", "ranks": "*i64", "counts": "*i32"}
         types |= {"partials": "*fp64", "q_p": "*fp64", "prefixes": "*i32"}
         types |= {"centres": "*fp32", "cutoffs": "*fp32", "factors": "*fp32", "squares": "*fp64"}
-        types |= {"params": "*i64", "grads": "*i64", "backups": "*i64"}
+        types |= {"targets": "*i64", "grads": "*i64", "backups": "*i64"}
         types |= {"parts": "*fp64", "part_counts": "*i64"}
         signature = {name: "constexpr" if name in constants else types[name] for name in kernel.arg_names}
         source = triton.compiler.ASTSource(kernel, signature, constexprs=constants)
@@ -323,13 +323,14 @@ def test_gpu_more_than_2_to_the_31_elements() -> None:
 
 
 @needs_gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_gpu_without_a_host_synchronisation() -> None:
     q_p = torch.tensor(0.75, dtype=torch.float64, device="cuda")
     grads = [to_gpu(grad) for grad in mixed_list()]
     cutoffs(grads, q_p, "zscore")
     others = [grad.clone() for grad in grads]
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         found = [cutoffs(values, q_p, "zscore") for values in (grads, others)]
     finally:
         torch.cuda.set_sync_debug_mode("default")

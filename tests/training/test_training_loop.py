@@ -3,6 +3,7 @@
 import copy
 import math
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -216,13 +217,15 @@ def test_bf16_is_close_to_fp32(architecture):
 
 
 def test_auto_precision():
-    fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    assert uses_bf16("auto", CPU, (3, 32, 32)) is bool(fast)
-    assert uses_bf16("auto", CPU, (1, 16, 16)) is bool(fast)
-    assert uses_bf16("auto", CPU, (1, 15, 17)) is False
+    is_amd = "AMD" in Path("/proc/cpuinfo").read_text()
+    fast = torch.cpu._is_amx_tile_supported() or (is_amd and torch.cpu._is_avx512_bf16_supported())
+    assert uses_bf16("auto", CPU, (3, 32, 32), "resnet20") is bool(fast)
+    assert uses_bf16("auto", CPU, (1, 16, 16), "vit_7_8_8_384") is bool(fast)
+    assert uses_bf16("auto", CPU, (1, 15, 17), "resnet20") is False
+    assert uses_bf16("auto", CPU, (3, 32, 32), "vit_tiny") is False
     for shape in ((1, 8, 8), (3, 64, 64)):
-        assert uses_bf16("bf16", CPU, shape) is True
-        assert uses_bf16("fp32", CPU, shape) is False
+        assert uses_bf16("bf16", CPU, shape, "vit_tiny") is True
+        assert uses_bf16("fp32", CPU, shape, "resnet20") is False
     assert Training(small_spec(precision="auto")).precision == "fp32"
 
 

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -348,6 +349,10 @@ def alter(file, statement):
     connection.close()
 
 
+def keep_bytes(end, file):
+    file.write_bytes(file.read_bytes()[:end])
+
+
 @pytest.mark.parametrize("read_only", [True, False])
 @pytest.mark.parametrize(
     ("damage", "match"),
@@ -356,8 +361,10 @@ def alter(file, statement):
         (lambda file: file.write_bytes(b""), "found a file of 0 bytes"),
         (lambda file: file.write_text(json.dumps(JOB) * 100), "found: file is not a database"),
         (lambda file: file.write_bytes(file.read_bytes()[:60]), "found a file of 60 bytes"),
-        (lambda file: file.write_bytes(file.read_bytes()[:4096]), "malformed|truncated"),
-        (lambda file: file.write_bytes(file.read_bytes()[:-1]), "malformed|truncated"),
+        *(
+            (partial(keep_bytes, end), "truncated: expected [0-9]+ bytes, found")
+            for end in (4096, 4097, 9000, -1)
+        ),
         (
             lambda file: alter(file, "PRAGMA application_id = 7"),
             "expected application_id 0x5a534850, found 0x7",

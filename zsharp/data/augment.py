@@ -76,7 +76,7 @@ def _check(images: Tensor, augmentation: Augmentation, generator: Generator) -> 
         raise ValueError(f"{given} for images with a side of {side} pixels, expected at most {side}")
     if augmentation.randaugment and channels not in (1, 3):
         raise ValueError(f"augmentation.randaugment: got images of {channels} channels, expected 1 or 3")
-    if generator.device != images.device:
+    if torch.empty(0, device=generator.device).device != images.device:  # "cuda" is the current one
         raise ValueError(f"generator: got one on {generator.device}, expected one on {images.device}")
 
 

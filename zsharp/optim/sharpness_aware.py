@@ -131,6 +131,22 @@ class SharpnessAware(Optimizer):
         return self._backups.num_bytes
 
     @property
+    def num_steps(self) -> int:
+        """Steps taken. Set it after replays of a CUDA graph, which take steps that nothing here sees."""
+        return self._progress.num_steps
+
+    @num_steps.setter
+    def num_steps(self, num_steps: int) -> None:
+        self._progress.num_steps = num_steps
+
+    @property
+    def generators(self) -> list[torch.Generator]:
+        """Sources of the random filter's numbers; a CUDA graph of its steps has to know them."""
+        groups = [group for group in self.param_groups if group["filter"] == "random"]
+        devices = dict.fromkeys(param.device for group in groups for param in group["params"])
+        return [self._progress.generator(device) for device in devices]
+
+    @property
     def is_ascent_due(self) -> bool:
         """Whether the next step takes two passes; always, unless `interval` or `start_step` say otherwise."""
         since = self._progress.num_steps - self._start_step

@@ -57,7 +57,7 @@ def reduce_chunks(tensors, parts, part_counts, squares, counts, block: tl.conste
 
 @triton.jit
 def move_chunks(
-    params,
+    targets,
     grads,
     backups,
     tensors,
@@ -71,7 +71,7 @@ def move_chunks(
 ):
     """Copies each parameter to its backup and adds the factor times what is kept of the gradient."""
     chunk = tl.program_id(0)
-    tensor, start, stop, param = open_chunk(chunk, params, chunks, dtype, align, block)
+    tensor, start, stop, param = open_chunk(chunk, targets, chunks, dtype, align, block)
     grad = tl.multiple_of(tl.load(grads + tensor).to(tl.pointer_type(dtype)), align)
     backup = tl.multiple_of(tl.load(backups + tensor).to(tl.pointer_type(dtype)), align)
     row = tl.load(tensors + tensor * 4 + 1)

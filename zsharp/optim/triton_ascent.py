@@ -1,15 +1,16 @@
 """The ascent on a GPU with Triton: a fixed number of launches for a whole model, no host synchronisation."""
 
 from collections.abc import Sequence
-from functools import lru_cache
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from zsharp.optim.backups import Backups
+from zsharp.optim.device_ascent import full_counts
 from zsharp.optim.layer import Layer
 from zsharp.optim.radius import factors, norms, total
-from zsharp.optim.triton_cutoffs import cutoffs, is_available
+from zsharp.optim.triton_cutoffs import is_available, put_cutoffs
 from zsharp.optim.triton_kept import apply_kept, measure_kept
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -50,8 +51,8 @@ def ascend(
     """
     directions = [layer.direction for layer in layers]
     # A centre of 0 and a cutoff of -1 keep everything: tensors without a filter.
-    centres = [torch.zeros((), device=home)] * len(layers)
-    limits = [torch.full((), -1.0, device=home)] * len(layers)
+    centre = torch.zeros(len(layers), device=home)
+    limit = torch.full((len(layers),), -1.0, device=home)
     batches: dict[tuple[object, ...], list[int]] = {}
     for i, layer in enumerate(layers):
         if layer.is_filtered:
@@ -59,11 +60,8 @@ def ascend(
             batches.setdefault((layer.rules.filter, q_p), []).append(i)
     for members in batches.values():
         first = layers[members[0]]
-        kind = "magnitude" if first.rules.filter == "magnitude" else "zscore"
-        found = cutoffs([directions[i] for i in members], first.q_p, kind, block=block)  # type: ignore[arg-type]
-        for i, centre, limit in zip(members, *(values.unbind() for values in found), strict=True):
-            centres[i], limits[i] = centre, limit
-    centre, limit = torch.stack(centres), torch.stack(limits)
+        kind: Literal["magnitude", "zscore"] = "magnitude" if first.rules.filter == "magnitude" else "zscore"
+        put_cutoffs([directions[i] for i in members], members, first.q_p, kind, centre, limit, block=block)
 
     squares, counts = measure_kept(directions, centre, limit, block=block)
     dense_norms = norms(directions, home)
@@ -73,11 +71,5 @@ def ascend(
     params = [layer.param for layer in layers]
     wholes = [backups.whole(param) for param in params]
     apply_kept(params, directions, wholes, centre, limit, factor.float().contiguous(), block=block)
-    counts = torch.where(empty, _sizes(tuple(param.numel() for param in params), home), counts)
+    counts = torch.where(empty, full_counts(tuple(param.numel() for param in params), home), counts)
     return total(factor * torch.where(empty, dense_norms, kept_norms)), counts, dense_norms
-
-
-@lru_cache(maxsize=64)
-def _sizes(sizes: tuple[int, ...], device: torch.device) -> Tensor:
-    """Kept from the first call on, since a copy from the host cannot be captured in a CUDA graph."""
-    return torch.tensor(sizes, device=device)

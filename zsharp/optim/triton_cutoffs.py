@@ -7,7 +7,8 @@ percentile given as a float costs one more, which fills a tensor.
 **CUDA graphs.** The kernels find the gradients through tables of addresses on the device, which are copied
 there when a set of gradients is first seen and kept for later calls. A copy cannot be captured, so a capture
 needs gradients that keep their addresses (zeroed in place, not set to None) and the same call once before it,
-on any stream; that call also compiles the kernels. `q_p` is read when the graph runs if it is a tensor, and
+on any stream; that call also compiles the kernels. Within `triton_tables.filled_after_capture` gradients may be made in
+the graph. `q_p` is read when the graph runs if it is a tensor, and
 frozen if it is a float. Tables that a capture has used stay for the life of the process, since the graph may
 run at any time (some 50 kB for a large model). Work memory and results belong to the caller's stream or graph
 like those of any other operation.
@@ -69,10 +70,26 @@ def cutoffs(
         ValueError: If a gradient has another dtype.
         RuntimeError: If a CUDA graph is being captured and these gradients were not seen before.
     """
+    assert grads
+    centres, values = (torch.empty(len(grads), dtype=torch.float32, device=grads[0].device) for _ in range(2))
+    put_cutoffs(grads, range(len(grads)), q_p, kind, centres, values, block=block)
+    return centres, values
+
+
+def put_cutoffs(
+    grads: Sequence[Tensor],
+    places: Sequence[int],
+    q_p: Tensor | float,
+    kind: Literal["zscore", "magnitude"],
+    centres: Tensor,
+    values: Tensor,
+    *,
+    block: int = 4096,
+) -> None:
+    """Writes centre and cutoff of each gradient at its place in two float32 tensors; otherwise as `cutoffs`."""
     from zsharp.optim.triton_select import TYPES
 
-    assert grads
-    device = grads[0].device
+    device = centres.device
     grads = [dense(grad) for grad in grads]
     by_dtype: dict[torch.dtype, list[int]] = {}
     for i, grad in enumerate(grads):
@@ -82,15 +99,13 @@ def cutoffs(
         given, valid = (", ".join(map(str, dtypes)) for dtypes in (by_dtype, TYPES))
         raise ValueError(f"gradients for percentile cutoffs: got dtypes {given}; valid: {valid}")
 
-    centres, values = (torch.empty(len(grads), dtype=torch.float32, device=device) for _ in range(2))
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         if not isinstance(q_p, Tensor):
             q_p = torch.full((), q_p, dtype=torch.float64, device=device)
         assert q_p.ndim == 0 and q_p.device == device
         for dtype, rows in by_dtype.items():
-            found = tables([grads[i] for i in rows], rows, block)
+            found = tables([grads[i] for i in rows], [places[i] for i in rows], block)
             _launch(found, TYPES[dtype], q_p, kind == "zscore", block, centres, values)
-    return centres, values
 
 
 def _launch(

@@ -1,8 +1,9 @@
 """Tables on the device that tell a kernel where many tensors lie, kept from call to call."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 import torch
@@ -18,6 +19,7 @@ WIDE = 2**31
 _Key = tuple[object, ...]
 _tables: OrderedDict[_Key, Tensor] = OrderedDict()
 _captured: dict[_Key, Tensor] = {}
+_room: "_Room | None" = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,47 @@ def tables(values: Sequence[Tensor], rows: Sequence[int], block: int) -> Tables:
     )
 
 
+@dataclass
+class _Room:
+    """Memory outside of a graph's own, where other tensors would be put too, and what comes to stand there."""
+
+    memory: Tensor
+    values: list[int] = field(default_factory=list)
+
+    def take(self, values: list[int]) -> Tensor:
+        start, stop = len(self.values), len(self.values) + len(values)
+        if stop > len(self.memory):
+            raise RuntimeError(
+                f"tables of a CUDA graph: there is room for {len(self.memory)} numbers, {stop} are needed"
+            )
+        self.values += values
+        return self.memory[start:stop]
+
+
+@contextmanager
+def filled_after_capture(device: torch.device, room: int = 2**20) -> Iterator[Tensor]:
+    """Around the capture of a CUDA graph: the tables it needs are filled when the capture ends.
+
+    Without it a capture needs gradients that keep their addresses, and its tables stay for the life of the process.
+    With it gradients may be made in the graph, at every step anew, which saves adding them to zeros.
+
+    Args:
+        device: Where the graph runs.
+        room: Numbers that all tables of the graph have; a tensor needs some ten, and three each 4096 elements.
+
+    Yields:
+        The memory of the tables: keep it as long as the graph.
+    """
+    global _room
+    assert _room is None
+    _room = _Room(torch.empty(room, dtype=torch.int64, device=device))
+    try:
+        yield _room.memory
+        _room.memory[: len(_room.values)].copy_(torch.tensor(_room.values, dtype=torch.int64))
+    finally:
+        _room = None
+
+
 def dense(value: Tensor) -> Tensor:
     """Returns the tensor, copied if its elements do not fill their memory without gaps or overlap.
 
@@ -111,6 +154,8 @@ def _on_device(key: _Key, device: torch.device, build: Callable[[], list[int]]) 
     key = (*key, device)
     if device.type != "cuda":
         return torch.tensor(build(), dtype=torch.int64, device=device)
+    if _room is not None and torch.cuda.is_current_stream_capturing():
+        return _room.take(build())
     if key in _captured:
         return _captured[key]
     # A table belongs to the stream that copied it: another may run ahead of the copy. A capture begins after

@@ -1,7 +1,5 @@
 """From rows of the training set to augmented, normalised batches on the device."""
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
@@ -19,6 +17,11 @@ class Batches:
         augmentation: Random changes of the images.
         layout: Memory format of the inputs.
         seed: Seed of order and augmentation.
+
+    Attributes:
+        steps_per_epoch: Whole batches of the training part.
+        generator: Source of order and augmentation.
+        runs_on_device: Whether the host has no part in a batch, so that a CUDA graph can hold it.
 
     Raises:
         ValueError: If the training part has less than one batch.
@@ -39,21 +42,26 @@ class Batches:
         self.steps_per_epoch = num_images // batch_size
         device = data.images.device
         self.generator = torch.Generator(device).manual_seed(seed)
+        # RandAugment draws its operations on the host.
+        self.runs_on_device = augmentation.randaugment == 0
         self._mean = torch.tensor(data.info.mean, device=device)
         self._std = torch.tensor(data.info.std, device=device)
 
-    def epoch(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yields inputs [B, C, H, W], targets [B, num_classes] or labels [B], and the labels [B] before mixing."""
+    def draw_order(self) -> Tensor:
+        """Returns the rows of an epoch's batches, int64 [steps_per_epoch, B], shuffled anew with every call."""
         indices = self._data.train_indices
         order = torch.randperm(len(indices), generator=self.generator, device=indices.device)
-        for rows in torch.split(indices[order], self._size)[: self.steps_per_epoch]:
-            images = augment(self._data.images[rows], self._augmentation, self.generator)
-            labels = self._data.labels[rows]
-            inputs, targets = self.normalised(images), labels
-            if self._augmentation.mixup > 0 or self._augmentation.cutmix > 0:
-                num_classes = self._data.info.num_classes
-                inputs, targets = mix(inputs, labels, num_classes, self._augmentation, self.generator)
-            yield inputs, targets, labels
+        return indices[order[: self.steps_per_epoch * self._size]].view(self.steps_per_epoch, self._size)
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns inputs [B, C, H, W], targets [B, num_classes] or labels [B], and the labels [B] before mixing."""
+        images = augment(self._data.images[rows], self._augmentation, self.generator)
+        labels = self._data.labels[rows]
+        inputs, targets = self.normalised(images), labels
+        if self._augmentation.mixup > 0 or self._augmentation.cutmix > 0:
+            num_classes = self._data.info.num_classes
+            inputs, targets = mix(inputs, labels, num_classes, self._augmentation, self.generator)
+        return inputs, targets, labels
 
     def normalised(self, images: Tensor) -> Tensor:
         """uint8 images [B, C, H, W] as float32 inputs with the training set's channel mean 0 and deviation 1."""

@@ -39,6 +39,8 @@ def build_optimizer(model: nn.Module, spec: TrialSpec, device: torch.device) -> 
         settings["seed"] = train.seed + 2
     if train.base_optimizer == "sgd":
         settings["momentum"] = momentum
+    elif device.type == "cuda":
+        settings["capturable"] = True  # in a CUDA graph
     groups: list[dict[str, Any]] = [
         {"params": decayed, "weight_decay": weight_decay},
         {"params": others, "weight_decay": weight_decay if train.decay_norms_and_biases else 0.0},

@@ -11,25 +11,25 @@ class StepSums:
 
     Args:
         device: Where the steps run.
+
+    Attributes:
+        total: float64, a sum for each name; keeps its place in memory.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._sums = torch.zeros(len(_NAMES), dtype=torch.float64, device=device)
-        self._num_steps = 0
+        self.total = torch.zeros(len(_NAMES), dtype=torch.float64, device=device)
 
     def reset(self) -> None:
         """Starts a new epoch."""
-        self._sums.zero_()
-        self._num_steps = 0
+        self.total.zero_()
 
     def add(self, *values: Tensor) -> None:
         """Adds one step's 0-d tensors: loss, correct (share), grad_norm, perturbation_norm, kept_fraction."""
-        self._sums += torch.stack([value.double() for value in values])
-        self._num_steps += 1
+        self.total += torch.stack([value.double() for value in values])
 
-    def means(self) -> dict[str, float]:
-        """The means over the steps; the one host read of an epoch."""
-        means = (self._sums / max(1, self._num_steps)).tolist()
+    def means(self, num_steps: int) -> dict[str, float]:
+        """The means over so many steps; the one host read of an epoch."""
+        means = (self.total / num_steps).tolist()
         return dict(zip(_NAMES, means, strict=True))
 
 

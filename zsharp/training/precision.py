@@ -2,17 +2,22 @@
 
 import torch
 
+from zsharp.training.device import device_name
 from zsharp.training.spec import Precision
 
-# Below this many pixels the casts of autocast cost more than bfloat16 arithmetic saves (docs/log.md).
+# Below this many pixels the casts of autocast cost more on a CPU than bfloat16 arithmetic saves, and for these
+# architectures on images of any size (docs/log.md).
 _MIN_PIXELS = 16 * 16
+_NARROW = ("vit_tiny",)
 
 
-def uses_bf16(precision: Precision, device: torch.device, image_shape: tuple[int, int, int]) -> bool:
+def uses_bf16(
+    precision: Precision, device: torch.device, image_shape: tuple[int, int, int], architecture: str
+) -> bool:
     """Whether the forward pass runs under bfloat16 autocast.
 
-    `auto` takes it for images of at least 16 x 16 pixels on hardware with bfloat16 arithmetic: recent GPUs, and
-    CPUs with AMX tiles or AVX512_BF16.
+    `auto` takes it where the hardware gains: on recent GPUs; on CPUs with AMX tiles and on AMD's with AVX512_BF16
+    (Intel's without AMX lose) for images of at least 16 x 16 pixels and all but the narrowest architecture.
     """
     if precision != "auto":
         return precision == "bf16"
@@ -20,7 +25,11 @@ def uses_bf16(precision: Precision, device: torch.device, image_shape: tuple[int
         return False
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+    if architecture in _NARROW:
+        return False
+    if torch.cpu._is_amx_tile_supported():
+        return True
+    return bool(torch.cpu._is_avx512_bf16_supported()) and "AMD" in device_name(device)
 
 
 def memory_format(family: str) -> torch.memory_format:

@@ -1,14 +1,16 @@
 """One training run as an object that advances an epoch at a time."""
 
 import math
+import os
 import time
-from contextlib import nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from zsharp.data.resident import TrainingData, load_training_data
@@ -21,9 +23,12 @@ from zsharp.training.device import choose_device, device_name
 from zsharp.training.metrics import StepSums, answer_sums
 from zsharp.training.peak_memory import peak_memory_bytes, reset_peak_memory
 from zsharp.training.precision import memory_format, uses_bf16
+from zsharp.training.repeatable import repeatable
 from zsharp.training.schedule import learning_rate_factors
 from zsharp.training.spec import TrialSpec
 from zsharp.training.spec_checks import check_spec
+from zsharp.training.step_graph import StepGraph
+from zsharp.training.unchanged import unchanged
 
 Report = dict[str, float | int | str | None]
 
@@ -31,13 +36,14 @@ Report = dict[str, float | int | str | None]
 class Training:
     """A run of `spec`, from its first step or from a checkpoint.
 
-    Deterministic in the spec on one CPU thread: all randomness comes from generators seeded by `train.seed`.
-    Inside a step nothing is read back from the device, shapes are static, and lr, rho and q_p are 0-d tensors
-    on the device, so that a step can be captured in a CUDA graph.
+    Deterministic in the spec on one CPU thread, and on one GPU: all randomness comes from generators seeded by
+    `train.seed`. Inside a step nothing is read back from the device, shapes are static, and lr, rho and q_p are
+    0-d tensors on the device; on a GPU it is captured in a CUDA graph, unless RandAugment draws on the host.
 
     Args:
         spec: What to train.
         data: The training set on the spec's device; loaded if not given.
+        use_graph: Whether steps on a GPU are replayed from a CUDA graph; None asks ZSHARP_CUDA_GRAPHS, 1 unless set.
 
     Attributes:
         epoch: Epochs trained.
@@ -47,7 +53,9 @@ class Training:
         ValueError: If the spec does not fit the data, or names something unknown.
     """
 
-    def __init__(self, spec: TrialSpec, data: TrainingData | None = None) -> None:
+    def __init__(
+        self, spec: TrialSpec, data: TrainingData | None = None, *, use_graph: bool | None = None
+    ) -> None:
         self._started = time.perf_counter()
         check_spec(spec)
         train = spec.train
@@ -58,7 +66,7 @@ class Training:
         reset_peak_memory(self.device)
 
         info = self.data.info
-        self._bf16 = uses_bf16(train.precision, self.device, info.image_shape)
+        self._bf16 = uses_bf16(train.precision, self.device, info.image_shape, spec.architecture)
         torch.manual_seed(train.seed)
         self.model = build_model(spec.architecture, info.image_shape, info.num_classes)
         layout = memory_format(ARCHITECTURES[spec.architecture].family)
@@ -78,6 +86,10 @@ class Training:
         self._device_rates = self._rates.float().to(self.device)
         self._smoothing = spec.params.get("label_smoothing", train.label_smoothing)
         self._sums = StepSums(self.device)
+        if use_graph is None:
+            use_graph = os.environ.get("ZSHARP_CUDA_GRAPHS", "1") != "0"
+        self._use_graph = use_graph and self.device.type == "cuda" and self._batches.runs_on_device
+        self._graph: StepGraph | None = None
         self.epoch = 0
         self.last_report: Report | None = None
         self._gradient_evaluations = 0
@@ -112,9 +124,11 @@ class Training:
         self.model.train()
         self._sums.reset()
         num_steps = self._batches.steps_per_epoch
-        for i, (inputs, targets, labels) in enumerate(self._batches.epoch(), self.epoch * num_steps):
-            self._step(i, inputs, targets, labels)
-        means = self._sums.means()
+        with repeatable(self.device):
+            self._take_steps(
+                self._batches.draw_order(), self._device_rates[self.epoch * num_steps :][:num_steps]
+            )
+        means = self._sums.means(num_steps)
         epoch_s = time.perf_counter() - began
         self.epoch += 1
         self._train_s += epoch_s
@@ -154,8 +168,9 @@ class Training:
         self.model.eval()
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)
         size = self.spec.train.eval_batch_size
-        for batch, answers in zip(torch.split(images, size), torch.split(labels, size), strict=True):
-            sums += answer_sums(self._averaged_logits(self._batches.normalised(batch)), answers)
+        with repeatable(self.device):
+            for batch, answers in zip(torch.split(images, size), torch.split(labels, size), strict=True):
+                sums += answer_sums(self._averaged_logits(self._batches.normalised(batch)), answers)
         loss, accuracy = (sums / len(labels)).tolist()
         return loss, accuracy
 
@@ -183,6 +198,7 @@ class Training:
             ValueError: If the file is damaged or belongs to another spec or other data.
         """
         state: dict[str, Any] = read_checkpoint(path, self.spec, self.device)
+        self._graph = None  # its tensors are replaced
         info = self.data.info
         if state["data"] != info.checksum:
             raise ValueError(
@@ -200,9 +216,43 @@ class Training:
         self._train_s = state["train_s"]
         self._wall_s_before = state["wall_s"]
 
-    def _step(self, index: int, inputs: Tensor, targets: Tensor, labels: Tensor) -> None:
+    def _take_steps(self, order: Tensor, rates: Tensor) -> None:
+        """One step for each row of order [steps, B], at the rate beside it."""
+        if not self._use_graph:
+            for rate, rows in zip(rates, order, strict=True):
+                self._step(rate, rows)
+            return
+        if self.epoch == 0:  # the first step of all makes the optimizer's state
+            self._step(rates[0], order[0])
+            order, rates = order[1:], rates[1:]
+        if self._graph is None and len(order):
+            self._graph = self._capture(order[0], rates[0])
+        if self._graph is not None:
+            self._graph.run(order, rates)
+        if isinstance(self.optimizer, SharpnessAware):
+            self.optimizer.num_steps += len(order)
+
+    def _capture(self, rows: Tensor, rate: Tensor) -> StepGraph:
+        generators, before = [self._batches.generator], 0
+        if isinstance(self.optimizer, SharpnessAware):
+            generators += self.optimizer.generators
+            before = self.optimizer.num_steps
+        max_steps = self._batches.steps_per_epoch
+        graph = StepGraph(self._step, max_steps, rows, rate, generators, self._unchanged)
+        if isinstance(self.optimizer, SharpnessAware):
+            self.optimizer.num_steps = before
+        return graph
+
+    def _unchanged(self, generators: Sequence[Generator]) -> AbstractContextManager[None]:
+        def state() -> list[object]:
+            return [self.model.state_dict(), self.optimizer.state_dict(), self._average, self._sums.total]
+
+        return unchanged(state, generators, self.device)
+
+    def _step(self, rate: Tensor, rows: Tensor) -> None:
+        inputs, targets, labels = self._batches.batch(rows)
         for group in self.optimizer.param_groups:
-            group["lr"].copy_(self._device_rates[index])
+            group["lr"].copy_(rate)
         self.optimizer.zero_grad()
         loss, logits = self._forward_backward(inputs, targets)
         if isinstance(self.optimizer, SharpnessAware):
