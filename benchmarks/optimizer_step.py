@@ -75,6 +75,13 @@ def main() -> None:
                 )
         for variant, num_bytes in row["saved_bytes"].items():
             print(f"  saved  {variant:<26} {num_bytes / 2**20:6.2f} MiB", flush=True)
+        write(rows, device, batch_size, arguments)  # each time: a lease may end any time
+
+
+def write(
+    rows: list[dict[str, Any]], device: torch.device, batch_size: int, arguments: argparse.Namespace
+) -> None:
+    """Writes what was measured so far as JSON."""
     out = arguments.out or Path(__file__).parent / "results" / f"optimizer_step-{device.type}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     result = {

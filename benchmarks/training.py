@@ -64,17 +64,17 @@ def main() -> None:
             print(f"  {name:<24} {statistics.median(values):>9,.0f} images/s", flush=True)
         for name, values in rows[-1]["ratios"].items():
             print(f"  {name:<48} {statistics.median(values):6.2f} ({min(values):.2f} to {max(values):.2f})")
-    result = {
-        "benchmark": "training",
-        "hardware": device_name(device),
-        "torch": torch.__version__,
-        "batch_size": BATCH_SIZE,
-        "n": options.repeats,
-        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "models": rows,
-    }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
+        result = {
+            "benchmark": "training",
+            "hardware": device_name(device),
+            "torch": torch.__version__,
+            "batch_size": BATCH_SIZE,
+            "n": options.repeats,
+            "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "models": rows,
+        }
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(result, indent=1) + "\n")  # each model: a lease may end any time
 
 
 def random_images(device: torch.device) -> TrainingData:

@@ -11,6 +11,7 @@ from tune_jobs.cluster import Totals
 from tune_jobs.ledger import Ledger
 from tune_jobs.packing import PACKINGS, Measured, choose_packing, explain, fewer, fits
 from tune_jobs.resources import Slots, plan_slots
+from tune_jobs.signals import say
 from tune_jobs.spec import JobSpec
 from zsharp.optim.methods import find_method
 from zsharp.training.spec import TrialSpec
@@ -32,6 +33,7 @@ def packed(job: JobSpec, ledger: Ledger, slots: Slots, totals: Totals) -> Slots:
     if not lines:
         return slots
     ledger.record_event("pack", {"gpus_per_trial": 1 / together, "probed": lines})
+    say("\n".join(["Probed the GPU:", *lines, f"{together} to a GPU."]))
     return _share_out(job, totals, 1 / together)
 
 

@@ -4,11 +4,12 @@ import copy
 import importlib.metadata
 
 import pytest
-import pytorch_optimizer
 import torch
 from small_nets import batches, classifier, closure_for, same, weights
 
 from zsharp.optim import ASAM, SAM, FriendlySAM
+
+pytorch_optimizer = pytest.importorskip("pytorch_optimizer")  # a machine with nothing but torch has it not
 
 BASES = {
     "sgd": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}),

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from zsharp.optim import ascent, make_optimizer
+from zsharp.optim.triton_tables import filled_after_capture
 
 METHODS = ["zsharp", "zsharp_official", "magnitude_sam", "zsharp_friendly_sam"]
 NUM_STEPS = 2
@@ -71,6 +72,39 @@ def test_interpreted_kernels_move_the_weights_as_the_cpu_does(interpreted, metho
 @pytest.mark.parametrize("method", METHODS)
 def test_a_gpu_moves_the_weights_as_the_cpu_does(method):
     assert_same(run(method, "cuda"), run(method))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("method", ["sam", "random_sam", *METHODS])
+def test_a_graph_holds_a_step_whose_settings_are_plain_numbers(method):
+    """A number copied from the host is waited for, which a capture refuses."""
+    torch.manual_seed(0)
+    model = nn.Linear(40, 30).cuda()
+    optimizer = make_optimizer(model.parameters(), method, "sgd", lr=0.1)
+    inputs = torch.randn(16, 40, device="cuda")
+
+    def step():
+        optimizer.zero_grad()
+        model(inputs).square().mean().backward()
+        optimizer.first_step(zero_grad=True)
+        model(inputs).square().mean().backward()
+        optimizer.second_step()
+
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(2):
+            step()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    for generator in optimizer.generators:
+        graph.register_generator_state(generator)
+    with filled_after_capture(inputs.device) as tables, torch.cuda.graph(graph):
+        step()
+    before = model(inputs).square().mean()
+    for _ in range(3):
+        graph.replay()
+    assert model(inputs).square().mean() < before
+    assert tables.numel() > 0
 
 
 def main(path):

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zsharp.optim.layer import number
 from zsharp.optim.methods import Filter, Scope
 
 # q_p * (n - 1) is meant as a decimal product: 0.29 * 100 is 29, not 28.999999999999996.
@@ -93,7 +94,7 @@ def order_statistics(rows: Tensor, q_p: Tensor | float) -> Tensor:
     num = rows.shape[1]
     if num == 0:
         return rows.new_zeros(len(rows))
-    q = torch.as_tensor(q_p, dtype=torch.float64, device=rows.device)
+    q = number(q_p, torch.float64, rows.device)
     ranks = (q * (num - 1) + RANK_TOLERANCE).long()
     if rows.device.type == "cpu":
         values = _select(rows, ranks)

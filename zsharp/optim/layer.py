@@ -77,6 +77,13 @@ def pools(layers: Iterable[Layer]) -> list[list[int]]:
     return list(found.values())
 
 
+def number(value: Tensor | float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Returns a 0-d tensor; a float is filled in on the device, where a copy from the host would be waited for."""
+    if isinstance(value, Tensor):
+        return value.to(device, dtype)
+    return torch.full((), value, dtype=dtype, device=device)
+
+
 def storage_order(tensor: Tensor, like: Tensor | None = None) -> Tensor:
     """Returns a 1-d view of a dense tensor in the order of its memory, whatever its strides.
 

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from zsharp.optim.layer import Layer
+from zsharp.optim.layer import Layer, number
 
 _NORM_FLOOR = 1e-12
 
@@ -52,7 +52,7 @@ def factors(layers: Sequence[Layer], kept_norms: Tensor, dense_norms: Tensor) ->
         else:
             norm = fallback = dense_total
         empty = norm == 0
-        rho = torch.as_tensor(layers[members[0]].rho, dtype=norm.dtype, device=norm.device)
+        rho = number(layers[members[0]].rho, norm.dtype, norm.device)
         factor = rho / (torch.where(empty, fallback, norm) + _NORM_FLOOR) + poison
         if len(groups) == 1:  # the usual case, without taking vectors apart
             return factor.expand(len(layers)), empty.expand(len(layers))
