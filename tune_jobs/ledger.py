@@ -12,66 +12,38 @@ refused), any number may read meanwhile. Each call is one transaction: it happen
 """
 
 import json
-import math
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from tune_jobs.ledger_file import FILE_NAME as FILE_NAME
 from tune_jobs.ledger_file import LedgerError as LedgerError
 from tune_jobs.ledger_file import is_there, leave_one_file, lock_for_writing, make_file, open_file, unlock
+from tune_jobs.ledger_reader import LedgerReader
+from tune_jobs.ledger_values import (
+    ACTIONS,
+    DECISION_COLUMNS,
+    EVENT_COLUMNS,
+    EVENTS,
+    RESERVED,
+    START_COLUMNS,
+    as_json,
+    as_text,
+    now,
+    plain,
+)
+from tune_jobs.ledger_values import METRICS as METRICS
+from tune_jobs.ledger_values import STATUSES as STATUSES
+from tune_jobs.ledger_values import Decision as Decision
 
 if TYPE_CHECKING:
     from tune_jobs.remote_ledger import RemoteRecord
 
-ACTIONS = ("continue", "stop", "complete", "diverge")
-STATUSES = ("completed", "pruned", "diverged", "failed", "interrupted")
-EVENTS = ("start", "stop", "retry", "job", "checkpoint", "pack", "move", "slots")
 
-# What a report may measure. Other metrics are kept too, unchecked, in the ledger only; Parquet has these.
-METRICS: dict[str, type[float] | type[int] | type[str]] = {
-    **dict.fromkeys(("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "grad_norm"), float),
-    **dict.fromkeys(("perturbation_norm", "kept_fraction", "epoch_s"), float),
-    # from here on: totals since the trial began, or constants of it
-    "gradient_evaluations": int,
-    "train_s": float,
-    "wall_s": float,
-    "images_per_s": float,
-    "peak_memory_bytes": int,
-    "num_parameters": int,
-    "device": str,
-    "node": str,
-    "gpu_ids": str,
-    "worker_pid": int,
-}
-
-_START = ("trial_id", "study", "number", "dataset", "architecture", "method", "variant", "seed")
-_TRIAL = (
-    *(*_START, "params", "max_epochs", "status", "stop_reason", "error", "started_at", "finished_at"),
-    *("ended_after", "retries"),
-)
-_EVENT = ("after", "kind", "trial_id", "data", "happened_at")
-_DECISION = ("decision", "rung", "cutoff", "num_values", "reason", "reported_at")
-_RESERVED = {"seq", "trial_id", "epoch", *_DECISION}
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What was decided on one report, with the inputs of the decision."""
-
-    action: str  # one of ACTIONS
-    rung: int | None = None  # the milestone (epochs) this report was judged at; None where it is at no rung
-    cutoff: float | None = None  # value it had to reach there
-    num_values: int | None = None  # values already recorded in that rung
-    reason: str = ""
-
-
-class Ledger:
+class Ledger(LedgerReader):
     """An open ledger; get one from `create` or `open`, and close it or use it as a context manager.
 
     Belongs to the thread that opened it. Every method raises `LedgerError`, and changes nothing, where the
@@ -102,7 +74,7 @@ class Ledger:
         file = Path(folder) / FILE_NAME
         if not job.get("name"):
             raise LedgerError(f"{file}: expected a job with a 'name', found the keys {sorted(job)}")
-        meta = {"job": _json(job, f"{file}: job"), "provenance": _json(provenance, f"{file}: provenance")}
+        meta = {"job": as_json(job, f"{file}: job"), "provenance": as_json(provenance, f"{file}: provenance")}
         make_file(file, meta)
         return cls.open(folder)
 
@@ -110,23 +82,6 @@ class Ledger:
     def open(cls, folder: Path, *, read_only: bool = False) -> Self:
         """Open the record of a search: for its one writer, or for reading (also while another writes)."""
         return cls(Path(folder) / FILE_NAME, read_only=read_only)
-
-    @property
-    def job(self) -> dict[str, Any]:
-        """The resolved job, as last extended."""
-        return self.jobs()[-1][1]
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """Versions, commit and hardware of the process that created the ledger."""
-        return self._meta("provenance")
-
-    def check_whole(self) -> None:
-        """Read all of the file, and raise `LedgerError` if a page of it is damaged."""
-        with self._translated():
-            (found,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
-        if found != "ok":
-            raise self._error(f"expected a whole ledger, found damage: {found}")
 
     def start_trial(
         self,
@@ -151,9 +106,9 @@ class Ledger:
             if connection.execute("SELECT 1 FROM trials WHERE trial_id = ?", (trial_id,)).fetchone():
                 raise self._error(f"trial {trial_id} was started before; expected a new trial_id")
             self._write(
-                f"INSERT INTO trials ({', '.join(_START)}, params, max_epochs, started_at)"
+                f"INSERT INTO trials ({', '.join(START_COLUMNS)}, params, max_epochs, started_at)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (*start, json.dumps(values), max_epochs, _now()),
+                (*start, json.dumps(values), max_epochs, now()),
             )
 
     def report(
@@ -178,11 +133,11 @@ class Ledger:
             raise self._error(f"trial {where}: status {ends_as!r}; expected one of {STATUSES}")
         if decision.action not in ACTIONS:
             raise self._error(f"trial {where}: decision {decision.action!r}; expected one of {ACTIONS}")
-        if taken := sorted(_RESERVED & set(metrics)):
+        if taken := sorted(RESERVED & set(metrics)):
             raise self._error(f"trial {where}: metrics {taken}; expected other names, the ledger uses these")
         values = {name: self._value(f"{where}: {name}", v, METRICS.get(name)) for name, v in metrics.items()}
         cutoff = self._value(f"{where}: cutoff", decision.cutoff, float)
-        judged = (decision.action, decision.rung, cutoff, decision.num_values, _text(decision.reason))
+        judged = (decision.action, decision.rung, cutoff, decision.num_values, as_text(decision.reason))
         with self._writing() as connection:
             trial, status = self._trial(trial_id)
             if status is not None:
@@ -192,9 +147,9 @@ class Ledger:
             if epoch != last + 1:
                 raise self._error(f"trial {where}: the last epoch reported is {last}; expected {last + 1}")
             self._write(
-                f"INSERT INTO reports (trial, epoch, metrics, {', '.join(_DECISION)})"
+                f"INSERT INTO reports (trial, epoch, metrics, {', '.join(DECISION_COLUMNS)})"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (trial, epoch, json.dumps(values), *judged, _now()),
+                (trial, epoch, json.dumps(values), *judged, now()),
             )
             if ends_as is not None:
                 self._end(trial, ends_as, decision.reason, None)
@@ -233,7 +188,7 @@ class Ledger:
             if status is not None:
                 raise self._error(f"trial {trial_id}: it is {status}, not running; cannot be tried again")
             self._write("UPDATE trials SET retries = retries + 1 WHERE seq = ?", (trial,))
-            self._add_event("retry", {"error": _text(error)}, trial_id)
+            self._add_event("retry", {"error": as_text(error)}, trial_id)
 
     def record_event(self, kind: str, data: Mapping[str, Any] | None = None) -> None:
         """Record what happened to the search as a whole: one of `EVENTS`, with what JSON can hold."""
@@ -246,93 +201,13 @@ class Ledger:
         """Record that the search goes on as another job: more trials, epochs or budget."""
         self.record_event("job", {"job": dict(job)})
 
-    def jobs(self) -> list[tuple[int, dict[str, Any]]]:
-        """The job as created and as extended, each with the `seq` of the last report before it held."""
-        extended = [
-            (event["after"], event["data"]["job"]) for event in self.events() if event["kind"] == "job"
-        ]
-        return [(0, self._meta("job")), *extended]
-
-    def events(self) -> list[dict[str, Any]]:
-        """Every event, in order.
-
-        Each has `after` (the `seq` of the last report before it), `kind`, `trial_id` (or None), `data`, and
-        `happened_at` as an aware datetime in UTC. Kinds: a `start` and a `stop` of the search with its reason, a
-        `retry` of a trial with its error, the `job` it was extended to, a `checkpoint` that could not be used, a
-        `pack` of trials onto GPUs.
-        """
-        with self._translated():
-            rows = self._connection.execute(f"SELECT {', '.join(_EVENT)} FROM events ORDER BY seq").fetchall()
-            events = [dict(zip(_EVENT, row, strict=True)) for row in rows]
-            for event in events:
-                event["data"] = json.loads(event["data"])
-                event["happened_at"] = datetime.fromisoformat(event["happened_at"])
-        return events
-
     def confirm(self, key: str, row: Mapping[str, Any]) -> None:
         """Record one confirmation under a key that is new in this ledger; `row` is what JSON can hold."""
         with self._writing() as connection:
             if connection.execute("SELECT 1 FROM confirmations WHERE key = ?", (key,)).fetchone():
                 raise self._error(f"confirmation {key} was recorded before; expected a new one")
-            data = _json(row, f"{self.file}: confirmation {key}")
+            data = as_json(row, f"{self.file}: confirmation {key}")
             self._write("INSERT INTO confirmations (key, data) VALUES (?, ?)", (key, data))
-
-    def confirmations(self) -> dict[str, dict[str, Any]]:
-        """Every confirmation by its key, in the order recorded."""
-        with self._translated():
-            rows = self._connection.execute("SELECT key, data FROM confirmations ORDER BY seq").fetchall()
-            return {key: json.loads(data) for key, data in rows}
-
-    def trials(self) -> list[dict[str, Any]]:
-        """Every trial, in the order started.
-
-        Each has the arguments of `start_trial`, `status` (None while it runs), `stop_reason`, `error`,
-        `started_at` and `finished_at` as aware datetimes in UTC, `ended_after` (the `seq` of the last report of
-        any trial before it ended), and how many `retries` it took.
-        """
-        with self._translated():
-            query = f"SELECT {', '.join(_TRIAL)} FROM trials ORDER BY seq"
-            rows = self._connection.execute(query).fetchall()
-            trials = [dict(zip(_TRIAL, row, strict=True)) for row in rows]
-            for trial in trials:
-                trial["params"] = json.loads(trial["params"])
-                trial["started_at"] = datetime.fromisoformat(trial["started_at"])
-                trial["finished_at"] = trial["finished_at"] and datetime.fromisoformat(trial["finished_at"])
-        return trials
-
-    def reports(self, trial_id: str | None = None) -> list[dict[str, Any]]:
-        """Every report, or those of one trial, as `iter_reports` yields them."""
-        return list(self.iter_reports(trial_id))
-
-    def iter_reports(self, trial_id: str | None = None) -> Iterator[dict[str, Any]]:
-        """Yield every report, or those of one trial, in ledger order.
-
-        Each has `seq` (its place there), `trial_id`, `epoch`, each metric by its name, `decision` (the
-        action), `rung`, `cutoff`, `num_values`, `reason`, and `reported_at` as an aware datetime in UTC.
-        """
-        query = f"SELECT r.seq, t.trial_id, epoch, metrics, {', '.join(_DECISION)}"
-        query += " FROM reports r JOIN trials t ON t.seq = r.trial"
-        if trial_id is not None:
-            query += " WHERE r.trial = ?"
-        with self._translated():
-            chosen = () if trial_id is None else self._trial(trial_id)[:1]
-            rows = self._connection.execute(f"{query} ORDER BY r.seq", chosen)
-            for seq, trial, epoch, metrics, *judged in rows:
-                report = {"seq": seq, "trial_id": trial, "epoch": epoch, **json.loads(metrics)}
-                report |= zip(_DECISION, judged, strict=True)
-                report["reported_at"] = datetime.fromisoformat(report["reported_at"])
-                yield report
-
-    @contextmanager
-    def snapshot(self) -> Iterator[None]:
-        """Everything read inside sees the ledger at one moment, whatever its writer does meanwhile."""
-        with self._translated():
-            self._connection.execute("BEGIN")
-        try:
-            yield
-        finally:
-            with self._translated():
-                self._connection.execute("ROLLBACK")
 
     def store_copy(self) -> None:
         """Store the whole record remotely, if it is kept there and has grown, or never was."""
@@ -353,21 +228,6 @@ class Ledger:
     def __exit__(self, *problem: object) -> None:
         self.close()
 
-    def _meta(self, key: str) -> dict[str, Any]:
-        with self._translated():
-            row = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-            if row is None:
-                raise sqlite3.DatabaseError(f"no {key}")
-            value: dict[str, Any] = json.loads(row[0])
-        return value
-
-    def _trial(self, trial_id: str) -> tuple[int, str | None]:
-        query = "SELECT seq, status FROM trials WHERE trial_id = ?"
-        row = self._connection.execute(query, (trial_id,)).fetchone()
-        if row is None:
-            raise self._error(f"there is no trial {trial_id!r}; expected one that start_trial recorded")
-        return row[0], row[1]
-
     def _write(self, statement: str, values: Sequence[Any]) -> None:
         self._connection.execute(statement, values)
         self._statements.append((statement, values))
@@ -376,23 +236,20 @@ class Ledger:
         self._write(
             "UPDATE trials SET status = ?, stop_reason = ?, error = ?, finished_at = ?, ended_after = ?"
             " WHERE seq = ?",
-            (status, _text(stop_reason), _text(error), _now(), self._last_seq(), trial),
+            (status, as_text(stop_reason), as_text(error), now(), self._last_seq(), trial),
         )
 
     def _add_event(self, kind: str, data: Mapping[str, Any], trial_id: str | None) -> None:
         self._write(
-            f"INSERT INTO events ({', '.join(_EVENT)}) VALUES (?, ?, ?, ?, ?)",
-            (self._last_seq(), kind, trial_id, _json(data, f"{self.file}: {kind}"), _now()),
+            f"INSERT INTO events ({', '.join(EVENT_COLUMNS)}) VALUES (?, ?, ?, ?, ?)",
+            (self._last_seq(), kind, trial_id, as_json(data, f"{self.file}: {kind}"), now()),
         )
 
     def _last_seq(self) -> int:
         return int(self._connection.execute("SELECT coalesce(max(seq), 0) FROM reports").fetchone()[0])
 
-    def _error(self, text: str) -> LedgerError:
-        return LedgerError(f"{self.file}: {text}")
-
     def _value(self, where: str, value: object, kind: type | None) -> float | int | str | None:
-        known = _plain(value, kind)
+        known = plain(value, kind)
         if value is not None and known is None and not isinstance(value, Real):
             raise self._error(f"trial {where}: {value!r}; expected a number, a text or None")
         if known is not None and kind is not None and not isinstance(known, kind):
@@ -415,40 +272,3 @@ class Ledger:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except LedgerError:
-            raise
-        except (sqlite3.Error, ValueError) as problem:  # damaged, disk full, closed; no JSON, no date
-            raise self._error(f"expected a ledger that can be used, found: {problem}") from problem
-
-
-def _plain(value: object, kind: type | None) -> float | int | str | None:
-    """Returns the value (also a NumPy scalar) as JSON can hold it; None if it is not finite or not known."""
-    if isinstance(value, str):
-        return _text(value)
-    if isinstance(value, Integral):
-        return float(value) if kind is float else int(value)
-    if isinstance(value, Real) and math.isfinite(value):
-        number = float(value)
-        return int(number) if kind is int and number.is_integer() else number
-    return None
-
-
-def _json(value: Mapping[str, Any], where: str) -> str:
-    try:
-        return json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError) as problem:
-        raise LedgerError(f"{where}: expected what JSON can hold, found: {problem}") from problem
-
-
-def _text(text: str | None) -> str | None:
-    # A traceback can quote undecodable bytes; SQLite's text is UTF-8.
-    return None if text is None else text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds")

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from tune_jobs.recorder import LiveTrial
+from tune_jobs.live_trial import LiveTrial
 from tune_jobs.resources import Slots
 from tune_jobs.spec import JobSpec
 

@@ -4,7 +4,6 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +11,7 @@ from tune_jobs.asha import Rule, Rungs
 from tune_jobs.budget import Spent, hours_before
 from tune_jobs.checkpoints import Checkpoints
 from tune_jobs.ledger import METRICS, Decision, Ledger
+from tune_jobs.live_trial import LiveTrial
 from tune_jobs.replay import rungs_at_end
 from tune_jobs.spec import JobSpec, Study
 from zsharp.optim.methods import find_method
@@ -23,43 +23,6 @@ _STATUS = {"complete": "completed", "stop": "pruned", "diverge": "diverged"}
 # What an error's text says when trying again would fail again, and when no trial is to blame.
 _OUT_OF_MEMORY = ("torch.OutOfMemoryError", "CUDA out of memory")
 _DISK_FULL = ("No space left on device", "Disk quota exceeded", "database or disk is full")
-
-
-@dataclass
-class LiveTrial:
-    """A trial as the driver sees it.
-
-    Attributes:
-        trial_id: Its own stable id, `<study>-<number>`.
-        study: Its study's name.
-        params: Its configuration.
-        number: Its place in its study.
-        epoch: Epochs reported.
-        val_accuracy: The last one reported.
-        val_loss: The last one reported.
-        values: Each epoch's validation accuracy, None where it was not measured.
-        status: How it ended; None while it runs.
-        error: Of a failed trial, its text.
-        retries: How often it was tried again.
-    """
-
-    trial_id: str
-    study: str
-    params: Mapping[str, float]
-    number: int = 0
-    epoch: int = 0
-    val_accuracy: float | None = None
-    val_loss: float | None = None
-    values: list[float | None] = field(default_factory=list)
-    status: str | None = None
-    error: str | None = None
-    retries: int = 0
-
-    @property
-    def merit(self) -> tuple[float, float]:
-        """What completed trials are ranked by, larger is better."""
-        accuracy = -1.0 if self.val_accuracy is None else self.val_accuracy
-        return accuracy, float("-inf") if self.val_loss is None else -self.val_loss
 
 
 class Recorder:

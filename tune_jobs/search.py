@@ -18,9 +18,10 @@ from tune_jobs.export import export
 from tune_jobs.extend import extended, reopen_for_more_epochs
 from tune_jobs.job_file import dump_job, load_job
 from tune_jobs.ledger import Ledger
+from tune_jobs.live_trial import LiveTrial
 from tune_jobs.problems import JobError, Problem
 from tune_jobs.provenance import provenance
-from tune_jobs.recorder import LiveTrial, Recorder, StopKind
+from tune_jobs.recorder import Recorder, StopKind
 from tune_jobs.resources import Slots, plan_slots
 from tune_jobs.search_folder import SearchFolder
 from tune_jobs.signals import EXIT_INTERRUPTED, say, stopped_by_signals

@@ -9,7 +9,8 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from tune_jobs.recorder import LiveTrial, Recorder
+from tune_jobs.live_trial import LiveTrial
+from tune_jobs.recorder import Recorder
 from tune_jobs.sampling import sampler_of
 from tune_jobs.space import to_optuna
 from tune_jobs.spec import JobSpec, Study

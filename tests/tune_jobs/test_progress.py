@@ -10,8 +10,8 @@ from rich.console import Console
 
 from tune_jobs import progress as module
 from tune_jobs.job_file import load_job
+from tune_jobs.live_trial import LiveTrial
 from tune_jobs.progress import Progress, epochs_left
-from tune_jobs.recorder import LiveTrial
 from tune_jobs.resources import Slots
 
 SLOTS = Slots(2, 1, 0, ["2 CPUs, 1 for each trial: room for 2", "2 trials at once"])
