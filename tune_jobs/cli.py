@@ -289,6 +289,7 @@ def _print_comparison(console: Console, folders: list[Path]) -> None:
     from tune_jobs.compare import comparison, render_table
 
     console.print(render_table(comparison(folders)))
+    _print_answer(console, folders)
     for line in (*transfer.describe(folders), *receipt.describe(folders)):
         console.print(escape(line), soft_wrap=True)
 

@@ -19,7 +19,7 @@ from tune_jobs.report_tables import escape_markdown, latex_table
 from tune_jobs.schema import PARAM_PREFIX, STANDARD_PARAMS
 
 NOTE = (
-    "* best of its architecture; sd: over completed trials, which differ in configuration.\n"
+    "* best of its architecture; sd: over completed trials, which differ in configuration or seed.\n"
     "Winners are single trials: differences within seed noise are not established; `tune-jobs confirm` settles them."
 )
 _STUDY = ["job", "dataset", "architecture", "method"]

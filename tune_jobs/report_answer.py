@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from tune_jobs.report_contests import Contest, budget_in_words, confirmed_picture, contests, searched_picture
+from tune_jobs.report_contests import Contest, budget_in_words, contests, searched_picture, seeds_picture
 from tune_jobs.report_data import Report, records
 from tune_jobs.report_page import Bullets, Part, Section
+from tune_jobs.report_repeats import repeats, trend_pictures
 from tune_jobs.report_tables import NONE, Column, Table, count, fixed, interval, plain, short
 from tune_jobs.schema import PARAM_PREFIX
 from tune_jobs.statistics import VERDICTS, Comparison, smallest_n, summarize
@@ -15,38 +16,55 @@ from tune_jobs.statistics import VERDICTS, Comparison, smallest_n, summarize
 
 def answer_section(report: Report) -> Section:
     """Returns the answer in words, the table of methods, and what it rests on."""
-    found = contests(report)
-    parts: list[Part] = [_headline(report, found), Bullets(list(_sentences(report, found)))]
+    found, repeated = contests(report), repeats(report)
+    parts: list[Part] = [
+        _headline(report, found, repeated),
+        Bullets(list(_sentences(report, found, repeated))),
+    ]
     running = int((report.trials["status"] == "running").sum())
     if running:
         parts.append(f"{running} of {len(report.trials)} trials are still running: this is a partial result.")
-    parts.append(_methods_table(report, found))
+    if repeated:
+        parts.append(_repeats_table(repeated))
+    if any(contest.comparisons for contest in repeated):
+        parts.append(_differences_table("repeat-differences", repeated))
+    if found or {contest.place for contest in repeated} != set(report.places):
+        parts.append(_methods_table(report, found))
     if any(contest.comparisons for contest in found):
-        parts.append(_differences_table(found))
+        parts.append(_differences_table("differences", found))
     if (report.confirmations["place_in_study"] > 1).any():
         parts.append(_candidates_table(report))
-    parts.append([confirmed_picture(report, contest) for contest in found])
-    confirmed = {contest.place for contest in found}
-    parts.append([searched_picture(report, place) for place in report.places if place not in confirmed])
+    parts.append([seeds_picture(report, contest) for contest in (*found, *repeated)])
+    parts.append([picture for contest in repeated for picture in trend_pictures(report, contest)])
+    shown = {contest.place for contest in (*found, *repeated)}
+    parts.append([searched_picture(report, place) for place in report.places if place not in shown])
     return Section("answer", "Answer", parts)
 
 
 def answer_in_words(report: Report) -> list[str]:
-    """Returns the answer as lines of text, for a terminal; none if nothing was confirmed."""
-    found = contests(report)
-    return [_headline(report, found), *_sentences(report, found)] if found else []
+    """Returns the answer as lines of text, for a terminal; none if every configuration has one seed."""
+    found, repeated = contests(report), repeats(report)
+    if not found and not repeated:
+        return []
+    return [_headline(report, found, repeated), *_sentences(report, found, repeated)]
 
 
-def _headline(report: Report, found: list[Contest]) -> str:
-    if not found:
-        folder = shlex.quote(str(report.folders[0])) if len(report.folders) == 1 else "DIR"
-        most = max(len(report.labels_at(place)) for place in report.places) if report.places else 2
-        num_seeds = smallest_n(max(most, 2))
-        return (
-            "Searched on one seed each and not confirmed: differences between methods are not established. "
-            f"`tune-jobs confirm {folder} --seeds {num_seeds}` retrains the winners on fresh seeds and reads the "
-            f"test set; with fewer seeds no difference between {most} methods can be significant."
-        )
+def _headline(report: Report, found: list[Contest], repeated: list[Contest]) -> str:
+    if found:
+        return _verdict(found, "method", "on fresh seeds")
+    if repeated:
+        return _verdict(repeated, "setting", "of settings repeated with the same seeds, on validation data")
+    folder = shlex.quote(str(report.folders[0])) if len(report.folders) == 1 else "DIR"
+    most = max(len(report.labels_at(place)) for place in report.places) if report.places else 2
+    num_seeds = smallest_n(max(most, 2))
+    return (
+        "Searched on one seed each and not confirmed: differences between methods are not established. "
+        f"`tune-jobs confirm {folder} --seeds {num_seeds}` retrains the winners on fresh seeds and reads the "
+        f"test set; with fewer seeds no difference between {most} methods can be significant."
+    )
+
+
+def _verdict(found: list[Contest], noun: str, how: str) -> str:
     won: dict[str, list[str]] = {}
     for contest in found:
         if best := _established(contest):
@@ -54,10 +72,10 @@ def _headline(report: Report, found: list[Contest]) -> str:
     over = "one comparison" if len(found) == 1 else f"{len(found)} comparisons"
     if not won:
         return (
-            f"No method is shown to be better than all the others, in {over} on fresh seeds. {_needed(found)}"
+            f"No {noun} is shown to be better than all the others, in {over} {how}. {_needed(found)}".strip()
         )
     wins = "; ".join(f"{label} in {len(places)} ({', '.join(places)})" for label, places in won.items())
-    return f"Shown to be better than every other method, of {over} on fresh seeds: {wins}."
+    return f"Shown to be better than every other {noun}, of {over} {how}: {wins}."
 
 
 def _needed(found: list[Contest]) -> str:
@@ -66,7 +84,8 @@ def _needed(found: list[Contest]) -> str:
     if not lacking:
         return ""
     most = max(len(one.values) for one in lacking)
-    return f"To compare {most} methods, at least {smallest_n(most)} seeds are needed."
+    noun = "methods" if lacking[0].measure == "test accuracy" else "settings"
+    return f"To compare {most} {noun}, at least {smallest_n(most)} seeds are needed."
 
 
 def _sure(low: float | None, high: float | None) -> str:
@@ -92,17 +111,17 @@ def _seen_from(label: str, one: Comparison) -> tuple[str, str, str]:
     return getattr(one, theirs), f"{sign * one.difference:+.4f} ({_sure(low, high)}", verdict
 
 
-def _sentences(report: Report, found: list[Contest]) -> Iterator[str]:
-    for contest in found:
+def _sentences(report: Report, found: list[Contest], repeated: list[Contest]) -> Iterator[str]:
+    for contest in (*found, *repeated):
         best, summary = next(iter(contest.summaries.items()))
         yield (
-            f"{contest.place}, {budget_in_words(contest)}: {best} has the highest mean test "
-            f"accuracy, {fixed(summary.mean)} ({_sure(summary.low, summary.high)}, "
+            f"{contest.place}, {budget_in_words(contest)}: {best} has the highest mean {contest.measure}, "
+            f"{fixed(summary.mean)} ({_sure(summary.low, summary.high)}, "
             f"n = {summary.n} seeds). {' '.join(_rivals(best, contest))}".strip()
         )
-    confirmed = {contest.place for contest in found}
+    shown = {contest.place for contest in (*found, *repeated)}
     for place in report.places:
-        if place not in confirmed:
+        if place not in shown:
             yield _searched_sentence(report, place)
 
 
@@ -203,7 +222,28 @@ def _parameter(row: Mapping[str, Any], name: str) -> str:
     return short(row[PARAM_PREFIX + name])
 
 
-def _differences_table(found: list[Contest]) -> Table:
+def _repeats_table(repeated: list[Contest]) -> Table:
+    rows = [
+        {"place": one.place, "setting": name, **vars(summary), "is_best": name == next(iter(one.summaries))}
+        for one in repeated
+        for name, summary in one.summaries.items()
+    ]
+    columns = [
+        Column("architecture", lambda row: row["place"], False),
+        Column("setting", lambda row: row["setting"], False),
+        Column("val accuracy", lambda row: fixed(row["mean"])),
+        Column("95 % interval", lambda row: interval(row["low"], row["high"])),
+        Column("sd", lambda row: fixed(row["std"])),
+        Column("seeds", lambda row: count(row["n"])),
+    ]
+    caption = (
+        "Settings that the search trained with several seeds each: mean validation accuracy over the seeds, the "
+        "interval that of the mean, sd the spread of the seeds."
+    )
+    return Table("repeats", caption, columns, rows, marked=lambda row: bool(row["is_best"]))
+
+
+def _differences_table(name: str, found: list[Contest]) -> Table:
     rows = [
         {
             "place": one.place,
@@ -236,10 +276,10 @@ def _differences_table(found: list[Contest]) -> Table:
         ),
     ]
     caption = (
-        "Differences of test accuracy between methods on the seeds that both have (n); p is adjusted for the number "
-        "of pairs of the architecture."
+        f"Differences of {found[0].measure} between methods on the seeds that both have (n); p is adjusted for the "
+        "number of pairs of the architecture."
     )
-    return Table("differences", caption, columns, rows)
+    return Table(name, caption, columns, rows)
 
 
 def _candidates_table(report: Report) -> Table:

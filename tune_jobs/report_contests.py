@@ -1,4 +1,4 @@
-"""Methods that were confirmed on fresh seeds, compared, and their outcomes as pictures."""
+"""Methods that were trained with several seeds each, compared, and their outcomes as pictures."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,14 +14,15 @@ _BUDGETS = {"epochs": "the same epochs", "gradients": "the same gradient evaluat
 
 @dataclass(frozen=True)
 class Contest:
-    """The confirmed methods of one place under one budget.
+    """Methods of one place under one budget, each trained with several seeds.
 
     Attributes:
         place: An architecture on a data set.
         budget: What is equal among methods.
-        values: Test accuracy by seed, by method; the winning configuration of each only.
+        values: Accuracy by seed, by method: of the confirmed winner of each, or of settings that a search repeated.
         summaries: Of each method, best mean first.
         comparisons: Of each pair.
+        measure: Which accuracy it is.
     """
 
     place: str
@@ -29,6 +30,7 @@ class Contest:
     values: Mapping[str, Mapping[int, float]]
     summaries: Mapping[str, Summary]
     comparisons: list[Comparison]
+    measure: str = "test accuracy"
 
 
 def contests(report: Report) -> list[Contest]:
@@ -54,9 +56,9 @@ def budget_in_words(contest: Contest) -> str:
     return _BUDGETS.get(contest.budget, contest.budget)
 
 
-def confirmed_picture(report: Report, contest: Contest) -> Picture:
-    """Returns the confirmed test accuracies of one contest: each seed, mean and interval."""
-    colour = colours(report.labels)
+def seeds_picture(report: Report, contest: Contest) -> Picture:
+    """Returns the accuracies of one contest: each seed, mean and interval."""
+    colour = colours([*report.labels, *(name for name in contest.values if name not in report.labels)])
     traces = []
     for label, one in reversed(list(contest.summaries.items())):
         seeds = contest.values[label]
@@ -67,7 +69,7 @@ def confirmed_picture(report: Report, contest: Contest) -> Picture:
                 mode="markers",
                 marker={"symbol": "line-ns-open", "size": 11, "color": colour[label]},
                 customdata=list(seeds),
-                hovertemplate="seed %{customdata}<br>test accuracy %{x:.4f}<extra></extra>",
+                hovertemplate=f"seed %{{customdata}}<br>{contest.measure} %{{x:.4f}}<extra></extra>",
             )
         )
         traces.append(
@@ -89,13 +91,15 @@ def confirmed_picture(report: Report, contest: Contest) -> Picture:
             )
         )
     return Picture(
-        slug("confirmed", contest.budget, contest.place),
-        f"{contest.place}, {budget_in_words(contest)}: test accuracy of each seed (ticks), mean "
+        slug(
+            "confirmed" if contest.measure == "test accuracy" else "repeated", contest.budget, contest.place
+        ),
+        f"{contest.place}, {budget_in_words(contest)}: {contest.measure} of each seed (ticks), mean "
         f"and 95 % interval; n = {', '.join(str(one.n) for one in contest.summaries.values())} seeds from the top.",
         new_figure(
             traces,
             title=contest.place,
-            x={"title": "test accuracy"},
+            x={"title": contest.measure},
             y={"type": "category"},
             height=130 + 38 * len(contest.summaries),
             showlegend=False,

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
 
+from tune_jobs import transfer
 from tune_jobs.receipt import describe
 from tune_jobs.report_answer import answer_section
 from tune_jobs.report_cost import cost_section
@@ -19,6 +20,7 @@ from tune_jobs.statistics import rank_correlation, summarize
 MEASURES = ("worst_1step", "m_sharpness", "adaptive", "hessian_max", "hessian_trace")
 HERE = Path(__file__).parent
 SEARCHES = [Path("cifar10_small")]
+CONTROLS = [Path("controls") / name for name in ("mask_controls", "radius_controls", "qp_ablation", "transfer")]
 
 HEAD = """# Results on real data
 
@@ -54,6 +56,14 @@ NOTES = """## How to read it
 """
 
 
+CONTROLS_HEAD = """## Controls
+
+The four presets of [controls.md](controls.md), made smaller for two CPU cores, on a part of the same images: {settings}. At this
+size they show that the controls run on real data and how they read, not how the methods do when trained in full; one setting
+for all methods, none of them tuned.
+"""
+
+
 def main() -> None:
     """Writes the page."""
     (HERE.parent / "results.md").write_text(page(), encoding="utf-8")
@@ -75,8 +85,24 @@ def _page(report: Report) -> str:
     )
     parts = [head, "## Answer", *_markdown(answer_section(report)), NOTES]
     parts += ["## Sharpness", *_sharpness(report), "## Cost", *_markdown(cost_section(report))]
-    parts += ["```\n" + "\n".join(describe(SEARCHES)) + "\n```", "## Where it ran", *_provenance(report)]
+    parts += ["```\n" + "\n".join(describe(SEARCHES)) + "\n```", *_controls()]
+    parts += ["## Where it ran", *_provenance(report), *_provenance(load(CONTROLS[:1]))]
     return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _controls() -> Iterator[str]:
+    reports = {folder.name: load([folder]) for folder in CONTROLS}
+    jobs = [report.metadata[0]["job"] for report in reports.values()]
+    train, data = jobs[0]["train"], jobs[0]["data"]
+    assert all(job["data"] == data and job["train"] == train for job in jobs)
+    settings = f"{data['max_images']:,} of them, {data['val_fraction']:.0%} for validation, {train['epochs']} epochs"
+    yield CONTROLS_HEAD.format(settings=settings)
+    for name, report in reports.items():
+        yield f"### {name}"
+        if name == "transfer":
+            yield "\n".join(f"- {line}" for line in transfer.describe([HERE / "controls" / name]))
+        else:
+            yield from _markdown(answer_section(report))
 
 
 def _markdown(section: Section) -> Iterator[str]:
