@@ -20,7 +20,9 @@ from tune_jobs.statistics import rank_correlation, summarize
 MEASURES = ("worst_1step", "m_sharpness", "adaptive", "hessian_max", "hessian_trace")
 HERE = Path(__file__).parent
 SEARCHES = [Path("cifar10_small")]
-CONTROLS = [Path("controls") / name for name in ("mask_controls", "radius_controls", "qp_ablation", "transfer")]
+CONTROLS = [
+    Path("controls") / name for name in ("mask_controls", "radius_controls", "qp_ablation", "transfer")
+]
 
 HEAD = """# Results on real data
 
@@ -58,9 +60,9 @@ NOTES = """## How to read it
 
 CONTROLS_HEAD = """## Controls
 
-The four presets of [controls.md](controls.md), made smaller for two CPU cores, on a part of the same images: {settings}. At this
-size they show that the controls run on real data and how they read, not how the methods do when trained in full; one setting
-for all methods, none of them tuned.
+The four presets of [controls.md](controls.md), made smaller for two CPU cores, on a part of the same images:
+{settings}. At this size they show that the controls run on real data and how they read, not how the
+methods do when trained in full; one setting for all methods, none of them tuned.
 """
 
 
@@ -95,7 +97,9 @@ def _controls() -> Iterator[str]:
     jobs = [report.metadata[0]["job"] for report in reports.values()]
     train, data = jobs[0]["train"], jobs[0]["data"]
     assert all(job["data"] == data and job["train"] == train for job in jobs)
-    settings = f"{data['max_images']:,} of them, {data['val_fraction']:.0%} for validation, {train['epochs']} epochs"
+    settings = (
+        f"{data['max_images']:,} of them, {data['val_fraction']:.0%} for validation, {train['epochs']} epochs"
+    )
     yield CONTROLS_HEAD.format(settings=settings)
     for name, report in reports.items():
         yield f"### {name}"
