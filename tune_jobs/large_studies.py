@@ -5,12 +5,12 @@ so that a search costs the square of its size. It models two groups, at most 25 
 others a part as evenly spread over time says the same.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
-import optuna
+from optuna import Study
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler
+from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 MOST_TOLD = 1000
@@ -35,13 +35,48 @@ def some_of(trials: Sequence[FrozenTrial], most: int = MOST_TOLD) -> list[Frozen
     return sorted([*ended, *running], key=lambda one: one.number)
 
 
-def suggest(
-    trials: Sequence[FrozenTrial],
-    sampler: BaseSampler,
-    distributions: Mapping[str, BaseDistribution],
-    most: int = MOST_TOLD,
-) -> dict[str, Any]:
-    """Returns what the sampler suggests after `some_of` the trials; nothing but them and the sampler goes into it."""
-    study = optuna.create_study(direction="maximize", sampler=sampler)
-    study.add_trials(some_of(trials, most))
-    return study.ask(dict(distributions)).params
+class PartialTPESampler(TPESampler):
+    """TPE that is told `some_of` the trials; of a study with no more than `most` it suggests what TPE suggests.
+
+    Args:
+        space: The parameters that all trials of the study have; Optuna's finds them out by looking at every trial.
+        most: How many trials that ended it is told.
+        settings: Of `TPESampler`.
+    """
+
+    def __init__(
+        self, space: Mapping[str, BaseDistribution], *, most: int = MOST_TOLD, **settings: Any
+    ) -> None:
+        super().__init__(**settings)
+        self._space = {name: kind for name, kind in space.items() if not kind.single()}
+        self._most = most
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Returns the parameters that are suggested together."""
+        if trial.number > self._most:
+            return self._space
+        found: dict[str, BaseDistribution] = super().infer_relative_search_space(study, trial)
+        return found
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Returns a suggestion for all parameters together."""
+        part: Any = _Part(study, some_of(study.get_trials(deepcopy=False), self._most))
+        found: dict[str, Any] = super().sample_relative(part, trial, search_space)
+        return found
+
+
+class _Part:
+    """A study of which only some trials are seen. Should Optuna ask for them in another way, it sees all of them."""
+
+    def __init__(self, study: Study, trials: Sequence[FrozenTrial]) -> None:
+        self._whole, self._seen = study, trials
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        return [one for one in self._seen if states is None or one.state in states]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._whole, name)

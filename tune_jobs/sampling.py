@@ -32,7 +32,9 @@ def sampler_of(job: JobSpec, study: Study, number: int) -> "BaseSampler":
     """
     from optuna import samplers
 
+    from tune_jobs.large_studies import PartialTPESampler
     from tune_jobs.pure_samplers import CmaSampler, grid_sampler, sobol_sampler
+    from tune_jobs.space import to_optuna
 
     search = job.search
     place = study.method if search.shared_configurations else study.name
@@ -55,4 +57,5 @@ def sampler_of(job: JobSpec, study: Study, number: int) -> "BaseSampler":
                 return CmaSampler(seed)
             case "gp":
                 return samplers.GPSampler(seed=seed, n_startup_trials=startup, deterministic_objective=False)
-        return samplers.TPESampler(seed=seed, n_startup_trials=startup)
+        distributions = {name: to_optuna(kind) for name, kind in space.items()}
+        return PartialTPESampler(distributions, seed=seed, n_startup_trials=startup)

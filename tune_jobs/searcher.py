@@ -9,7 +9,6 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from tune_jobs.large_studies import MOST_TOLD, suggest
 from tune_jobs.live_trial import LiveTrial
 from tune_jobs.recorder import Recorder
 from tune_jobs.sampling import sampler_of
@@ -96,14 +95,10 @@ class StudySearch(OptunaSearch):
     def suggest_next(self) -> dict[str, Any]:
         """Returns the searched parameters of the study's next trial; `begin` names it afterwards."""
         study, number = self._study, self.num_suggested
-        sampler = sampler_of(self._job, study, number)
-        self.optuna_study.sampler = sampler
+        self.optuna_study.sampler = sampler_of(self._job, study, number)
         self.num_suggested += 1
         if number < len(self._first_points):
             self.optuna_study.enqueue_trial(self._first_points[number])
-        elif number > MOST_TOLD and isinstance(sampler, optuna.samplers.TPESampler):
-            trials = self.optuna_study.get_trials(deepcopy=False)
-            self.optuna_study.enqueue_trial(suggest(trials, sampler, self._distributions))
         if not study.parameters:
             self._ot_trials[_NEXT] = self.optuna_study.ask()
             return {}

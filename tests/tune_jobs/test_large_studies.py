@@ -1,6 +1,7 @@
 """A study too large for TPE to be told all of: what it is told, and that it still finds what is good."""
 
 import random
+from functools import partial
 
 import optuna
 import pytest
@@ -8,9 +9,9 @@ from optuna.distributions import FloatDistribution
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import TrialState, create_trial
 
-from tune_jobs import searcher
+from tune_jobs import large_studies
 from tune_jobs.job_file import load_job
-from tune_jobs.large_studies import some_of, suggest
+from tune_jobs.large_studies import PartialTPESampler, some_of
 from tune_jobs.ledger import Ledger
 from tune_jobs.recorder import Recorder
 from tune_jobs.searcher import JobSearch
@@ -63,34 +64,50 @@ def test_the_best_and_the_running_stay_and_the_rest_is_spread(most):
         assert abs(inside - most / 4) <= 2 + most / 6
 
 
+def suggested(num, **settings):
+    study = optuna.create_study(direction="maximize", sampler=PartialTPESampler(SPACE, **settings))
+    study.add_trials(told(num))
+    return study.ask(SPACE).params
+
+
 def test_a_suggestion_depends_on_what_was_told_and_the_seed_alone():
-    first, again = (suggest(told(500), TPESampler(seed=3), SPACE, 100) for _ in range(2))
-    other = suggest(told(500), TPESampler(seed=4), SPACE, 100)
+    first, again, other = (suggested(500, seed=seed, most=100) for seed in (3, 3, 4))
     assert first == again != other
+
+
+@pytest.mark.parametrize("num", [0, 8, 300])
+def test_of_a_small_study_the_suggestion_is_that_of_optunas_own(num):
+    study = optuna.create_study(direction="maximize", sampler=TPESampler(seed=5))
+    study.add_trials(told(num))
+    assert suggested(num, seed=5, most=300) == study.ask(SPACE).params
+
+
+def test_optuna_asks_the_way_that_the_part_answers(monkeypatch):
+    asked = []
+    answer = large_studies._Part._get_trials
+    monkeypatch.setattr(
+        large_studies._Part,
+        "_get_trials",
+        lambda self, *a, **k: asked.append(answer(self, *a, **k)) or asked[-1],
+    )
+    suggested(500, seed=1, most=100)
+    assert asked and all(len(trials) <= 100 + 6 for trials in asked)
 
 
 def test_suggestions_from_a_part_are_as_good():
     def mean(most):
-        trials = told(600)
-        points = [suggest(trials, TPESampler(seed=seed), SPACE, most) for seed in range(30)]
+        points = [suggested(600, seed=seed, most=most) for seed in range(30)]
         return sum(value_at(**point) for point in points) / len(points)
 
     known = [one.value for one in told(600) if one.value is not None]
     at_random = sum(known) / len(known)
-        sum(
-            value_at(*point)
-            for point in zip(*([random.Random(0).random() for _ in range(500)],) * 2, strict=True)
-        )
-        / 500
-    )
     whole, part = mean(10**6), mean(120)
     assert part > whole - 0.02 > at_random
 
 
 def test_a_search_goes_on_in_the_same_way_when_it_is_rebuilt(tmp_path, monkeypatch):
     """With the limit lowered: past it, and after a resume past it, suggestions are those of one session."""
-    monkeypatch.setattr(searcher, "MOST_TOLD", 12)
-    monkeypatch.setattr(searcher, "suggest", lambda *given: suggest(*given, most=12))
+    monkeypatch.setattr(large_studies, "PartialTPESampler", partial(PartialTPESampler, most=12))
     job = load_job("digits", ["architectures=[resnet8]", "methods=[zsharp]", "search.num_trials=40"])
 
     def play(folder, sessions):
