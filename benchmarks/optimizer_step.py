@@ -6,9 +6,7 @@ ratios is given with the smallest and the largest. A whole step is forward and b
 sharpness-aware ones, and the base optimizer's step (SGD with momentum), in the precision the trainer takes; on CUDA
 also replayed from a CUDA graph, as the trainer does.
 
-The authors' ascent and the usual SAM loop are written here from their descriptions: for each tensor in turn mean,
-standard deviation, `torch.quantile` of the absolute Z-scores, boolean indexing, a norm, and a rebinding restore;
-for SAM a norm, an addition and a rebinding restore for each tensor.
+The authors' ascent and the usual SAM loop are those of `other_ascents.py`.
 """
 
 import argparse
@@ -22,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from other_ascents import authors_ascent, sam_loop_ascent
 from torch import nn
 
 from zsharp.models import ARCHITECTURES, build_model
@@ -249,47 +248,6 @@ def their_ascent(optimizer: Any, params: list[nn.Parameter]) -> None:
     """To w + e and back as its second step goes back, without the base step in it."""
     optimizer.first_step()
     torch._foreach_copy_(params, [optimizer.state[p]["old_p"] for p in params])
-
-
-def authors_ascent(params: list[nn.Parameter]) -> None:
-    """The authors' ascent and restore."""
-    authors_perturb(params)
-    for p in params:
-        p.data = p.old
-
-
-def sam_loop_ascent(params: list[nn.Parameter]) -> None:
-    """The usual SAM ascent and restore."""
-    sam_loop_perturb(params)
-    for p in params:
-        p.data = p.old
-
-
-@torch.no_grad()
-def authors_perturb(params: list[nn.Parameter], rho: float = 0.05, q: float = 0.95) -> None:
-    """The authors' ascent, as described; tensors that torch.quantile cannot take are left out."""
-    whole = torch.stack([p.grad.norm() for p in params]).norm()
-    for p in params:
-        g = p.grad
-        p.old = p.data.clone()
-        if g.ndim > 1 and g.numel() <= 2**24:
-            z = (g - g.mean()) / (g.std() + 1e-12)
-            kept = g.clone()
-            kept[~(z.abs() > torch.quantile(z.abs().flatten(), q))] = 0
-            norm = kept.norm()
-            e = kept * (rho / (norm + 1e-12)) if norm > 0 else g * rho / whole
-        else:
-            e = g * rho / (whole + 1e-12)
-        p.data.add_(e)
-
-
-@torch.no_grad()
-def sam_loop_perturb(params: list[nn.Parameter], rho: float = 0.05) -> None:
-    """The usual SAM ascent, tensor by tensor."""
-    scale = rho / (torch.stack([p.grad.norm() for p in params]).norm() + 1e-12)
-    for p in params:
-        p.old = p.data.clone()
-        p.add_(p.grad * scale)
 
 
 def time_in_turn(

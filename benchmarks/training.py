@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from optimizer_step import authors_perturb, sam_loop_perturb
+from other_ascents import authors_perturb, sam_loop_perturb
 from torch import Tensor, nn
 
 from zsharp.data.resident import TrainingData, load_training_data

@@ -41,3 +41,16 @@ def is_same(a, b):
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(is_same(x, y) for x, y in zip(a, b, strict=True))
     return a == b
+
+
+def whole_state(training):
+    """Everything that the rest of a run depends on, as it is now."""
+    return {
+        "model": training.model.state_dict(),
+        "optimizer": training.optimizer.state_dict(),
+        "average": training._average,
+        "batches": training._batches.generator.get_state(),
+        "global": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if training.device.type == "cuda" else None,
+        "counts": (training.epoch, training._gradient_evaluations),
+    }

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 import pytest
 import torch
-from small_runs import is_same, measured, small_spec, with_data
+from small_runs import is_same, measured, small_spec, whole_state, with_data
 
 from zsharp.optim import METHODS
 from zsharp.training import AugmentSpec, Training, train
@@ -36,17 +36,6 @@ CASES = [
     pytest.param("zsharp_friendly_sam", "resnet8", EVERYTHING, id="everything-on"),
     pytest.param("base", "resnet8", EVERYTHING | {"precision": "bf16"}, id="everything-on-bf16"),
 ]
-
-
-def whole_state(training):
-    return {
-        "model": training.model.state_dict(),
-        "optimizer": training.optimizer.state_dict(),
-        "average": training._average,
-        "batches": training._batches.generator.get_state(),
-        "global": torch.get_rng_state(),
-        "counts": (training.epoch, training._gradient_evaluations),
-    }
 
 
 @pytest.mark.parametrize(("method", "architecture", "settings"), CASES)

@@ -4,7 +4,7 @@ import gc
 
 import pytest
 import torch
-from small_runs import is_same, measured, small_spec
+from small_runs import is_same, measured, small_spec, whole_state
 
 from zsharp.optim import METHODS
 from zsharp.training import AugmentSpec, Training
@@ -25,17 +25,6 @@ CASES = [
     pytest.param("zsharp_friendly_sam", "resnet8", EVERYTHING, id="everything-on"),
     pytest.param("base", "resnet8", EVERYTHING | {"precision": "bf16"}, id="everything-on-bf16"),
 ]
-
-
-def whole_state(training):
-    return {
-        "model": training.model.state_dict(),
-        "optimizer": training.optimizer.state_dict(),
-        "average": training._average,
-        "batches": training._batches.generator.get_state(),
-        "cpu": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state(),
-    }
 
 
 @pytest.mark.parametrize(("method", "architecture", "settings"), CASES)
