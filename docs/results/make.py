@@ -63,6 +63,7 @@ CONTROLS_HEAD = """## Controls
 The four presets of [controls.md](controls.md), made smaller for two CPU cores, on a part of the same images:
 {settings}. At this size they show that the controls run on real data and how they read, not how the
 methods do when trained in full; one setting for all methods, none of them tuned.
+[`controls.sh`](results/controls.sh) runs them.
 """
 
 
