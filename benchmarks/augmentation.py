@@ -50,20 +50,22 @@ def main() -> None:
     images = _images(arguments.data, arguments.cache)
     machine = _hardware(arguments.device)
     print(f"{machine}; torch {torch.__version__}; one thread; batch {BATCH_SIZE}; n = {arguments.repeats}")
-    rows = [_measure(name, images, arguments.device, arguments.repeats) for name in CASES]
-    result = {
-        "benchmark": "augmentation",
-        "data": "parquet folder" if arguments.data else "synthetic",
-        "hardware": machine,
-        "torch": torch.__version__,
-        "num_threads": 1,
-        "batch_size": BATCH_SIZE,
-        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "cases": rows,
-    }
     out = arguments.out or Path(__file__).parent / "results" / f"augmentation-{arguments.device}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n")
+    rows: list[dict[str, object]] = []
+    for name in CASES:
+        rows.append(_measure(name, images, arguments.device, arguments.repeats))
+        result = {
+            "benchmark": "augmentation",
+            "data": "parquet folder" if arguments.data else "synthetic",
+            "hardware": machine,
+            "torch": torch.__version__,
+            "num_threads": 1,
+            "batch_size": BATCH_SIZE,
+            "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "cases": rows,
+        }
+        out.write_text(json.dumps(result, indent=1) + "\n")  # each time: a lease may end any time
 
 
 def _measure(name: str, images: np.ndarray, device: str, repeats: int) -> dict[str, object]:
