@@ -218,7 +218,8 @@ def confirm(
             escape(f"Interrupted. What ended is recorded; go on with: tune-jobs confirm {folder} ...")
         )
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    _print_answer(console, _local([folder]))
+    for line in _answer(_local([folder])):
+        console.print(escape(line), soft_wrap=True)
     if not any(row["status"] == "completed" for row in rows):
         raise typer.Exit(EXIT_FAILED)
 
@@ -276,21 +277,20 @@ def _write_report(folders: list[Path], page: Path) -> None:
         typer.echo(written.missing)
 
 
-def _print_answer(console: Console, folders: list[Path]) -> None:
+def _answer(folders: list[Path]) -> list[str]:
     from tune_jobs.report_answer import answer_in_words
     from tune_jobs.report_data import load
 
-    for line in answer_in_words(load(folders)):
-        console.print(escape(line), soft_wrap=True)
+    return answer_in_words(load(folders))
 
 
 def _print_comparison(console: Console, folders: list[Path]) -> None:
     from tune_jobs import receipt, transfer
     from tune_jobs.compare import comparison, render_table
 
-    console.print(render_table(comparison(folders)))
-    _print_answer(console, folders)
-    for line in (*transfer.describe(folders), *receipt.describe(folders)):
+    answer = _answer(folders)
+    console.print(render_table(comparison(folders), is_settled=bool(answer)))
+    for line in (*answer, *transfer.describe(folders), *receipt.describe(folders)):
         console.print(escape(line), soft_wrap=True)
 
 

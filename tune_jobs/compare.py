@@ -18,10 +18,9 @@ from tune_jobs.export import read_results
 from tune_jobs.report_tables import escape_markdown, latex_table
 from tune_jobs.schema import PARAM_PREFIX, STANDARD_PARAMS
 
-NOTE = (
-    "* best of its architecture; sd: over completed trials, which differ in configuration or seed.\n"
-    "Winners are single trials: differences within seed noise are not established; `tune-jobs confirm` settles them."
-)
+_LEGEND = "* best of its architecture; sd: over completed trials, which differ in configuration or seed."
+_CAUTION = "Winners are single trials: differences within seed noise are not established; `tune-jobs confirm` settles them."
+NOTE = f"{_LEGEND}\n{_CAUTION}"
 _STUDY = ["job", "dataset", "architecture", "method"]
 _COUNTS = ("rank", "max_epochs", "num_trials", "num_completed", "epochs", "gradient_evaluations")
 _NONE = "–"
@@ -67,8 +66,13 @@ def comparison(folders: Sequence[Path]) -> pd.DataFrame:
     return _ranked(pd.DataFrame(rows, columns=columns))
 
 
-def render_table(table: pd.DataFrame) -> Group:
-    """Returns a comparison for a terminal of 100 columns: the winner in words and a table, by dataset."""
+def render_table(table: pd.DataFrame, *, is_settled: bool = False) -> Group:
+    """Returns a comparison for a terminal of 100 columns: the winner in words and a table, by dataset.
+
+    Args:
+        table: As `comparison` returns it.
+        is_settled: Whether something else says which differences are established, so that this needs no caution.
+    """
     parts: list[Text | Table] = []
     for section in _sections(table):
         grid = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
@@ -87,7 +91,7 @@ def render_table(table: pd.DataFrame) -> Group:
             texts = [Text(cell) for cell in (name, *row[numbers:])]
             grid.add_row(*texts, style="bold" if row[0] else None)
         parts += [Text(section.headline, style="bold"), grid, *(Text(remark) for remark in section.remarks)]
-    return Group(*parts, Text(NOTE, style="dim"))
+    return Group(*parts, Text(_LEGEND if is_settled else NOTE, style="dim"))
 
 
 def to_markdown(table: pd.DataFrame) -> str:

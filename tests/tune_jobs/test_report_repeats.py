@@ -163,3 +163,4 @@ def test_page_and_terminal_say_it(tmp_path, capsys, monkeypatch):
     assert ended.value.code in (None, 0)
     out = capsys.readouterr().out
     assert "zsharp q_p 0.9 has the highest mean validation accuracy" in out
+    assert "sd: over completed trials" in out and "Winners are single trials" not in out
