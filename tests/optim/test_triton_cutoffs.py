@@ -3,6 +3,7 @@
 Triton reads TRITON_INTERPRET when it is imported, so this file runs itself as a script for the former.
 """
 
+import inspect
 import os
 import subprocess
 import sys
@@ -283,6 +284,26 @@ def test_kernels_compile_for_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     compiled(triton_apply.reduce_chunks, block=1024)
     text = compiled(triton_apply.move_chunks, **layout)
     assert "st.global.v4" in text and "cvt.rn.bf16" in text
+
+
+def test_no_argument_hides_a_name_of_tritons_launcher() -> None:
+    """It is generated code with variables of its own; a kernel's argument `params` took the place of one."""
+    from triton.runtime import jit
+
+    from zsharp.optim import triton_apply, triton_select
+
+    code = inspect.getsource(jit.create_function_from_signature)
+    own = {"params", "specialization", "options", "backend", "specialize_impl"}
+    assert all(name in code for name in own), "Triton has other names now"
+    kernels = [
+        kernel
+        for module in (triton_select, triton_apply)
+        for kernel in vars(module).values()
+        if isinstance(kernel, jit.JITFunction)
+    ]
+    assert len(kernels) > 5
+    for kernel in kernels:
+        assert not own & set(kernel.arg_names), kernel
 
 
 @needs_gpu
