@@ -19,7 +19,10 @@ from tune_jobs.report_tables import escape_markdown, latex_table
 from tune_jobs.schema import PARAM_PREFIX, STANDARD_PARAMS
 
 _LEGEND = "* best of its architecture; sd: over completed trials, which differ in configuration or seed."
-_CAUTION = "Winners are single trials: differences within seed noise are not established; `tune-jobs confirm` settles them."
+_CAUTION = (
+    "Winners are single trials: differences within seed noise are not established; "
+    "`tune-jobs confirm` settles them."
+)
 NOTE = f"{_LEGEND}\n{_CAUTION}"
 _STUDY = ["job", "dataset", "architecture", "method"]
 _COUNTS = ("rank", "max_epochs", "num_trials", "num_completed", "epochs", "gradient_evaluations")
