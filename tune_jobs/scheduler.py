@@ -83,6 +83,8 @@ class JobASHA(ASHAScheduler):
         if now - self._looked_s >= _LOOK_EVERY_S:
             self._looked_s = now
             self._kill_hung(tune_controller, now)
+            if self._recorder.stopping and now - self._recorder.stopped_s > WIND_DOWN_S:
+                self._kill_all(tune_controller)
             if self._room is not None:
                 self._room.grow()
         chosen: Trial | None = super().choose_trial_to_run(tune_controller)
@@ -98,6 +100,14 @@ class JobASHA(ASHAScheduler):
             if silent_s > limit_s:
                 text = f"no report for {silent_s:.0f} s (failures.report_timeout_s is {limit_s:g})"
                 self._killed[trial.trial_id] = f"{text}; its worker was killed"
+                ray.kill(actor)
+
+    def _kill_all(self, tune_controller: "TuneController") -> None:
+        """Ends workers whose epoch has not ended; Ray would wait for each to answer, and a hung one never does."""
+        for trial in tune_controller.get_live_trials():  # type: ignore[no-untyped-call]
+            actor = trial.temporary_state.ray_actor
+            if actor is not None and trial.trial_id not in self._killed:
+                self._killed[trial.trial_id] = "the search was stopped"
                 ray.kill(actor)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -133,8 +143,9 @@ class WindDown(Stopper):
         recorder.check_budget()
         if recorder.stopping is None:
             return False
-        # Trials that are still starting have no epoch to end, and may take long to get to one.
-        return not recorder.active or time.monotonic() - recorder.stopped_s > WIND_DOWN_S
+        # Trials that are still starting have no epoch to end, and may take long to get to one. What has not ended
+        # is killed by the scheduler, which is given the time to do so.
+        return not recorder.active or time.monotonic() - recorder.stopped_s > WIND_DOWN_S + 3 * _LOOK_EVERY_S
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray pickles the stopper into a snapshot that nothing here reads."""
