@@ -1,5 +1,6 @@
 """The command line `tune-jobs`."""
 
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -303,6 +304,8 @@ def _console() -> Console:
 
 def main() -> None:
     """Runs the command line; bad input ends with its problems on the error output and exit code 2."""
+    # As SIGINT from the first moment on: a search takes both over once it has begun.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except ValueError as error:
@@ -315,6 +318,8 @@ def main() -> None:
         sys.exit(EXIT_FAILED)
     except KeyboardInterrupt:  # before a search has begun, or after it ended
         sys.exit(EXIT_INTERRUPTED)
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _is_bad_input(error: ValueError) -> bool:

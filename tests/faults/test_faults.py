@@ -43,10 +43,10 @@ def test_a_driver_stopped_again_and_again_ends_as_if_it_never_was(begin, referen
         if number == signal.SIGKILL:
             assert code in (-number, 0)
         else:
-            assert (code, search.ended_s - began_s < STOPS_WITHIN_S) in ((130, True), (0, True)), (
-                search.printed
-            )
-            assert code == 0 or f"tune-jobs resume {search.folder}" in search.printed
+            in_time = search.ended_s - began_s < STOPS_WITHIN_S
+            is_too_early = code == -number and not search.printed  # before Python could take any signal
+            assert (code in (130, 0) and in_time) or is_too_early, (code, in_time, search.printed)
+            assert code == 0 or not search.printed or f"tune-jobs resume {search.folder}" in search.printed
         search.resume()
     assert search.end(120) == 0, search.printed
     search.check(reference, in_flight=times)

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import jsonschema
 import pandas as pd
 import pytest
 
+from tune_jobs import cli
 from tune_jobs.cli import _console, app, main
 from tune_jobs.compare import comparison
 from tune_jobs.job_file import load_job, presets
@@ -384,3 +386,18 @@ def test_plan_writes_nothing(call, place):
     assert "48 trials, at most 960 epochs." in out
     assert out.rstrip().endswith(" in there")
     assert files_below(place) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_a_search_has_begun_is_an_interruption(number, monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def interrupted():
+        assert signal.getsignal(number) is signal.default_int_handler, "or the signal would end this process"
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(cli, "app", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    assert signal.getsignal(signal.SIGTERM) == before
