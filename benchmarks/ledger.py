@@ -17,11 +17,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from tune_jobs.export import export
-from tune_jobs.job_file import load_job
-from tune_jobs.ledger import METRICS, Ledger
-from tune_jobs.recorder import Recorder
-from tune_jobs.replay import replay
+from tune_jobs.job.load import load_job
+from tune_jobs.ledger.writer import METRICS, Ledger
+from tune_jobs.results.write import export
+from tune_jobs.search.recorder import Recorder
+from tune_jobs.stopping.replay import replay
 
 SLOTS = 8
 TARGETS = {"report_ms": 2.0, "export_s": 10.0}

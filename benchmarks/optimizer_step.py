@@ -25,7 +25,7 @@ from torch import nn
 
 from zsharp.models import ARCHITECTURES, build_model
 from zsharp.optim import frozen_batch_norm, make_optimizer
-from zsharp.optim.triton_tables import filled_after_capture
+from zsharp.optim.triton.tables import filled_after_capture
 from zsharp.training.device import choose_device, device_name
 from zsharp.training.precision import memory_format, uses_bf16
 

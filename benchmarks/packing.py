@@ -7,10 +7,10 @@ Prints what each architecture takes alone and what 2, 4 and 8 trials at once gai
 
 import argparse
 
-from tune_jobs import cluster
-from tune_jobs.data_checks import check_data
-from tune_jobs.job_file import load_job
-from tune_jobs.ray_probe import probe_packing
+from tune_jobs.cluster import ray as cluster
+from tune_jobs.job.data_checks import check_data
+from tune_jobs.job.load import load_job
+from tune_jobs.search.packing_probe import probe_packing
 
 
 def main() -> None:

@@ -27,12 +27,12 @@ import optuna
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from tune_jobs.job_file import load_job
-from tune_jobs.ledger import Ledger
-from tune_jobs.optuna_journal import new_journal
-from tune_jobs.recorder import Recorder
-from tune_jobs.scheduler import JobASHA
-from tune_jobs.searcher import JobSearch
+from tune_jobs.job.load import load_job
+from tune_jobs.ledger.writer import Ledger
+from tune_jobs.search.optuna_journal import new_journal
+from tune_jobs.search.recorder import Recorder
+from tune_jobs.search.scheduler import JobASHA
+from tune_jobs.search.searcher import JobSearch
 
 EPOCHS = 27
 TARGET_REPORT_MS = 5.0

@@ -38,12 +38,12 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 
-from tune_jobs import cluster
-from tune_jobs.job_file import load_job
-from tune_jobs.ledger import Ledger
+from tune_jobs.cluster import ray as cluster
+from tune_jobs.job.load import load_job
+from tune_jobs.job.spec import JobSpec
+from tune_jobs.ledger.writer import Ledger
 from tune_jobs.provenance import provenance
-from tune_jobs.search import run
-from tune_jobs.spec import JobSpec
+from tune_jobs.search.run import run
 from zsharp.training import Training
 
 TARGET_START_S, TARGET_WALL = 0.2, 1.25

@@ -24,7 +24,7 @@ import torch
 from other_ascents import authors_perturb, sam_loop_perturb
 from torch import Tensor, nn
 
-from zsharp.data.resident import TrainingData, load_training_data
+from zsharp.data.training_data import TrainingData, load_training_data
 from zsharp.models import ARCHITECTURES, build_model
 from zsharp.training import Training, TrainSpec, TrialSpec
 from zsharp.training.device import choose_device, device_name

@@ -3,19 +3,19 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tune_jobs.compare import comparison
-    from tune_jobs.job_file import load_job
-    from tune_jobs.search import SearchResult, run
-    from tune_jobs.spec import JobSpec
+    from tune_jobs.job.load import load_job
+    from tune_jobs.job.spec import JobSpec
+    from tune_jobs.results.compare import comparison
+    from tune_jobs.search.run import SearchResult, run
 
 __all__ = ["JobSpec", "SearchResult", "comparison", "load_job", "run"]
 
 _MODULES = {
-    "JobSpec": "spec",
-    "SearchResult": "search",
-    "comparison": "compare",
-    "load_job": "job_file",
-    "run": "search",
+    "JobSpec": "job.spec",
+    "SearchResult": "search.run",
+    "comparison": "results.compare",
+    "load_job": "job.load",
+    "run": "search.run",
 }
 
 

@@ -1,5 +1,5 @@
 """`python -m tune_jobs` is the command line `tune-jobs`."""
 
-from tune_jobs.cli import main
+from tune_jobs.cli.app import main
 
 main()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from tune_jobs.problems import JobError, Problem
+from tune_jobs.errors import JobError, Problem
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem

@@ -133,8 +133,8 @@ def _trial_spec(options: argparse.Namespace) -> "TrialSpec":
 
 
 def _train(training: "Training", options: argparse.Namespace) -> int:
-    from zsharp.data.resident import load_test_data
-    from zsharp.training.loop import train_on
+    from zsharp.data.training_data import load_test_data
+    from zsharp.training.run import train_on
 
     show = show_json if options.json else show_text
     show("run", run_facts(training))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zsharp.training import Training
-    from zsharp.training.loop import TrialResult
+    from zsharp.training.run import TrialResult
 
 _HEADINGS = ("epoch", "train loss", "val acc", "grad norm", "pert norm", "kept", "images/s", "seconds")
 _ROW = "{:>5}  {:>10}  {:>7}  {:>9}  {:>9}  {:>6}  {:>8}  {:>7}"

@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
 
-from tune_jobs import transfer
-from tune_jobs.receipt import describe
-from tune_jobs.report_answer import answer_section
-from tune_jobs.report_cost import cost_section
-from tune_jobs.report_data import Report, load
-from tune_jobs.report_page import Bullets, Part, Section
-from tune_jobs.report_tables import Column, Table, fixed, short, to_markdown
-from tune_jobs.schema import SHARPNESS_PREFIX
-from tune_jobs.statistics import rank_correlation, summarize
+from tune_jobs.report.answer import answer_section
+from tune_jobs.report.cost import cost_section
+from tune_jobs.report.data import Report, load
+from tune_jobs.report.page import Bullets, Part, Section
+from tune_jobs.results import transfer
+from tune_jobs.results.schema import SHARPNESS_PREFIX
+from tune_jobs.results.statistics import rank_correlation, summarize
+from tune_jobs.results.stopping_account import describe
+from tune_jobs.results.tables import Column, Table, fixed, short, to_markdown
 
 MEASURES = ("worst_1step", "m_sharpness", "adaptive", "hessian_max", "hessian_trace")
 HERE = Path(__file__).parent

@@ -71,19 +71,19 @@ def test_results_are_read_without_ray_and_torch():
         assert not imported(path) & {"ray", "torch", "torchvision", "optuna"} - late, path
     names = ", ".join(f"tune_jobs.{path.stem}" for path in found)
     modules = modules_after(f"import {names}")
-    assert {"tune_jobs.export", "pyarrow"} <= modules
+    assert {"tune_jobs.results.write", "pyarrow"} <= modules
     assert not modules & {"ray", "torch", "torchvision", "optuna"}
 
 
 def test_statistics_need_numpy_and_scipy_only():
-    modules = modules_after("import tune_jobs.statistics")
+    modules = modules_after("import tune_jobs.results.statistics")
     assert {"numpy", "scipy.stats"} <= modules
     assert not modules & {"ray", "torch", *HEAVY}
 
 
 def test_the_optimizers_import_nothing_heavy():
     modules = modules_after("import zsharp.optim")
-    assert {"torch", "zsharp.optim.radius"} <= modules
+    assert {"torch", "zsharp.optim.ascent.radius"} <= modules
     assert not modules & set(HEAVY)
 
 

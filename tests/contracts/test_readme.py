@@ -10,9 +10,9 @@ import pytest
 import yaml
 from typer.main import get_command
 
-from tune_jobs.cli import app
-from tune_jobs.job_checks import check_job
-from tune_jobs.job_file import load_job
+from tune_jobs.cli.app import app
+from tune_jobs.job.checks import check_job
+from tune_jobs.job.load import load_job
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

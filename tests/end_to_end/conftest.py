@@ -7,7 +7,7 @@ import pytest
 import ray
 from playwright.sync_api import sync_playwright
 
-from tune_jobs import cluster
+from tune_jobs.cluster import ray as cluster
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")

@@ -11,8 +11,8 @@ import psutil
 import pytest
 from ray_head import RayHead, below
 
-from tune_jobs.export import read_results
-from tune_jobs.ledger import Ledger
+from tune_jobs.ledger.writer import Ledger
+from tune_jobs.results.write import read_results
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -93,7 +93,7 @@ def drivers(head, out):
         for started in head.started
         for process in below(started.pid)
         if process.status() != psutil.STATUS_ZOMBIE
-        and "tune_jobs.submit_driver" in process.cmdline()
+        and "tune_jobs.cli.driver" in process.cmdline()
         and f"--out={out}" in process.cmdline()
     ]
 

@@ -9,8 +9,8 @@ import time
 import pyarrow.parquet as pq
 import pytest
 
-from tune_jobs.job_file import load_job
-from tune_jobs.ledger import Ledger
+from tune_jobs.job.load import load_job
+from tune_jobs.ledger.writer import Ledger
 
 SETS = [
     "architectures=[resnet8]",

@@ -3,11 +3,11 @@
 import pandas as pd
 import pytest
 
-from tune_jobs.job_file import load_job
-from tune_jobs.ledger import Ledger
-from tune_jobs.ray_confirm import confirm
-from tune_jobs.search import run
-from zsharp.data.resident import load_test_data
+from tune_jobs.confirmation.run import confirm
+from tune_jobs.job.load import load_job
+from tune_jobs.ledger.writer import Ledger
+from tune_jobs.search.run import run
+from zsharp.data.training_data import load_test_data
 from zsharp.training import Training
 
 pytestmark = pytest.mark.usefixtures("ray_with_four_gpus")

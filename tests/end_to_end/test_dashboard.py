@@ -14,7 +14,7 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from tune_jobs.ledger import Ledger
+from tune_jobs.ledger.writer import Ledger
 
 pytestmark = pytest.mark.slow
 

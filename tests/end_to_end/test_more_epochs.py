@@ -3,12 +3,12 @@
 import pandas as pd
 import pytest
 
-from tune_jobs.asha import Rule
-from tune_jobs.job_file import load_job
-from tune_jobs.ledger import Ledger
-from tune_jobs.problems import JobError
-from tune_jobs.replay import replay
-from tune_jobs.search import resume, run
+from tune_jobs.errors import JobError
+from tune_jobs.job.load import load_job
+from tune_jobs.ledger.writer import Ledger
+from tune_jobs.search.run import resume, run
+from tune_jobs.stopping.asha import Rule
+from tune_jobs.stopping.replay import replay
 
 pytestmark = pytest.mark.usefixtures("ray_with_four_gpus")
 SETS = [

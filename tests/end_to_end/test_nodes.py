@@ -13,8 +13,8 @@ import pytest
 from clusters import LONG, ClusterSearch, LocalCluster, cluster_of
 from searches import Row
 
-from tune_jobs.export import read_results
-from tune_jobs.ledger import Ledger
+from tune_jobs.ledger.writer import Ledger
+from tune_jobs.results.write import read_results
 
 pytestmark = pytest.mark.slow
 

@@ -2,12 +2,12 @@
 
 import pytest
 
-from tune_jobs.job_file import load_job
-from tune_jobs.ledger import Ledger
-from tune_jobs.ray_probe import packed, probe_packing, with_fewer
-from tune_jobs.recorder import Recorder
-from tune_jobs.resources import plan_slots
-from tune_jobs.search import plan_resources
+from tune_jobs.cluster.slots import plan_slots
+from tune_jobs.job.load import load_job
+from tune_jobs.ledger.writer import Ledger
+from tune_jobs.search.packing_probe import packed, probe_packing, with_fewer
+from tune_jobs.search.recorder import Recorder
+from tune_jobs.search.run import plan_resources
 
 SETS = ["architectures=[resnet8]", "methods=[sam, base]", "train.batch_size=16", "search.num_trials=4"]
 
@@ -57,6 +57,6 @@ def test_out_of_memory_gives_each_trial_more_room_and_loses_none(tmp_path):
 
 
 def plan_totals():
-    from tune_jobs.cluster import Totals
+    from tune_jobs.cluster.ray import Totals
 
     return Totals(cpus=16, gpus=2, gpus_per_node=2)

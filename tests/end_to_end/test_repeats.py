@@ -2,10 +2,10 @@
 
 import pytest
 
-from tune_jobs.export import read_results
-from tune_jobs.job_file import load_job
-from tune_jobs.search import run
-from tune_jobs.statistics import compare_methods
+from tune_jobs.job.load import load_job
+from tune_jobs.results.statistics import compare_methods
+from tune_jobs.results.write import read_results
+from tune_jobs.search.run import run
 
 pytestmark = pytest.mark.usefixtures("ray_with_four_gpus")
 

@@ -2,15 +2,12 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tune_jobs"))
 from generated_search import write_search
 
-from tune_jobs.report import write_report
+from tune_jobs.report.write import write_report
 
 SCRIPT, IMAGE = "<script>alert(1)</script>", "<img src=x onerror=alert(2)>"
 METHODS = ("zsharp", "<a href='javascript:alert(3)'>m</a>", "<b>%{x}</b> $m$")
@@ -32,7 +29,7 @@ def tricky(tmp_path_factory):
         folder / "search", name=SCRIPT, architectures=architectures, methods=METHODS, error=IMAGE, seeds=3
     )
     with pytest.MonkeyPatch.context() as patch:  # the other report has its figures drawn, which takes seconds
-        patch.setattr("tune_jobs.report.write_images", lambda pictures, files: None)
+        patch.setattr("tune_jobs.report.write.write_images", lambda pictures, files: None)
         return write_report([search], folder / "report.html").page
 
 

@@ -6,11 +6,11 @@ import signal
 import pandas as pd
 import pytest
 
-from tune_jobs.compare import comparison
-from tune_jobs.job_file import load_job
-from tune_jobs.ledger import Ledger
-from tune_jobs.problems import JobError
-from tune_jobs.search import run
+from tune_jobs.errors import JobError
+from tune_jobs.job.load import load_job
+from tune_jobs.ledger.writer import Ledger
+from tune_jobs.results.compare import comparison
+from tune_jobs.search.run import run
 
 pytestmark = pytest.mark.usefixtures("ray_with_four_gpus")
 

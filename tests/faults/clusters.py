@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from searches import HOOKS, ONE_SLOT, Search
 
-from tune_jobs.ledger import Ledger
-from tune_jobs.ledger_file import LedgerError
+from tune_jobs.ledger.file import LedgerError
+from tune_jobs.ledger.writer import Ledger
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "deploy"))
 from local_cluster import LocalCluster

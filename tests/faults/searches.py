@@ -17,11 +17,11 @@ import psutil
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from tune_jobs.asha import Rule
-from tune_jobs.ledger import Ledger
-from tune_jobs.ledger_file import LedgerError
-from tune_jobs.optuna_journal import FILE_NAME as JOURNAL
-from tune_jobs.replay import replay
+from tune_jobs.ledger.file import LedgerError
+from tune_jobs.ledger.writer import Ledger
+from tune_jobs.search.optuna_journal import FILE_NAME as JOURNAL
+from tune_jobs.stopping.asha import Rule
+from tune_jobs.stopping.replay import replay
 
 HOOKS = Path(__file__).parent / "in_every_python"
 ONE_SLOT = (

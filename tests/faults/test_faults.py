@@ -15,7 +15,7 @@ import psutil
 import pytest
 from searches import ONE_SLOT, TWO_SLOTS, Row, Search, moment
 
-from tune_jobs.ledger import Ledger
+from tune_jobs.ledger.writer import Ledger
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 

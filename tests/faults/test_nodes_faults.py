@@ -10,8 +10,8 @@ from clusters import LONG, ClusterSearch, cluster_of
 from networks import HOST, cabled
 from searches import TABLE, Row
 
-from tune_jobs.export import read_results
-from tune_jobs.ledger import Ledger
+from tune_jobs.ledger.writer import Ledger
+from tune_jobs.results.write import read_results
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 

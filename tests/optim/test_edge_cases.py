@@ -12,7 +12,8 @@ from slow_twin import num_kept
 from small_nets import SHARP, batches, classifier, closure_for, same, weights
 from torch import nn
 
-from zsharp.optim import METHODS, SAM, SharpnessAware, ZSharp, ascent, make_optimizer
+from zsharp.optim import METHODS, SAM, SharpnessAware, ZSharp, make_optimizer
+from zsharp.optim.ascent import ascent
 
 PRECISION = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 0.02, torch.float16: 0.005}
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zsharp.optim.filters import masks, order_statistics
+from zsharp.optim.ascent.filters import masks, order_statistics
 
 
 @given(

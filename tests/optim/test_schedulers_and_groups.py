@@ -9,7 +9,8 @@ from small_nets import SHARP, batches, classifier, closure_for, loss_of, same, t
 from torch import nn
 from torch.optim import lr_scheduler
 
-from zsharp.optim import ASAM, SAM, FriendlySAM, ZSharp, ascent, make_optimizer
+from zsharp.optim import ASAM, SAM, FriendlySAM, ZSharp, make_optimizer
+from zsharp.optim.ascent import ascent
 
 SCHEDULERS = {
     "lambda": lambda o: lr_scheduler.LambdaLR(o, lambda step: 0.9**step),

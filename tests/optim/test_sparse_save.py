@@ -12,7 +12,7 @@ from small_nets import SHARP, batches, classifier, closure_for, same, weights
 from torch import nn
 
 from zsharp.optim import SAM, SharpnessAware, ZSharp, make_optimizer
-from zsharp.optim.backups import Backups, index_dtype
+from zsharp.optim.ascent.backups import Backups, index_dtype
 
 SAVES = ["dense", "sparse"]
 

@@ -7,7 +7,8 @@ import torch
 from small_nets import batches, classifier, closure_for, same, weights
 from torch import nn
 
-from zsharp.optim import SAM, ZSharp, ascent
+from zsharp.optim import SAM, ZSharp
+from zsharp.optim.ascent import ascent
 from zsharp.optim.methods import SWITCHES
 
 CHOICES = {

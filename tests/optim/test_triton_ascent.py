@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from zsharp.optim import ascent, make_optimizer
-from zsharp.optim.triton_tables import filled_after_capture
+from zsharp.optim import make_optimizer
+from zsharp.optim.ascent import ascent
+from zsharp.optim.triton.tables import filled_after_capture
 
 METHODS = ["zsharp", "zsharp_official", "magnitude_sam", "zsharp_friendly_sam"]
 NUM_STEPS = 2
@@ -108,7 +109,7 @@ def test_a_graph_holds_a_step_whose_settings_are_plain_numbers(method):
 
 
 def main(path):
-    from zsharp.optim import triton_ascent
+    from zsharp.optim.triton import ascent as triton_ascent
 
     triton_ascent.is_available = lambda device: True
     ascent._is_host = lambda devices: False

@@ -17,9 +17,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from zsharp.optim import triton_cutoffs, triton_tables
-from zsharp.optim.triton_cutoffs import cutoffs, is_available
-from zsharp.optim.triton_kept import apply_kept, measure_kept
+from zsharp.optim.triton import cutoffs as triton_cutoffs
+from zsharp.optim.triton import tables as triton_tables
+from zsharp.optim.triton.cutoffs import cutoffs, is_available
+from zsharp.optim.triton.kept import apply_kept, measure_kept
 
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
 needs_gpu = pytest.mark.gpu
@@ -240,7 +241,7 @@ def test_nothing_is_kept_of_a_gradient_whose_mean_is_not_finite(answers: dict[st
 def test_is_available_asks_for_cuda_and_does_not_import_triton() -> None:
     script = """
 import sys, torch
-from zsharp.optim.triton_cutoffs import is_available
+from zsharp.optim.triton.cutoffs import is_available
 assert not is_available(torch.device("cpu"))
 assert is_available(torch.device("cuda"))
 assert "triton" not in sys.modules
@@ -255,7 +256,8 @@ def test_kernels_compile_for_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     import triton.language as tl
     from triton.backends.compiler import GPUTarget
 
-    from zsharp.optim import triton_apply, triton_select
+    from zsharp.optim.triton import apply as triton_apply
+    from zsharp.optim.triton import select as triton_select
 
     def compiled(kernel: Any, **constants: Any) -> str:
         types = {"pointers": "*i64", "tensors": "*i64", "chunks": "*i64", "ranks": "*i64", "counts": "*i32"}
@@ -290,7 +292,8 @@ def test_no_argument_hides_a_name_of_tritons_launcher() -> None:
     """It is generated code with variables of its own; a kernel's argument `params` took the place of one."""
     from triton.runtime import jit
 
-    from zsharp.optim import triton_apply, triton_select
+    from zsharp.optim.triton import apply as triton_apply
+    from zsharp.optim.triton import select as triton_select
 
     code = inspect.getsource(jit.create_function_from_signature)
     own = {"params", "specialization", "options", "backend", "specialize_impl"}

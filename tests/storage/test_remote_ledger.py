@@ -4,10 +4,10 @@ import shutil
 
 import pytest
 
-from tune_jobs.ledger import Decision, LedgerError
-from tune_jobs.problems import JobError
-from tune_jobs.remote_ledger import RemoteRecord
-from tune_jobs.search_folder import SearchFolder
+from tune_jobs.errors import JobError
+from tune_jobs.ledger.mirror import RemoteRecord
+from tune_jobs.ledger.writer import Decision, LedgerError
+from tune_jobs.search.folder import SearchFolder
 from tune_jobs.storage import RemoteFolder
 
 JOB = {"name": "tiny", "asha": {}}
@@ -62,7 +62,7 @@ def test_what_was_not_stored_did_not_happen(gate, address, monkeypatch):
 
 
 def test_copies_take_the_place_of_many_transactions(address, monkeypatch):
-    monkeypatch.setattr("tune_jobs.remote_ledger._FEW", 10)
+    monkeypatch.setattr("tune_jobs.ledger.mirror._FEW", 10)
     folder = SearchFolder(address, writes=True)
     ledger = folder.create(JOB, {})
     start(ledger)
@@ -77,7 +77,7 @@ def test_copies_take_the_place_of_many_transactions(address, monkeypatch):
 
 
 def test_a_copy_that_was_interrupted_leaves_the_record_whole(address, monkeypatch):
-    monkeypatch.setattr("tune_jobs.remote_ledger._FEW", 3)
+    monkeypatch.setattr("tune_jobs.ledger.mirror._FEW", 3)
     folder = SearchFolder(address, writes=True)
     ledger = folder.create(JOB, {})
     start(ledger)
@@ -109,7 +109,7 @@ def test_a_missing_transaction_is_found(address):
 
 
 def test_the_writer_that_was_replaced_stops(address, monkeypatch):
-    monkeypatch.setattr("tune_jobs.remote_ledger._LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr("tune_jobs.ledger.mirror._LOOK_EVERY_S", 0.0)
     folder = SearchFolder(address, writes=True)
     old = folder.create(JOB, {})
     start(old)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tune_jobs.search_folder import SearchFolder
+from tune_jobs.search.folder import SearchFolder
 
 pytestmark = pytest.mark.slow
 

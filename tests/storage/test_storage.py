@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tune_jobs.problems import JobError
+from tune_jobs.errors import JobError
 from tune_jobs.storage import RemoteFolder, StorageError, address_problem, is_remote
 
 

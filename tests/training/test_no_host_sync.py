@@ -5,7 +5,8 @@ import torch
 from small_runs import small_spec
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from zsharp.optim import METHODS, ascent
+from zsharp.optim import METHODS
+from zsharp.optim.ascent import ascent
 from zsharp.training import AugmentSpec, Training
 
 AUGMENT = AugmentSpec(crop_padding=1, flip=True, cutout=2, mixup=0.2, cutmix=0.5)

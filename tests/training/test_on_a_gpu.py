@@ -74,7 +74,7 @@ def test_large_models_repeat_themselves(architecture, precision):
 def random_images(num=2560):
     from dataclasses import replace
 
-    from zsharp.data.resident import TrainingData, load_training_data
+    from zsharp.data.training_data import TrainingData, load_training_data
 
     info = load_training_data("digits").info
     info = replace(info, image_shape=(3, 32, 32), mean=(0.5,) * 3, std=(0.25,) * 3, checksum="random")

@@ -13,8 +13,8 @@ from small_runs import PLAIN, small_spec, with_data
 from torch.nn import functional as F
 
 from zsharp.data import prepare, split_indices, subset_indices
-from zsharp.data.augment import Augmentation
-from zsharp.data.resident import load_test_data, load_training_data
+from zsharp.data.augment.augment import Augmentation
+from zsharp.data.training_data import load_test_data, load_training_data
 from zsharp.training import AugmentSpec, Training
 from zsharp.training.batches import resolve_augmentation
 
@@ -113,7 +113,7 @@ import sys
 opened = []
 sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
 from small_runs import small_spec
-from zsharp.data.resident import load_test_data
+from zsharp.data.training_data import load_test_data
 from zsharp.training import train
 train(small_spec(epochs=1))
 assert any("train_images" in path for path in opened)

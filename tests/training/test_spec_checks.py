@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_runs import small_spec, with_data
 
-from zsharp.data.resident import load_training_data
+from zsharp.data.training_data import load_training_data
 from zsharp.optim import METHODS
 from zsharp.training import Training, TrialSpec
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from zsharp.data.channels import channel_statistics
 from zsharp.data.errors import data_error
-from zsharp.data.source import Decoded, Images, Labels, Source
+from zsharp.data.sources.source import Decoded, Images, Labels, Source
 
 FORMAT = 1  # raise it whenever decoding changes, so that older copies are not believed
 

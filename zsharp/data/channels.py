@@ -3,7 +3,7 @@
 import numpy as np
 
 from zsharp.data.errors import data_error
-from zsharp.data.source import Split
+from zsharp.data.sources.source import Split
 
 
 def channel_statistics(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zsharp.data.errors import DataError, data_error
-from zsharp.data.source import Decoded, Labels, Source, SourceFiles, Split
+from zsharp.data.sources.source import Decoded, Labels, Source, SourceFiles, Split
 
 
 def check_decoded(decoded: Decoded) -> None:

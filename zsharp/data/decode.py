@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from zsharp.data.errors import data_error, parsing
-from zsharp.data.source import Images
+from zsharp.data.sources.source import Images
 
 
 def decode_images(encoded: Iterable[tuple[str, bytes]], count: int) -> tuple[Images, bool]:

@@ -4,7 +4,7 @@ import tarfile
 from pathlib import Path
 
 from zsharp.data.errors import data_error
-from zsharp.data.source import Source
+from zsharp.data.sources.source import Source
 
 
 def download_files(source: Source, root: Path) -> None:

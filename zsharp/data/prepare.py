@@ -6,11 +6,11 @@ from pathlib import Path
 
 from zsharp.data.cache import PreparedData, cache_folder, locked, open_cached, write_cached
 from zsharp.data.checks import check_decoded, verify_md5
-from zsharp.data.checksums import checksum_files, recall_checksum, remember_checksum, stamp_files
-from zsharp.data.datasets import find_source
 from zsharp.data.download import download_files
 from zsharp.data.errors import DataError, data_error
-from zsharp.data.source import Source
+from zsharp.data.sources.checksums import checksum_files, recall_checksum, remember_checksum, stamp_files
+from zsharp.data.sources.datasets import find_source
+from zsharp.data.sources.source import Source
 
 _logger = logging.getLogger(__name__)
 

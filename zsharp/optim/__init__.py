@@ -2,7 +2,7 @@
 
 from zsharp.optim.batch_norm import frozen_batch_norm
 from zsharp.optim.methods import METHODS, Method, Rules, find_method
-from zsharp.optim.named import ASAM, SAM, FriendlySAM, ZSharp, make_optimizer
+from zsharp.optim.optimizers import ASAM, SAM, FriendlySAM, ZSharp, make_optimizer
 from zsharp.optim.sharpness_aware import SharpnessAware
 
 __all__ = [

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from zsharp.optim.backups import Save
+from zsharp.optim.ascent.backups import Save
 from zsharp.optim.methods import Ascent, Filter, OneDim, Scope
 
 _RANGES: dict[str, tuple[float, float]] = {

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zsharp.optim.layer import Observed
+from zsharp.optim.ascent.layer import Observed
 from zsharp.optim.running_gradient import RunningGradients
 
 

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
-from zsharp.optim import ascent, checkpoint
-from zsharp.optim.backups import Backups, Save
+from zsharp.optim import checkpoint
+from zsharp.optim.ascent import ascent
+from zsharp.optim.ascent.backups import Backups, Save
+from zsharp.optim.ascent.host_filter import Scratch
+from zsharp.optim.ascent.layer import Observed
 from zsharp.optim.checks import check_base, check_params, check_settings
-from zsharp.optim.host_filter import Scratch
-from zsharp.optim.layer import Observed
 from zsharp.optim.methods import Rules
 from zsharp.optim.passes import Closure, run_groups, run_passes
 from zsharp.optim.progress import Progress

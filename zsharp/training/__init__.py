@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from zsharp.training.spec import AugmentSpec, DataSpec, TrainSpec, TrialSpec
 
 if TYPE_CHECKING:
-    from zsharp.training.loop import TrialResult, train
+    from zsharp.training.run import TrialResult, train
     from zsharp.training.training import Training
 
 __all__ = ["AugmentSpec", "DataSpec", "TrainSpec", "Training", "TrialResult", "TrialSpec", "train"]
@@ -14,7 +14,7 @@ __all__ = ["AugmentSpec", "DataSpec", "TrainSpec", "Training", "TrialResult", "T
 def __getattr__(name: str) -> Any:
     """Loads what needs torch only when it is asked for, so that specs can be checked in an instant."""
     if name in ("TrialResult", "train"):
-        from zsharp.training import loop
+        from zsharp.training import run as loop
 
         return getattr(loop, name)
     if name == "Training":

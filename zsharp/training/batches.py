@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from zsharp.data.augment import Augmentation, augment, mix, normalise
-from zsharp.data.resident import TrainingData
+from zsharp.data.augment.augment import Augmentation, augment, mix, normalise
+from zsharp.data.training_data import TrainingData
 from zsharp.training.spec import AugmentSpec
 
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Generator, Tensor
 
-from zsharp.optim.triton_tables import filled_after_capture
+from zsharp.optim.triton.tables import filled_after_capture
 
 # Kernels are compiled and libraries initialised, which a capture does not allow.
 _WARM_UP = 2

@@ -13,17 +13,17 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from zsharp.data.resident import TrainingData, load_training_data
+from zsharp.data.training_data import TrainingData, load_training_data
 from zsharp.models import ARCHITECTURES, build_model
 from zsharp.optim import SharpnessAware, find_method, frozen_batch_norm
 from zsharp.training.batches import Batches, resolve_augmentation
 from zsharp.training.build_optimizer import DEFAULT_LR, build_optimizer
 from zsharp.training.checkpoint import read_checkpoint, rng_state, set_rng_state, write_checkpoint
+from zsharp.training.deterministic import repeatable
 from zsharp.training.device import choose_device, device_name
 from zsharp.training.metrics import StepSums, answer_sums
 from zsharp.training.peak_memory import peak_memory_bytes, reset_peak_memory
 from zsharp.training.precision import memory_format, uses_bf16
-from zsharp.training.repeatable import repeatable
 from zsharp.training.schedule import learning_rate_factors
 from zsharp.training.spec import TrialSpec
 from zsharp.training.spec_checks import check_spec

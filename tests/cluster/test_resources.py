@@ -1,0 +1,161 @@
+"""What a trial takes and how many run at once."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tune_jobs.cluster.slots import Slots, plan_slots
+from tune_jobs.errors import JobError
+from tune_jobs.job.spec import ResourcesModel
+
+
+def plan(cpus: float = 16, gpus: float = 0, gpus_per_node: int | None = None, **section: object) -> Slots:
+    return plan_slots(ResourcesModel.model_validate(section), cpus, gpus, gpus_per_node)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "section", "num_slots", "gpus_per_trial"),
+    [
+        (2, 0, {}, 2, 0),
+        (16, 0, {"cpus_per_trial": 3}, 5, 0),
+        (2, 0, {"cpus_per_trial": 0.5}, 4, 0),
+        (16, 4, {}, 4, 1),
+        (2, 4, {}, 2, 1),
+        (16, 4, {"device": "cpu"}, 16, 0),
+        (16, 4, {"gpus_per_trial": 0}, 16, 0),
+        (16, 4, {"gpus_per_trial": 2}, 2, 2),
+        (16, 3, {"gpus_per_trial": 2}, 1, 2),
+        (16, 1, {"gpus_per_trial": 0.25}, 4, 0.25),
+        (16, 2, {"gpus_per_trial": 0.25}, 8, 0.25),
+        (16, 2, {"gpus_per_trial": 0.3}, 6, 0.3),
+        (16, 2, {"gpus_per_trial": 0.6}, 2, 0.6),
+        (16, 1, {"gpus_per_trial": 0.3333}, 3, 0.3333),
+        (16, 1, {"gpus_per_trial": 1 / 3}, 3, 1 / 3),
+        (16, 1, {"gpus_per_trial": 0.3334}, 3, 0.3334),  # Ray cuts it to 0.3333
+        (16, 1, {"gpus_per_trial": 0.3335}, 2, 0.3335),
+        (3, 2, {"gpus_per_trial": 0.25, "cpus_per_trial": 2}, 1, 0.25),
+        (16, 4, {"max_concurrent": 2}, 2, 1),
+        (16, 4, {"max_concurrent": 9}, 4, 1),
+        (1, 0, {"max_concurrent": 1}, 1, 0),
+    ],
+)
+def test_slots(cpus: float, gpus: float, section: dict, num_slots: int, gpus_per_trial: float):
+    slots = plan(cpus, gpus, **section)
+    assert (slots.num_slots, slots.gpus_per_trial) == (num_slots, gpus_per_trial)
+    assert slots.cpus_per_trial == section.get("cpus_per_trial", 1)
+    assert slots.explanation[-1] == f"{num_slots} trial{'' if num_slots == 1 else 's'} at once"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "gpus_per_node", "demand", "num_slots"),
+    [(8, 4, 3, 2), (8, None, 3, 2), (8, 2, 2, 4), (8, 1, 1, 8), (6, 4, 2, 3), (5, 4, 1, 5), (9, 4, 3, 2)],
+)
+def test_a_trial_stays_on_one_machine(gpus: int, gpus_per_node: int | None, demand: int, num_slots: int):
+    assert plan(64, gpus, gpus_per_node, gpus_per_trial=demand).num_slots == num_slots
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "gpus_per_node", "section", "path", "value", "words"),
+    [
+        (4, 0, None, {"gpus_per_trial": 0.5}, "gpus_per_trial", 0.5, "no GPU here; valid: auto, 0"),
+        (4, 0, None, {"device": "cuda"}, "device", "cuda", "no GPU here; valid: auto, cpu"),
+        (
+            4,
+            2,
+            None,
+            {"device": "cuda", "gpus_per_trial": 0},
+            "gpus_per_trial",
+            0.0,
+            "needs a share of a GPU",
+        ),
+        (4, 2, None, {"device": "cpu", "gpus_per_trial": 1}, "gpus_per_trial", 1.0, "valid: auto, 0"),
+        (
+            4,
+            4,
+            None,
+            {"gpus_per_trial": 1.5},
+            "gpus_per_trial",
+            1.5,
+            "whole ones; valid: at most 1, or 1, 2, ...",
+        ),
+        (
+            4,
+            4,
+            None,
+            {"gpus_per_trial": 2.5},
+            "gpus_per_trial",
+            2.5,
+            "whole ones; valid: at most 1, or 2, 3, ...",
+        ),
+        (4, 2, None, {"gpus_per_trial": 3}, "gpus_per_trial", 3.0, "valid: at most 2"),
+        (4, 8, 4, {"gpus_per_trial": 5}, "gpus_per_trial", 5.0, "each has 4 GPUs; valid: at most 4"),
+        (4, 2, None, {"gpus_per_trial": 0.00005}, "gpus_per_trial", 0.00005, "valid: at least 0.0001"),
+        (4, 0, None, {"cpus_per_trial": 0.00005}, "cpus_per_trial", 0.00005, "valid: at least 0.0001"),
+        (
+            4,
+            0,
+            None,
+            {"cpus_per_trial": 5},
+            "cpus_per_trial",
+            5.0,
+            "more than the 4 CPUs here; valid: at most 4",
+        ),
+        (
+            1,
+            0,
+            None,
+            {"cpus_per_trial": 2},
+            "cpus_per_trial",
+            2.0,
+            "more than the 1 CPU here; valid: at most 1",
+        ),
+    ],
+)
+def test_what_cannot_be(cpus, gpus, gpus_per_node, section: dict, path: str, value: object, words: str):
+    with pytest.raises(JobError) as caught:
+        plan(cpus, gpus, gpus_per_node, **section)
+    (problem,) = caught.value.problems
+    assert (problem.path, problem.value) == (f"resources.{path}", value)
+    assert words in problem.message
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "section", "line"),
+    [
+        (16, 0, {}, "no GPU here"),
+        (16, 4, {"device": "cpu"}, "device is cpu, so trials take no GPU"),
+        (16, 4, {"gpus_per_trial": 0}, "gpus_per_trial is 0, which leaves 4 GPUs idle"),
+        (16, 3, {"gpus_per_trial": 2}, "1 GPU left idle"),
+        (16, 1, {"gpus_per_trial": 0.3}, "0.1 of each GPU stays unused; 0.3333 or 0.25 would use it fully"),
+        (16, 1, {"gpus_per_trial": 0.6}, "0.4 of each GPU stays unused; 1 or 0.5 would use it fully"),
+        (16, 1, {"gpus_per_trial": 0.3}, "1 GPU, 0.3 for each trial: 3 on each GPU, room for 3"),
+        (3, 4, {}, "3 CPUs, 1 for each trial: room for 3"),
+        (16, 4, {}, "4 GPUs, 1 for each trial: room for 4"),
+        (16, 4, {"max_concurrent": 9}, "max_concurrent is 9, but only 4 fit"),
+        (16, 4, {"max_concurrent": 2}, "max_concurrent limits them to 2"),
+    ],
+)
+def test_explanations(cpus: float, gpus: float, section: dict, line: str):
+    assert line in plan(cpus, gpus, **section).explanation
+
+
+@pytest.mark.parametrize("share", [1, 0.5, 0.3333, 1 / 3, 0.25, 0.2, 0.1666, 0.1])
+def test_a_share_that_uses_a_gpu_fully_is_not_blamed(share: float):
+    assert not any("unused" in line for line in plan(16, 1, gpus_per_trial=share).explanation)
+
+
+@given(
+    st.floats(0.001, 64),
+    st.integers(0, 16),
+    st.floats(0.001, 4),
+    st.just("auto") | st.floats(0, 4) | st.integers(0, 4),
+)
+def test_never_more_than_there_is(cpus: float, gpus: int, cpus_per_trial: float, gpus_per_trial: object):
+    try:
+        slots = plan(cpus, gpus, cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial)
+    except JobError:
+        return
+    rounding = slots.num_slots * 1e-4
+    assert slots.num_slots >= 1
+    assert slots.num_slots * slots.cpus_per_trial <= cpus + rounding
+    assert slots.num_slots * slots.gpus_per_trial <= gpus + rounding

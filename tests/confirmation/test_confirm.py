@@ -1,0 +1,130 @@
+"""Which winners are confirmed, with which seeds, for how long, and what need not be trained again."""
+
+import pytest
+
+from tune_jobs.confirmation.plan import done_already, plan_confirmations, result_row, winners
+from tune_jobs.errors import JobError
+from tune_jobs.job.load import load_job
+from tune_jobs.ledger.writer import Decision, Ledger
+from tune_jobs.results.write import export, read_results
+
+
+def search(folder, accuracies, *sets, epochs=4):
+    """A ledger with trials of resnet8 and two methods that reached these validation accuracies, or were pruned."""
+    job = load_job(
+        "digits",
+        [
+            "architectures=[resnet8]",
+            "methods=[sam, base]",
+            f"train.epochs={epochs}",
+            "search.first_points=[]",
+            *sets,
+        ],
+    )
+    ledger = Ledger.create(folder, job.model_dump(mode="json"), {})
+    for study in job.studies():
+        for number, (accuracy, lr) in enumerate(accuracies):
+            params = dict.fromkeys(study.parameters, lr)
+            name = f"{study.name}-{number:04d}"
+            seed = job.trial_spec(study, params, number).train.seed
+            ledger.start_trial(
+                name, study=study.name, number=number, dataset="digits", architecture="resnet8",
+                method=study.method, variant=None, seed=seed, params=params, max_epochs=epochs,
+            )  # fmt: skip
+            last = epochs if accuracy is not None else 1
+            for epoch in range(1, last + 1):
+                measured = {"val_accuracy": 0.99 if accuracy is None else accuracy, "val_loss": 1.0}
+                end = {1: "pruned", epochs: "completed"}[last] if epoch == last else None
+                ledger.report(name, epoch, measured, Decision("stop" if end == "pruned" else "continue"), end)
+    return job, ledger
+
+
+def chosen(job, ledger, top=1):
+    return [
+        (one.study.method, one.place, one.trial_id)
+        for one in winners(job, ledger.trials(), ledger.reports(), top)
+    ]
+
+
+def test_winners_are_the_best_at_full_fidelity(tmp_path):
+    job, ledger = search(tmp_path, [(0.5, 0.001), (None, 0.002), (0.7, 0.003), (0.6, 0.004)])
+    assert chosen(job, ledger) == [("sam", 1, "resnet8-sam-0002"), ("base", 1, "resnet8-base-0002")]
+    assert [place for _, place, _ in chosen(job, ledger, top=2)] == [1, 2, 1, 2]
+    assert chosen(job, ledger, top=9)[2][2] == "resnet8-sam-0000"  # the pruned one is never a winner
+
+
+def test_a_configuration_tried_with_several_seeds_counts_by_its_mean(tmp_path):
+    trials = [(0.9, 0.001), (0.7, 0.002), (0.1, 0.001), (0.6, 0.002)]
+    sets = ("search.seeds=2", "search.num_trials=4", "search.sampler=random")
+    job, ledger = search(tmp_path, trials, *sets)
+    assert chosen(job, ledger)[0] == ("sam", 1, "resnet8-sam-0001")
+    assert winners(job, ledger.trials(), ledger.reports(), 1)[0].val_accuracy == pytest.approx(0.65)
+
+
+def test_seeds_are_fresh_and_common_to_all_methods_and_nothing_is_held_out(tmp_path):
+    job, ledger = search(tmp_path, [(0.5, 0.001)], "train.seed=7")
+    runs = plan_confirmations(job, ledger, 3, 1, "epochs")
+    assert [(run.winner.study.method, run.seed) for run in runs] == [
+        (method, seed) for seed in (8, 9, 10) for method in ("sam", "base")
+    ]
+    used = {trial["seed"] for trial in ledger.trials()}
+    assert used == {7} and not used & {run.spec.train.seed for run in runs}
+    assert {run.spec.data.val_fraction for run in runs} == {0.0}
+    assert {run.spec.train.epochs for run in runs} == {4}
+    assert len({run.key for run in runs}) == 6
+
+
+def test_equal_gradients_train_the_base_optimizer_twice_as_long(tmp_path):
+    job, ledger = search(tmp_path, [(0.5, 0.001)])
+    runs = plan_confirmations(job, ledger, 1, 1, "gradients")
+    assert {run.winner.study.method: run.spec.train.epochs for run in runs} == {"sam": 4, "base": 8}
+
+
+def test_what_both_budgets_have_in_common_is_trained_once(tmp_path):
+    job, ledger = search(tmp_path, [(0.5, 0.001)])
+    for run in plan_confirmations(job, ledger, 2, 1, "epochs"):
+        ledger.confirm(run.key, result_row(run, job, {"status": "completed", "test_accuracy": 0.5}))
+    runs = plan_confirmations(job, ledger, 2, 1, "gradients")
+    copied = list(done_already(runs, ledger.confirmations()))
+    assert [(run.winner.study.method, row["budget"]) for run, row in copied] == [("sam", "gradients")] * 2
+
+
+def test_more_seeds_add_to_those_that_are_done(tmp_path):
+    job, ledger = search(tmp_path, [(0.5, 0.001)])
+    few, more = ({run.key for run in plan_confirmations(job, ledger, n, 1, "epochs")} for n in (2, 5))
+    assert few < more
+
+
+def test_rows_reach_parquet(tmp_path):
+    job, ledger = search(tmp_path, [(0.5, 0.001)])
+    outcome = {
+        "status": "completed",
+        "test_accuracy": 0.25,
+        "test_loss": 2.0,
+        "sharpness.trace": 3.5,
+        "epochs": 4,
+    }
+    for run in plan_confirmations(job, ledger, 2, 1, "epochs"):
+        ledger.confirm(run.key, result_row(run, job, outcome))
+    export(tmp_path)
+    table = read_results(tmp_path).confirmations
+    assert len(table) == 4
+    assert set(table["sharpness.trace"]) == {3.5}
+    assert set(table["val_accuracy"]) == {0.5}
+    assert sorted(table["seed"].unique()) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [((0, 1, "epochs"), "--seeds"), ((3, 0, "epochs"), "--top"), ((3, 1, "hours"), "--budget")],
+)
+def test_wrong_numbers_are_refused(tmp_path, arguments, message):
+    job, ledger = search(tmp_path, [(0.5, 0.001)])
+    with pytest.raises(JobError, match=message):
+        plan_confirmations(job, ledger, *arguments)
+
+
+def test_without_a_winner_there_is_nothing_to_confirm(tmp_path):
+    job, ledger = search(tmp_path, [(None, 0.001)])
+    with pytest.raises(JobError, match="no winner"):
+        plan_confirmations(job, ledger, 3, 1, "epochs")

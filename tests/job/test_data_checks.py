@@ -1,0 +1,106 @@
+"""What a job asks of its data: each refusal, where it lies and what is valid."""
+
+import pytest
+
+from tune_jobs.errors import JobError
+from tune_jobs.job.data_checks import check_data
+from tune_jobs.job.load import load_job
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def refusal(*sets, preset="digits"):
+    with pytest.raises(JobError) as refused:
+        check_data(load_job(preset, sets))
+    return [str(problem) for problem in refused.value.problems]
+
+
+def test_what_fits_is_described():
+    info = check_data(load_job("digits"))
+    assert (info.image_shape, info.num_train, info.num_classes) == ((1, 8, 8), 1438, 10)
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        ["data.max_images=1438"],
+        ["data.max_images=100", "train.batch_size=80"],  # a fifth is held out
+        ["train.batch_size=1150"],
+        ["data.val_fraction=0.0004"],  # one image
+    ],
+)
+def test_the_last_that_fits(sets):
+    check_data(load_job("digits", sets))
+
+
+@pytest.mark.parametrize(
+    ("sets", "expected"),
+    [
+        (
+            ["data.max_images=1439"],
+            "data.max_images: 1439 is not valid: expected at most 1438, the training images",
+        ),
+        (
+            ["train.batch_size=1151"],
+            "train.batch_size: 1151 is not valid: expected at most 1150, the images to train on",
+        ),
+        (
+            ["data.max_images=100", "train.batch_size=81"],
+            "train.batch_size: 81 is not valid: expected at most 80, the images to train on",
+        ),
+        (
+            ["data.val_fraction=0.0003"],
+            "data.val_fraction: 0.0003 is not valid: it leaves 0 of 1438 to validate on",
+        ),
+        (
+            ["data.val_fraction=0.9997", "train.batch_size=1"],
+            "data.val_fraction: 0.9997 is not valid: it leaves 1438 of 1438 to validate on",
+        ),
+    ],
+)
+def test_too_few_images(sets, expected):
+    assert expected in refusal(*sets)
+
+
+def test_architectures_that_cannot_take_the_images():
+    problems = refusal("architectures=[vgg16_bn, resnet8, vit_7_8_8_384]")
+    assert [problem.partition(" is not valid")[0] for problem in problems] == ["architectures[0]: 'vgg16_bn'"]
+    assert "1 x 8 x 8" in problems[0]
+    assert "at least 32 pixels" in problems[0]
+
+
+def test_all_problems_at_once():
+    problems = refusal("architectures=[vgg16_bn]", "data.max_images=2000", "train.batch_size=1900")
+    assert [problem.partition(":")[0] for problem in problems] == [
+        "architectures[0]",
+        "data.max_images",
+        "train.batch_size",
+    ]
+
+
+def test_files_that_are_missing_or_damaged(tmp_path):
+    where = f"data.root={tmp_path / 'none'}"
+    (problem,) = refusal(where, preset="cifar10")
+    assert problem.startswith(f"data: '{tmp_path / 'none'}' is not valid: ")
+    assert "no such folder" in problem
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    (folder / "data_batch_1").write_bytes(b"garbage")
+    (problem,) = refusal(f"data.root={tmp_path}", preset="cifar10")
+    assert "cifar-10-batches-py" in problem
+    (problem,) = refusal("data.root=null", preset="cifar10")
+    assert problem.startswith("data: 'cifar10' is not valid: ")
+    assert list(folder.iterdir()) == [folder / "data_batch_1"]
+
+
+def test_a_search_folder_below_a_file_is_refused(tmp_path):
+    from tune_jobs.search.folder import SearchFolder
+    from tune_jobs.search.run import check_folder
+
+    (tmp_path / "file").write_text("")
+    with pytest.raises(JobError, match="no folder can be made"):
+        check_folder(load_job("digits"), SearchFolder(tmp_path / "file" / "search"))
+    assert check_folder(load_job("digits"), SearchFolder(tmp_path / "new" / "search")) is False

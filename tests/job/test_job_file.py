@@ -1,0 +1,540 @@
+"""Loading a job: every problem at once, each with its place, its value and what is valid."""
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tune_jobs.errors import NOTHING
+from tune_jobs.job.load import JobError, dump_job, load_job, presets
+from tune_jobs.job.plain_yaml import read_mapping, write_mapping
+from tune_jobs.job.spec import JobSpec
+from zsharp.data import DATASETS
+from zsharp.models import ARCHITECTURES
+from zsharp.optim.methods import METHODS
+
+JOB = {
+    "name": "small",
+    "data": {"name": "digits", "val_fraction": 0.2},
+    "architectures": ["resnet8", "vit_tiny"],
+    "methods": ["zsharp", "base"],
+    "train": {"epochs": 8, "batch_size": 64, "warmup_epochs": 1, "augment": {"cutout": 2}},
+    "space": {
+        "q_p": {"uniform": [0.5, 0.99]},
+        "rho": {"choice": [0.01, 0.1]},
+        "lr": {"loguniform": [1e-4, 0.1]},
+        "weight_decay": 5e-5,
+    },
+    "search": {"num_trials": 4, "first_points": [{"q_p": 0.95, "lr": 1e-3}]},
+    "asha": {"grace_epochs": 2},
+    "resources": {"gpus_per_trial": 0.25, "max_concurrent": 3},
+    "storage": "results",
+}
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def write(content: str | dict) -> str:
+        path = tmp_path / "job.yaml"
+        text = content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False)
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+def problems_of(source: str, sets: tuple[str, ...] = ()) -> dict[str, tuple[object, str]]:
+    with pytest.raises(JobError) as caught:
+        load_job(source, sets)
+    problems = caught.value.problems
+    assert len(str(caught.value).splitlines()) == len(problems), "one line a problem"
+    assert len({problem.path for problem in problems}) == len(problems), "one problem a place"
+    return {problem.path: (problem.value, problem.message) for problem in problems}
+
+
+def changed(path: str, value: object) -> dict:
+    job = copy.deepcopy(JOB)
+    *sections, last = path.split(".")
+    inside = job
+    for section in sections:
+        inside = inside.setdefault(section, {})
+    inside[last] = value
+    return job
+
+
+def test_a_valid_job_loads(write):
+    job = load_job(write(JOB))
+    assert job.name == "small"
+    assert job.space["lr"].loguniform == (1e-4, 0.1)
+    assert job.train.augment.cutout == 2
+    assert len(job.studies()) == 4
+
+
+# What is changed in JOB, to what; the path of the problem; words that its message must have.
+BAD = [
+    ("name", "a/b", "name", "letters, digits"),
+    ("name", 5, "name", "expected text"),
+    ("name", "..", "name", "no two dots"),
+    ("name", "x" * 101, "name", "at most 100"),
+    ("storage", "s3://key:secret@bucket/x", "storage", "must not hold credentials"),
+    ("storage", "gs://bucket/../x", "storage", "without . and .."),
+    ("storage", "", "storage", "not empty"),
+    ("extra", 1, "extra", "unknown key 'extra'; valid: name, data, architectures"),
+    ("data.nmae", "digits", "data.nmae", "did you mean name? valid: name, root"),
+    ("data.name", "cifar-10", "data.name", f"did you mean cifar10? valid: {', '.join(DATASETS)}"),
+    ("data.name", 10, "data.name", "expected text"),
+    ("data.root", 5, "data.root", "expected text"),
+    ("data.val_fraction", 0, "data.val_fraction", "above 0"),
+    ("data.val_fraction", 1.0, "data.val_fraction", "below 1"),
+    ("data.split_seed", -1, "data.split_seed", "at least 0"),
+    ("data.max_images", 0, "data.max_images", "at least 1"),
+    ("data.download", "yes", "data.download", "true or false"),
+    ("data", None, "data", "keys among name, root"),
+    ("data", ["digits"], "data", "keys among name, root"),
+    ("architectures", [], "architectures", "at least 1"),
+    ("architectures", "resnet8", "architectures", "expected a list"),
+    ("architectures", ["resnet8", 8], "architectures[1]", "expected text"),
+    ("architectures", ["resnet8", "resnt20"], "architectures[1]", "did you mean resnet20? valid: resnet8, "),
+    ("architectures", ["resnet8", "q"], "architectures[1]", f"valid: {', '.join(ARCHITECTURES)}"),
+    ("architectures", ["resnet8", "resnet8"], "architectures[1]", "two studies of one name"),
+    ("methods", ["zsarp"], "methods[0]", f"did you mean zsharp? valid: {', '.join(METHODS)}"),
+    ("methods", ["sam", "zsharp", "sam"], "methods[2]", "two studies of one name"),
+    ("train.epochs", "ten", "train.epochs", "whole number"),
+    ("train.epochs", 2.5, "train.epochs", "whole number"),
+    ("train.epochs", True, "train.epochs", "whole number"),
+    ("train.epochs", 0, "train.epochs", "at least 1"),
+    ("train.epochs", 10**7, "train.epochs", "at most 1000000"),
+    ("train.epoch", 10, "train.epoch", "did you mean epochs? valid: epochs, batch_size"),
+    ("train.weight_decay", True, "train.weight_decay", "expected a number"),
+    ("train.weight_decay", -1, "train.weight_decay", "at least 0"),
+    ("train.momentum", 1, "train.momentum", "below 1"),
+    ("train.label_smoothing", float("nan"), "train.label_smoothing", "finite"),
+    ("train.base_optimizer", "adamv", "train.base_optimizer", "did you mean adam? valid: sgd, adam, adamw"),
+    ("train.schedule", "step", "train.schedule", "valid: constant, cosine, multistep, paper"),
+    ("train.precision", "fp16", "train.precision", "valid: auto, fp32, bf16"),
+    ("train.ema_decay", 1, "train.ema_decay", "below 1"),
+    ("train.warmup_epochs", 9, "train.warmup_epochs", "at most train.epochs, which is 8"),
+    ("train.augment.flp", True, "train.augment.flp", "did you mean flip? valid: crop_padding, flip"),
+    ("train.augment.flip", 1, "train.augment.flip", "true or false"),
+    ("space.roh", 0.1, "space.roh", "did you mean rho? valid: q_p, rho, lr"),
+    ("space.q_p", {"uniform": [0.5, 1.0]}, "space.q_p.uniform[1]", "at least 0 and below 1"),
+    ("space.q_p", {"uniform": [-0.5, 0.9]}, "space.q_p.uniform[0]", "at least 0 and below 1"),
+    ("space.q_p", {"uniform": [0.9, 0.5]}, "space.q_p.uniform", "low bound must be below"),
+    ("space.q_p", {"uniform": [0.9]}, "space.q_p.uniform", "exactly two numbers, [low, high]"),
+    ("space.q_p", {"uniform": [0.1, 0.2, 0.3]}, "space.q_p.uniform", "exactly two numbers, [low, high]"),
+    ("space.q_p", {"uniform": ["a", 0.9]}, "space.q_p.uniform[0]", "expected a number"),
+    ("space.q_p", {"uniform": 0.9}, "space.q_p.uniform", "expected a list"),
+    (
+        "space.q_p",
+        {"unifrm": [0.5, 0.9]},
+        "space.q_p",
+        "did you mean uniform? valid: uniform, loguniform, choice",
+    ),
+    ("space.q_p", {"uniform": [0, 0.5], "choice": [1]}, "space.q_p", "{uniform: [low, high]}"),
+    ("space.q_p", "0.5", "space.q_p", "or a plain number"),
+    ("space.q_p", 1.0, "space.q_p", "at least 0 and below 1"),
+    ("space.rho", {"loguniform": [0, 1]}, "space.rho.loguniform[0]", "above 0"),
+    ("space.rho", {"choice": []}, "space.rho.choice", "at least 1"),
+    ("space.rho", {"choice": [0.1, 0.1]}, "space.rho.choice", "0.1 is listed twice"),
+    ("space.rho", {"choice": [0.1, -0.1]}, "space.rho.choice[1]", "at least 0"),
+    ("space.lr", {"uniform": [0, 1]}, "space.lr.uniform[0]", "above 0"),
+    ("space.lr", {"choice": [0, 1]}, "space.lr.choice[0]", "above 0"),
+    (
+        "space.momentum",
+        {"uniform": [0.5, 0.9]},
+        "space.momentum",
+        "train.base_optimizer is adamw, and only sgd",
+    ),
+    ("space", [], "space", "keys among q_p, rho"),
+    ("search", {"sampler": "tpe"}, "search.num_trials", "missing"),
+    ("search.num_trials", 0, "search.num_trials", "at least 1"),
+    ("search.sampler", "bayes", "search.sampler", "valid: tpe, random, gp, cmaes, qmc"),
+    ("search.first_points", [{"q_p": 0.3}], "search.first_points[0].q_p", "between 0.5 and 0.99"),
+    ("search.first_points", [{"rho": 0.05}], "search.first_points[0].rho", "one of 0.01, 0.1"),
+    ("search.first_points", [{"weight_decay": 0}], "search.first_points[0].weight_decay", "fixed at 5e-05"),
+    ("search.first_points", [{"eta": 1}], "search.first_points[0].eta", "not in this job's space"),
+    (
+        "search.first_points",
+        [{"lr": 0.01, "qp": 1}],
+        "search.first_points[0].qp",
+        "did you mean q_p? valid: q_p, rho",
+    ),
+    ("search.first_points", [{"lr": "x"}], "search.first_points[0].lr", "expected a number"),
+    ("search.first_points", [{}], "search.first_points[0]", "at least 1"),
+    ("search.first_points", {"lr": 0.1}, "search.first_points", "expected a list"),
+    ("asha.grace_epochs", 9, "asha.grace_epochs", "at most train.epochs, which is 8"),
+    ("asha.reduction_factor", 1, "asha.reduction_factor", "at least 2"),
+    ("asha.enabled", "on", "asha.enabled", "true or false"),
+    ("resources.cpus_per_trial", 0, "resources.cpus_per_trial", "above 0"),
+    ("resources.gpus_per_trial", "all", "resources.gpus_per_trial", "auto or a number of at least 0"),
+    ("resources.gpus_per_trial", -1, "resources.gpus_per_trial", "auto or a number of at least 0"),
+    ("resources.max_concurrent", 0, "resources.max_concurrent", "auto or a whole number of at least 1"),
+    ("resources.max_concurrent", 1.5, "resources.max_concurrent", "auto or a whole number of at least 1"),
+    ("resources.device", "gpu", "resources.device", "valid: auto, cpu, cuda"),
+]
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "path", "words"), BAD, ids=[f"{row[0]}={row[1]!r:.40}" for row in BAD]
+)
+def test_bad_input(write, place: str, value: object, path: str, words: str):
+    source = write(changed(place, value))
+    problems = problems_of(source)
+    assert list(problems) == [path]
+    given, message = problems[path]
+    assert words in message
+    with pytest.raises(JobError) as caught:
+        load_job(source)
+    assert given is NOTHING or f"{path}: " in str(caught.value)
+    if isinstance(given, str | int | float) and not isinstance(given, bool) and len(str(given)) < 50:
+        assert repr(given) in str(caught.value), "the text names the value"
+
+
+@pytest.mark.parametrize("key", ["name", "data", "architectures", "methods", "space", "search"])
+def test_what_every_job_needs(write, key: str):
+    problems = problems_of(write({name: value for name, value in JOB.items() if name != key}))
+    assert "missing" in problems[key][1]
+
+
+@pytest.mark.parametrize("key", ["train", "asha", "resources", "storage"])
+def test_what_has_defaults(write, key: str):
+    load_job(write({name: value for name, value in JOB.items() if name != key} | {"asha": {}}))
+
+
+def test_every_problem_at_once(write):
+    job = changed("train.epochs", "ten")
+    job["methods"] = ["zsarp"]
+    job["architectures"] = ["resnet8", 3, "resnt20", "resnet8"]
+    job["space"] = {"q_p": {"uniform": [0.5, 1.5]}, "rho": {"uniform": [1]}, "roh": 1}
+    job["search"] = {"num_trials": 0, "first_points": [{"q_p": 2, "lr": 1, "rho": "x"}]}
+    job["asha"] = {"grace_epochs": 1, "reduction": 3}
+    del job["data"]
+    assert list(problems_of(write(job))) == [
+        "data",
+        "architectures[1]",
+        "architectures[2]",
+        "architectures[3]",
+        "methods[0]",
+        "train.epochs",
+        "space.rho.uniform",
+        "space.q_p.uniform[1]",
+        "space.roh",
+        "search.num_trials",
+        "search.first_points[0].rho",
+        "search.first_points[0].q_p",
+        "search.first_points[0].lr",
+        "asha.reduction",
+    ]
+
+
+def test_no_problem_is_made_up_from_what_is_wrong(write):
+    job = changed("train.epochs", -1)
+    job["asha"] = {"grace_epochs": 300}
+    assert list(problems_of(write(job))) == ["train.epochs"], "300 may be fine once epochs is"
+    job = changed("space", {"lr": {"uniform": [1]}})
+    job["search"] = {"num_trials": 4}
+    assert list(problems_of(write(job))) == ["space.lr.uniform"], "lr is searched once it is right"
+
+
+def test_nothing_to_search(write):
+    job = changed("space", {"lr": 0.1, "rho": {"uniform": [0.1, 0.2]}})
+    job["search"] = {"num_trials": 4}
+    _, message = problems_of(write(job))["space"]
+    assert "nothing to search for method base: its 4 trials" in message
+    job["search"] = {"num_trials": 1}
+    assert [study.parameters for study in load_job(write(job)).studies()][:2] == [("rho",), ()]
+
+
+def test_momentum_is_searched_with_sgd(write):
+    job = changed("space.momentum", {"uniform": [0.5, 0.9]})
+    job["train"]["base_optimizer"] = "sgd"
+    assert "momentum" in load_job(write(job)).studies()[0].parameters
+
+
+def test_the_range_may_end_just_below_one(write):
+    assert load_job(write(changed("space.q_p", {"uniform": [0.5, 0.99]})))
+    assert load_job(write(changed("space.q_p", {"uniform": [0, 0.999999]})), ("search.first_points=[]",))
+
+
+def test_a_file_and_its_resolved_form_are_the_same_job(write):
+    job = load_job(write(JOB))
+    assert load_job(write(dump_job(job))) == job
+
+
+# YAML
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "# only a comment\n", "---\n", "null\n", "~"])
+def test_an_empty_file(write, text: str):
+    source = write(text)
+    assert "empty" in problems_of(source)[source][1]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("name: a\nname: b\n", 2, "the key 'name' a second time; first on line 1"),
+        ("space:\n  lr: 1\n  rho: 2\n  lr: 3\n", 4, "the key 'lr' a second time; first on line 2"),
+        ("name: a\ntrain: !!python/object/apply:os.system [ls]\n", 2, "tag"),
+        ("name: !!str a\n", 1, "tag"),
+        ("a: &a [x]\nb: *a\n", 2, "alias"),
+        ("a: &a {b: *a}\n", 1, "alias"),
+        ("name: a\n1: b\n", 2, "the key 1 is not text"),
+        ("name: a\n? [1]\n: b\n", 2, "is not text"),
+        ("name: a\ntrain: {epochs: 1\nspace: {}\n", 3, "not YAML"),
+        ("name: a\n\tx: 1\n", 2, "not YAML"),
+        ("name: a\n---\nname: b\n", 2, "more than one document"),
+        ("---\n---\nname: b\n", 2, "more than one document"),
+        ('name: a\nx: "\\ud800"\n', 2, "surrogate"),
+        ("name: a\nx: " + "[" * 5000, 2, "nested more than"),
+        ("name: a\ntrain: {epochs: " + "9" * 5000 + "}", 2, "more than 100 digits"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_not_plain_data(write, text: str, line: int, words: str):
+    source = write(text)
+    problems = problems_of(source)
+    assert list(problems) == [f"{source}, line {line}"]
+    assert words in problems[f"{source}, line {line}"][1]
+
+
+@pytest.mark.parametrize("text", ["- name: a\n", "name\n", "3\n"])
+def test_not_a_mapping(write, text: str):
+    source = write(text)
+    assert "lines of `key: value`" in problems_of(source)[source][1]
+
+
+def test_a_file_that_is_too_long(write):
+    source = write("# " + "x" * 2**20)
+    assert "1048576 bytes" in problems_of(source)["job"][1]
+
+
+def test_a_file_that_is_not_text(tmp_path: Path):
+    path = tmp_path / "job.yaml"
+    path.write_bytes(b"name: a\nx: \xff\n")
+    assert "not UTF-8" in problems_of(str(path))[f"{path}, line 2"][1]
+
+
+@pytest.mark.parametrize("number", ["1e-3", "1E-3", "0.001", ".001", "1.0e-3", "+1e-3", "10e-4"])
+def test_numbers_as_people_write_them(write, number: str):
+    assert load_job("digits", (f"train.weight_decay={number}",)).train.weight_decay == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    {
+        "010": 10,
+        "1.": 1.0,
+        "-.inf": float("-inf"),
+        "true": True,
+        "~": None,
+        "": None,
+        "'1'": "1",
+        "1:30": "1:30",
+        "no": "no",
+        "yes": "yes",
+        "on": "on",
+        "2020-01-01": "2020-01-01",
+        "0x10": "0x10",
+        "1_000": "1_000",
+        "<<": "<<",
+        "=": "=",
+    }.items(),
+)
+def test_plain_values(text: str, value: object):
+    read = read_mapping(f"x: {text}", "file")["x"]
+    assert read == value
+    assert type(read) is type(value)
+
+
+@settings(max_examples=60)
+@given(st.text(), st.floats(allow_nan=False) | st.integers(-(10**20), 10**20) | st.booleans() | st.none())
+def test_yaml_round_trip(text: str, value: object):
+    data = {"text": text, "value": [value, {"key": text}]}
+    assert read_mapping(write_mapping(data), "file") == data
+
+
+# --set
+
+
+def test_sets_are_applied_in_order_before_anything_is_checked(write):
+    job = load_job(
+        write(changed("train.epochs", "ten")),
+        (
+            "methods=[sam,zsharp]",
+            "space.rho={uniform: [0.01, 0.2]}",
+            "train.epochs=30",
+            "train.epochs=3",
+            "search.first_points=[]",
+            "train.augment.flip=false",
+            "resources.device=cpu",
+            "space.label_smoothing=0.1",
+            "data.max_images=",
+        ),
+    )
+    assert job.methods == ("sam", "zsharp")
+    assert job.space["rho"].uniform == (0.01, 0.2)
+    assert job.train.epochs == 3
+    assert job.search.first_points == ()
+    assert job.train.augment.flip is False
+    assert job.train.augment.cutout == 2, "the rest of a section stays"
+    assert job.space["label_smoothing"] == 0.1
+    assert job.data.max_images is None
+
+
+def test_sets_may_name_a_section_that_the_file_lacks(write):
+    source = write({key: value for key, value in JOB.items() if key not in ("train", "asha")})
+    job = load_job(source, ("train.epochs=5", "train.augment.cutout=3"))
+    assert (job.train.epochs, job.train.augment.cutout) == (5, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "words"),
+    [
+        ("trian.epochs=3", "--set trian.epochs", "did you mean train? valid: name, data"),
+        ("train.epoch=3", "--set train.epoch", "did you mean epochs? valid: epochs"),
+        ("train.augment.flop=3", "--set train.augment.flop", "did you mean flip?"),
+        ("space.roh=3", "--set space.roh", "unknown parameter 'roh'; did you mean rho? valid: q_p, rho"),
+        ("space.rho.uniform=[1, 2]", "--set space.rho.uniform", "space.rho=..."),
+        ("methods.0=sam", "--set methods.0", "methods=..."),
+        ("epochs", "--set", "expected path=value"),
+        ("=3", "--set", "expected path=value"),
+        ("train.epochs=[", "--set train.epochs, line 1", "not YAML"),
+        ("train.epochs=!!int 3", "--set train.epochs, line 1", "tag"),
+        ("train.epochs=ten", "train.epochs", "whole number"),
+        ("train=", "train", "keys among epochs"),
+    ],
+)
+def test_sets_that_lead_nowhere(text: str, path: str, words: str):
+    problems = problems_of("digits", (text,))
+    assert list(problems) == [path]
+    assert words in problems[path][1]
+
+
+def test_problems_of_sets_and_of_the_file_come_together(write):
+    problems = problems_of(write(changed("methods", ["zsarp"])), ("train.epoch=3", "train.epochs=0"))
+    assert list(problems) == ["--set train.epoch", "methods[0]", "train.epochs"]
+
+
+# Where jobs come from
+
+
+def test_neither_a_preset_nor_a_file():
+    value, message = problems_of("digitz")["job"]
+    assert value == "digitz"
+    assert f"did you mean digits? presets: {', '.join(presets())}" in message
+
+
+@pytest.mark.parametrize("source", ["a\0b", "x" * 5000, "/", "", "no/such/file.yaml"])
+def test_sources_that_cannot_be_read(source: str):
+    assert list(problems_of(source)) == ["job"]
+
+
+def test_a_preset_wins_over_a_file_of_its_name(tmp_path: Path, monkeypatch):
+    (tmp_path / "digits").write_text("name: mine", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert load_job("digits").name == "digits"
+    assert next(iter(problems_of("./digits"))) == "data", "the file, by its path"
+
+
+# Whatever is in the file: a job, or its problems.
+
+JUNK = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(10**30), 10**30),
+    st.floats(),
+    st.text(max_size=5),
+    st.sampled_from(
+        ["auto", "sam", "resnet8", "q_p", "\ud800", "\x1b[2J", "a\nb", "tpe", 10**99, -1, 0, 1, 0.5]
+    ),
+    st.lists(st.integers() | st.text(max_size=3) | st.floats(), max_size=3),
+    st.dictionaries(
+        st.sampled_from(["uniform", "choice", "loguniform", "lr", "rho", "x", "\ud800"]),
+        st.floats() | st.lists(st.floats(0, 1), max_size=3),
+        max_size=2,
+    ),
+    st.recursive(
+        st.integers(),
+        lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
+        max_leaves=6,
+    ),
+)
+
+
+def places(value: object, at: tuple = ()) -> Iterator[tuple]:
+    yield at
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield from places(inner, (*at, key))
+
+
+PLACES = [place for place in places(JOB) if place]
+
+
+def put(job: dict, place: tuple, action: str, junk: object) -> None:
+    """Replaces, removes, or adds beside what is at a place; does nothing if it is no longer there."""
+    inside = job
+    for key in place[:-1]:
+        try:
+            inside = inside[key]
+        except (LookupError, TypeError):
+            return
+    if not isinstance(inside, dict | list) or (isinstance(inside, dict) != isinstance(place[-1], str)):
+        return
+    if isinstance(inside, list) and place[-1] >= len(inside):
+        return
+    if action == "replace":
+        inside[place[-1]] = junk
+    elif action == "remove" and (isinstance(inside, list) or place[-1] in inside):
+        del inside[place[-1]]
+    elif isinstance(inside, list):
+        inside.append(junk)
+    else:
+        inside[junk if isinstance(junk, str) else f"{place[-1]}s"] = junk
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(PLACES), st.sampled_from(["replace", "remove", "add"]), JUNK),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_malformed_jobs_give_a_job_or_its_problems(tmp_path_factory, changes: list):
+    job = copy.deepcopy(JOB)
+    for place, action, junk in changes:
+        put(job, place, action, copy.deepcopy(junk))
+    path = tmp_path_factory.getbasetemp() / "malformed.yaml"
+    path.write_text(write_mapping(job), encoding="utf-8")
+    try:
+        loaded = load_job(str(path))
+    except JobError as error:
+        lines = str(error).splitlines()
+        assert len(lines) == len(error.problems) > 0
+        assert all(line.isprintable() for line in lines), "nothing that upsets a terminal"
+    else:
+        assert isinstance(loaded, JobSpec)
+        path.write_text(dump_job(loaded), encoding="utf-8")
+        assert load_job(str(path)) == loaded
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(alphabet="ab:{}[],-#&*!|>'\"%@` \n\t?1.e~", max_size=60) | st.text(max_size=40))
+def test_any_text_gives_problems(tmp_path_factory, text: str):
+    path = tmp_path_factory.getbasetemp() / "text.yaml"
+    path.write_text(text, encoding="utf-8", errors="surrogatepass")
+    for source, sets in (
+        (str(path), ()),
+        ("digits", (text, f"space.rho={text}", f"{text}=1", "train.epochs=0")),
+    ):
+        with pytest.raises(JobError) as caught:
+            load_job(source, sets)
+        lines = str(caught.value).splitlines()
+        assert len(lines) == len(caught.value.problems)
+        assert all(line.isprintable() for line in lines)

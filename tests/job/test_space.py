@@ -1,0 +1,186 @@
+"""Distributions: their ranges, what they contain, and what Optuna makes of them at both ends."""
+
+import optuna
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.trial import FixedTrial
+from pydantic import TypeAdapter, ValidationError
+
+from tune_jobs.job.space import (
+    PARAMETERS,
+    SHARED_PARAMETERS,
+    Choice,
+    Distribution,
+    LogUniform,
+    Uniform,
+    bounds,
+    contains,
+    describe,
+    fixed_value,
+    to_optuna,
+)
+
+ADAPTER = TypeAdapter(Distribution)
+EXAMPLES = [
+    {"uniform": [0.5, 0.99]},
+    {"uniform": [-1, 1]},
+    {"loguniform": [0.01, 0.5]},
+    {"loguniform": [1e-8, 1e-1]},
+    {"choice": [0.01, 0.05, 0.5]},
+    {"choice": [3]},
+    0.25,
+    1,
+    0,
+]
+
+
+@pytest.mark.parametrize("raw", EXAMPLES, ids=str)
+def test_round_trip(raw: object):
+    distribution = ADAPTER.validate_python(raw)
+    assert ADAPTER.dump_python(distribution, mode="json") == raw
+    assert ADAPTER.validate_python(distribution) == distribution
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        True,
+        None,
+        "0.5",
+        [0.1, 0.2],
+        {},
+        {"uniform": [0.1, 0.2], "choice": [1]},
+        {"normal": [0, 1]},
+        {"uniform": [0.2, 0.1]},
+        {"uniform": [0.1, 0.1]},
+        {"uniform": [0.1]},
+        {"uniform": [0.1, 0.2, 0.3]},
+        {"uniform": ["0.1", 0.2]},
+        {"uniform": [False, True]},
+        {"uniform": [0, float("inf")]},
+        {"loguniform": [0, 1]},
+        {"loguniform": [-1, 1]},
+        {"choice": []},
+        {"choice": [0.1, 0.1]},
+        {"choice": ["sgd"]},
+        float("nan"),
+        float("inf"),
+    ],
+    ids=str,
+)
+def test_refused(raw: object):
+    with pytest.raises(ValidationError):
+        ADAPTER.validate_python(raw)
+
+
+@pytest.mark.parametrize("raw", EXAMPLES, ids=str)
+def test_contains_exactly_what_optuna_contains(raw: object):
+    distribution = ADAPTER.validate_python(raw)
+    theirs = to_optuna(distribution)
+    ends = [value for _, value in bounds(distribution)]
+    near = [end + step for end in ends for step in (-1e-9, 0, 1e-9)]
+    assert all(contains(distribution, end) for end in ends)
+    for value in [*near, -100.0, 0.0, 100.0]:
+        assert contains(distribution, value) == accepted_by_optuna(theirs, value), value
+
+
+def accepted_by_optuna(distribution: BaseDistribution, value: float) -> bool:
+    try:
+        return distribution._contains(distribution.to_internal_repr(value))
+    except ValueError:  # not one of the choices, or no logarithm
+        return False
+
+
+@pytest.mark.parametrize("raw", EXAMPLES, ids=str)
+def test_both_ends_can_be_enqueued_and_draws_stay_inside(raw: object):
+    distribution = ADAPTER.validate_python(raw)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    ends = [value for _, value in bounds(distribution)]
+    for end in ends:
+        study.enqueue_trial({"x": end})
+    drawn = [study.ask({"x": to_optuna(distribution)}).params["x"] for _ in range(len(ends) + 50)]
+    assert drawn[: len(ends)] == ends
+    assert all(contains(distribution, value) for value in drawn)
+    assert (len(set(drawn)) == 1) == (fixed_value(distribution) is not None)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "loguniform"])
+def test_draws_reach_towards_both_ends(kind: str):
+    distribution = to_optuna(ADAPTER.validate_python({kind: [0.001, 1.0]}))
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    drawn = [study.ask({"x": distribution}).params["x"] for _ in range(200)]
+    below = sum(value < 0.0316 for value in drawn) / 200
+    assert max(drawn) > 0.9
+    assert (0.4 < below < 0.6) if kind == "loguniform" else below < 0.1, (
+        "log draws are even in orders of magnitude"
+    )
+
+
+def test_a_fixed_number_is_one_value_to_optuna():
+    distribution = to_optuna(0.25)
+    assert distribution.single()
+    assert FixedTrial({"x": 0.25}).suggest_float("x", 0.25, 0.25) == 0.25
+    assert isinstance(distribution, FloatDistribution)
+
+
+def test_fixed_value():
+    assert fixed_value(0.5) == 0.5
+    assert fixed_value(Choice(choice=(3.0,))) == 3.0
+    assert fixed_value(Choice(choice=(3.0, 4.0))) is None
+    assert fixed_value(Uniform(uniform=(0.0, 1.0))) is None
+    assert fixed_value(LogUniform(loguniform=(0.1, 1.0))) is None
+
+
+def test_describe():
+    assert describe(Uniform(uniform=(0.5, 0.99))) == "between 0.5 and 0.99"
+    assert describe(LogUniform(loguniform=(1e-4, 0.1))) == "between 0.0001 and 0.1"
+    assert describe(Choice(choice=(0.1, 0.2))) == "one of 0.1, 0.2"
+    assert describe(0.5) == "fixed at 0.5"
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(-0.5, 1.5))
+def test_contains_any_uniform(one: float, other: float, value: float):
+    low, high = min(one, other), max(one, other)
+    if low < high:
+        assert contains(Uniform(uniform=(low, high)), value) == (low <= value <= high)
+
+
+RANGES = {
+    "q_p": ([0, 0.5, 0.99, 0.999999], [-1e-9, 1, 1.5]),
+    "rho": ([0, 0.05, 10], [-1e-9]),
+    "lr": ([1e-9, 0.1, 10], [0, -0.1]),
+    "weight_decay": ([0, 5e-5, 1], [-1e-9]),
+    "label_smoothing": ([0, 0.1, 0.999], [-1e-9, 1]),
+    "momentum": ([0, 0.9, 0.999], [-1e-9, 1]),
+    "eta": ([0, 0.01, 2], [-1e-9]),
+    "sigma": ([0, 1, 2], [-1e-9]),
+    "lmbda": ([0, 0.9, 0.999], [-1e-9, 1]),
+}
+
+
+def test_the_table_is_complete_and_in_a_fixed_order():
+    assert list(PARAMETERS) == list(RANGES)
+    assert set(SHARED_PARAMETERS) < set(PARAMETERS)
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_ranges(name: str):
+    inside, outside = RANGES[name]
+    assert all(PARAMETERS[name].is_valid(value) for value in inside)
+    assert not any(PARAMETERS[name].is_valid(value) for value in outside)
+    assert not PARAMETERS[name].is_valid(float("nan"))
+
+
+def test_every_method_parameter_is_in_the_table():
+    from zsharp.optim.methods import METHODS
+
+    for method in METHODS.values():
+        for name, default in method.defaults.items():
+            assert PARAMETERS[name].is_valid(default)
+
+
+def test_valid_in_words():
+    assert PARAMETERS["q_p"].valid == "at least 0 and below 1"
+    assert PARAMETERS["lr"].valid == "above 0"

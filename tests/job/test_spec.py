@@ -1,0 +1,244 @@
+"""The job's models: no drift from zsharp's specs, strict values, studies and trials."""
+
+import dataclasses
+import subprocess
+import sys
+
+import jsonschema
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from tune_jobs.job.load import load_job, presets, schema
+from tune_jobs.job.space import PARAMETERS, bounds
+from tune_jobs.job.spec import AugmentModel, DataModel, JobSpec, TrainModel, parameters_of
+from zsharp.optim.methods import METHODS
+from zsharp.training.spec import AugmentSpec, DataSpec, TrainSpec, TrialSpec
+from zsharp.training.spec_checks import check_spec
+
+JOB = {
+    "name": "small",
+    "data": {"name": "digits"},
+    "architectures": ["resnet8", "vit_tiny"],
+    "methods": ["zsharp", "base"],
+    "space": {"lr": {"loguniform": [1e-4, 0.1]}, "rho": 0.1, "q_p": {"uniform": [0.5, 0.99]}},
+    "search": {"num_trials": 4},
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "spec"), [(DataModel, DataSpec), (AugmentModel, AugmentSpec), (TrainModel, TrainSpec)]
+)
+def test_models_mirror_the_specs(model: type[BaseModel], spec: type):
+    assert list(model.model_fields) == [field.name for field in dataclasses.fields(spec)]
+    defaults = dataclasses.asdict(spec())
+    assert model().model_dump() == defaults
+    for name, value in model().model_dump().items():
+        assert type(value) is type(defaults[name]), name
+
+
+def test_defaults_of_a_job():
+    job = JobSpec.model_validate(JOB)
+    assert (job.search.sampler, job.search.seed, job.search.first_points) == ("tpe", 0, ())
+    assert (job.asha.enabled, job.asha.reduction_factor) == (True, 3)
+    assert job.resources.model_dump() == {
+        "cpus_per_trial": 1.0,
+        "gpus_per_trial": "auto",
+        "max_concurrent": "auto",
+        "device": "auto",
+    }
+    assert job.storage == "results"
+
+
+@pytest.mark.parametrize(("epochs", "grace"), [(1, 1), (3, 1), (4, 1), (5, 2), (16, 4), (200, 50), (201, 51)])
+def test_grace_is_resolved_to_a_quarter_rounded_up(epochs: int, grace: int):
+    job = JobSpec.model_validate(JOB | {"train": {"epochs": epochs}})
+    assert job.grace_epochs == grace
+    assert job.model_dump(mode="json")["asha"]["grace_epochs"] == grace
+
+
+def test_a_given_grace_stays():
+    assert JobSpec.model_validate(JOB | {"asha": {"grace_epochs": 7}}).grace_epochs == 7
+
+
+@pytest.mark.parametrize("name", sorted(presets()))
+def test_the_resolved_job_round_trips(name: str):
+    job = load_job(name)
+    again = JobSpec.model_validate(job.model_dump(mode="json"))
+    assert again == job
+    assert JobSpec.model_validate_json(job.model_dump_json()) == job
+    assert JobSpec.model_validate(job.model_dump(mode="json") | {"name": "other"}) != job
+
+
+def test_a_job_is_frozen():
+    job = JobSpec.model_validate(JOB)
+    with pytest.raises(ValidationError):
+        job.name = "other"
+    with pytest.raises(ValidationError):
+        job.train.epochs = 3
+
+
+@pytest.mark.parametrize("value", ["ten", "10", 2.5, 2.0, True, None, [3], 10**400])
+def test_whole_numbers_are_strict(value: object):
+    with pytest.raises(ValidationError):
+        TrainModel.model_validate({"epochs": value})
+
+
+@pytest.mark.parametrize("value", ["0.1", True, None, [0.1], float("nan"), float("inf")])
+def test_numbers_are_strict(value: object):
+    with pytest.raises(ValidationError):
+        TrainModel.model_validate({"weight_decay": value})
+
+
+def test_a_whole_number_is_a_number():
+    assert TrainModel.model_validate({"weight_decay": 1}).weight_decay == 1.0
+
+
+@pytest.mark.parametrize("value", [1, 0, "yes", "true", 1.0])
+def test_switches_are_strict(value: object):
+    with pytest.raises(ValidationError):
+        DataModel.model_validate({"download": value})
+
+
+@pytest.mark.parametrize("name", ["a", "cifar10_compare", "A.b-c_d", "9", "a.", "x" * 100])
+def test_names_that_are_safe_as_a_folder(name: str):
+    assert JobSpec.model_validate(JOB | {"name": name}).name == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        ".a",
+        "a..b",
+        "a..",
+        "../a",
+        "a/b",
+        "a\\b",
+        "a b",
+        "a\n",
+        "-a",
+        "_a",
+        "é",
+        "x" * 101,
+        "a\0",
+    ],
+)
+def test_names_that_are_not(name: str):
+    with pytest.raises(ValidationError):
+        JobSpec.model_validate(JOB | {"name": name})
+
+
+@pytest.mark.parametrize("storage", ["ftp://bucket/folder", "gs://", "", "a\0b"])
+def test_storage_is_a_local_folder(storage: str):
+    with pytest.raises(ValidationError):
+        JobSpec.model_validate(JOB | {"storage": storage})
+
+
+def test_studies_in_order_with_the_parameters_that_are_searched():
+    studies = JobSpec.model_validate(JOB).studies()
+    assert [(study.name, study.parameters) for study in studies] == [
+        ("resnet8-zsharp", ("q_p", "lr")),  # rho is fixed; the order is that of the table, not of the file
+        ("resnet8-base", ("lr",)),
+        ("vit_tiny-zsharp", ("q_p", "lr")),
+        ("vit_tiny-base", ("lr",)),
+    ]
+    assert {(study.architecture, study.method) for study in studies} == {
+        (architecture, method) for architecture in JOB["architectures"] for method in JOB["methods"]
+    }
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_parameters_of_every_method(method: str):
+    shared = {"lr", "weight_decay", "label_smoothing", "momentum"}
+    assert set(parameters_of(method)) == shared | set(METHODS[method].defaults)
+
+
+def test_trial_spec_carries_everything(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    values = JOB | {
+        "data": {"name": "cifar10", "root": "data", "val_fraction": 0.2, "max_images": 500},
+        "train": {"epochs": 3, "warmup_epochs": 1, "augment": {"cutout": 4, "mixup": 0.2}},
+        "resources": {"device": "cpu"},
+    }
+    job = JobSpec.model_validate(values)
+    zsharp, base, *_ = job.studies()
+    spec = job.trial_spec(zsharp, {"lr": 0.01, "q_p": 0.9})
+    assert (spec.architecture, spec.method, spec.device) == ("resnet8", "zsharp", "cpu")
+    assert spec.params == {"q_p": 0.9, "rho": 0.1, "lr": 0.01}
+    assert spec.data == DataSpec("cifar10", root=str(tmp_path / "data"), val_fraction=0.2, max_images=500)
+    assert spec.train == TrainSpec(epochs=3, warmup_epochs=1, augment=AugmentSpec(cutout=4, mixup=0.2))
+    assert job.trial_spec(base, {"lr": 0.01}).params == {"lr": 0.01}, "rho is not base's"
+
+
+def test_a_home_folder_is_expanded_for_the_workers(monkeypatch):
+    monkeypatch.setenv("HOME", "/somewhere")
+    job = JobSpec.model_validate(JOB | {"data": {"root": "~/data"}})
+    assert job.data.root == "~/data", "the job itself stays as it was written"
+    assert job.trial_spec(job.studies()[0], {}).data.root == "/somewhere/data"
+
+
+@pytest.mark.parametrize("name", sorted(presets()))
+def test_training_accepts_the_trials_of_a_valid_job(name: str):
+    job = load_job(name)
+    for study in job.studies():
+        ends = {parameter: bounds(job.space[parameter]) for parameter in study.parameters}
+        for end in (0, -1):
+            check_spec(
+                job.trial_spec(study, {parameter: values[end][1] for parameter, values in ends.items()})
+            )
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_training_has_the_same_ranges(name: str):
+    method = next(method for method in METHODS if name in parameters_of(method))
+    for value in (-0.1, 0.0, 0.5, 1.0, 1.5):
+        spec = TrialSpec("resnet8", method, {name: value}, train=TrainSpec(base_optimizer="sgd"))
+        if PARAMETERS[name].is_valid(value):
+            check_spec(spec)
+        else:
+            with pytest.raises(ValueError, match=name):
+                check_spec(spec)
+
+
+def test_trial_spec_refuses_what_the_method_does_not_have():
+    job = JobSpec.model_validate(JOB)
+    with pytest.raises(AssertionError, match="q_p"):
+        job.trial_spec(job.studies()[1], {"lr": 0.1, "q_p": 0.5})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "a/b"},
+        {"methods": ["zsarp"]},
+        {"architectures": []},
+        {"train": {"epochs": 2.5}},
+        {"train": {"epoch": 3}},
+        {"train": {"epochs": 0}},
+        {"space": {"roh": 1}},
+        {"space": {"rho": {"uniform": [1]}}},
+        {"space": {"rho": {"loguniform": [0, 1]}}},
+        {"search": {"num_trials": 4, "sampler": "bayes"}},
+        {"resources": {"gpus_per_trial": "all"}},
+    ],
+)
+def test_the_json_schema_says_the_same(change: dict):
+    validator = jsonschema.Draft202012Validator(schema())
+    assert validator.is_valid(JOB), "the schema accepts a valid job"
+    assert not validator.is_valid(JOB | change)
+
+
+@pytest.mark.parametrize("name", sorted(presets()))
+def test_the_json_schema_accepts_resolved_presets(name: str):
+    jsonschema.validate(load_job(name).model_dump(mode="json"), schema())
+
+
+def test_importing_is_cheap():
+    heavy = {"ray", "torch", "optuna", "pandas"}
+    code = f"import sys, tune_jobs.job.load, tune_jobs.cluster.slots; print({heavy} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "set()"

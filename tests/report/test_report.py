@@ -1,0 +1,506 @@
+"""The report says what the Parquet files say, in words, tables and figures, of any search that can be read."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from generated_search import START, write, write_search
+from markdown_it import MarkdownIt
+
+from tune_jobs.cli.app import main
+from tune_jobs.report import svg as report_images
+from tune_jobs.report.answer import answer_section
+from tune_jobs.report.cost import cost_section, sharpness_section
+from tune_jobs.report.curves import budget_section, curves_section
+from tune_jobs.report.data import load
+from tune_jobs.report.importance import importance, warnings
+from tune_jobs.report.page import Bullets
+from tune_jobs.report.write import write_report
+from tune_jobs.results.schema import LATER_COLUMNS, confirmations_schema, epochs_schema, trials_schema
+from tune_jobs.results.statistics import compare_methods, smallest_n, summarize
+from tune_jobs.results.tables import to_latex, to_markdown
+from tune_jobs.results.write import ResultsError, read_results
+
+EVIL = "<script>alert(1)</script>"
+
+
+@pytest.fixture(autouse=True)
+def no_images(monkeypatch):
+    """Drawing takes seconds; it has tests of its own, which call it directly."""
+    monkeypatch.setattr("tune_jobs.report.write.write_images", lambda pictures, folder: "not drawn")
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    return write_search(tmp_path_factory.mktemp("searched"), num_trials=30, epochs=27)
+
+
+@pytest.fixture(scope="module")
+def confirmed(tmp_path_factory):
+    return write_search(tmp_path_factory.mktemp("confirmed"), num_trials=20, seeds=8, places=2)
+
+
+class Page(HTMLParser):
+    """The visible texts, links and data of a page."""
+
+    def __init__(self, file):
+        super().__init__()
+        self.words, self.links, self.data, self._open = [], [], "", []
+        page, _, _ = file.read_text(encoding="utf-8").partition(
+            "<script>"
+        )  # Plotly and our script end the page
+        self.feed(page)
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag, attributes):
+        self._open.append((tag, dict(attributes)))
+        self.links += [value for name, value in attributes if name in ("src", "href", "srcset", "action")]
+
+    def handle_endtag(self, tag):
+        while self._open and self._open.pop()[0] != tag:
+            pass
+
+    def handle_data(self, data):
+        tag, attributes = self._open[-1] if self._open else ("", {})
+        if tag == "script" and attributes.get("id") == "data":
+            self.data += data
+        elif tag not in ("script", "style"):
+            self.words.append(data)
+
+
+def words_of(section):
+    parts = [part for part in section.parts if isinstance(part, str | Bullets)]
+    return " ".join(part if isinstance(part, str) else " ".join(part.items) for part in parts)
+
+
+def rows_of(section, name):
+    (table,) = [table for table in section.tables if table.name == name]
+    return table.rows
+
+
+def test_without_confirmations_nothing_is_established(searched):
+    section = answer_section(load([searched]))
+    words = words_of(section)
+    assert "differences between methods are not established" in words
+    assert f"`tune-jobs confirm {searched} --seeds {smallest_n(3)}`" in words
+    assert not re.search(r"\bp = |better", words)
+    trials = read_results(searched).trials
+    for architecture, members in trials[trials["status"] == "completed"].groupby("architecture"):
+        best = members.loc[members["val_accuracy"].idxmax()]
+        count = (members["method"] == best["method"]).sum()
+        said = f"{architecture}: {best['method']} has the highest validation accuracy, {best['val_accuracy']:.4f}"
+        assert f"{said} (best of {count} completed trials)" in words
+    assert [table.name for table in section.tables] == ["methods"]
+
+
+def test_the_answer_of_confirmations_is_that_of_the_statistics(confirmed):
+    section = answer_section(load([confirmed]))
+    words = words_of(section)
+    rows = read_results(confirmed).confirmations
+    rows = rows[rows["place"] == 1]
+    table = {(row["place"], row["label"]): row for row in rows_of(section, "methods")}
+    differences = {(row["place"], row["a"], row["b"]): row for row in rows_of(section, "differences")}
+    verdicts = set()
+    for architecture, members in rows.groupby("architecture"):
+        values = {
+            method: dict(zip(of["seed"], of["test_accuracy"], strict=True))
+            for method, of in members.groupby("method", sort=False)
+        }
+        means = {method: np.mean(list(of.values())) for method, of in values.items()}
+        best = max(means, key=means.get)
+        assert (
+            f"{architecture}, the same epochs: {best} has the highest mean test accuracy, {means[best]:.4f}"
+            in words
+        )
+        for method, of in values.items():
+            summary = summarize(list(of.values()))
+            row = table[architecture, method]
+            assert (row["test_mean"], row["num_seeds"]) == (pytest.approx(means[method]), 8)
+            assert (row["test_low"], row["test_high"]) == (summary.low, summary.high)
+            assert row["is_best"] == (method == best)
+        for pair in compare_methods(values):
+            assert vars(pair).items() <= differences[architecture, pair.a, pair.b].items()
+            verdicts.add(pair.verdict)
+            if best in (pair.a, pair.b):
+                sign = 1 if pair.a == best else -1
+                low, high = sorted((sign * pair.low, sign * pair.high))
+                rival = pair.b if pair.a == best else pair.a
+                said = (
+                    f"Against {rival}: {sign * pair.difference:+.4f} (95 % interval {low:.4f} to {high:.4f}; "
+                )
+                said += "n = 8 shared seeds"
+                assert said in words
+    assert len(verdicts) > 1, "the generated methods differ, but not all of them"
+    candidates = rows_of(section, "candidates")
+    assert {(row["place_in_study"], row["n"]) for row in candidates} == {(1, 8), (2, 8)}
+
+
+def test_no_p_value_stands_without_its_n(confirmed, tmp_path):
+    page = Page(write_report([confirmed], tmp_path / "r.html").page)
+    beside = re.findall(r"n = \d+[^()]{0,60}p = [\d.e-]+", page.text)
+    assert len(beside) == page.text.count("p = ") > 3
+    header, _, _ = (tmp_path / "r_files/differences.csv").read_text().partition("\n")
+    assert {"p_value", "p_adjusted", "n"} <= set(header.split(","))
+
+
+def test_too_few_seeds_are_no_answer(tmp_path):
+    words = words_of(answer_section(load([write_search(tmp_path, seeds=2)])))
+    assert "not enough seeds to tell" in words
+    assert f"To compare 3 methods, at least {smallest_n(3)} seeds are needed." in words
+    assert "too few for an interval, n = 2 seeds" in words
+    assert not re.search(r", (better|worse)\.", words)
+
+
+def test_the_budgets_are_compared_apart(tmp_path):
+    write_search(tmp_path, seeds=3, architectures=["mlp"])
+    file = tmp_path / "parquet" / "confirmations.parquet"
+    rows = pq.read_table(file).to_pylist()
+    again = [row | {"budget": "gradients", "test_accuracy": row["test_accuracy"] - 0.25} for row in rows]
+    write(
+        tmp_path, "confirmations", confirmations_schema((), ["hessian_trace"]), rows + again, {"name": "tiny"}
+    )
+    found = rows_of(answer_section(load([tmp_path])), "methods")
+    means = {(row["budget"], row["label"]): row["test_mean"] for row in found}
+    assert len(means) == 6
+    for method in ("base", "sam", "zsharp"):
+        assert means["epochs", method] - means["gradients", method] == pytest.approx(0.25)
+
+
+def test_every_trial_has_its_curve_and_its_end(searched):
+    trials = read_results(searched).trials
+    section = curves_section(load([searched]))
+    assert len(section.pictures) == trials["architecture"].nunique()
+    for picture, (_, members) in zip(section.pictures, trials.groupby("architecture"), strict=True):
+        traces = picture.figure.data
+        curves = [trace for trace in traces if trace.mode == "lines"]
+        assert sum(x is None for trace in curves for x in trace.x) == len(members)
+        ends = [trace for trace in traces if trace.customdata is not None]
+        drawn = sorted(
+            (epoch, accuracy, symbol)
+            for trace in ends
+            for epoch, accuracy, symbol in zip(trace.x, trace.y, trace.marker.symbol, strict=True)
+        )
+        symbols = {"completed": "circle", "pruned": "x-thin-open", "diverged": "triangle-up-open"}
+        assert drawn == sorted(
+            (row["epochs_trained"], row["val_accuracy"], symbols.get(row["status"], "square-x-open"))
+            for row in members.to_dict(orient="records")
+        )
+
+
+def test_long_searches_are_thinned_and_keep_their_ends(tmp_path):
+    write_search(tmp_path, num_trials=400, epochs=81, architectures=["mlp"])
+    epochs = read_results(tmp_path).epochs
+    (picture,) = curves_section(load([tmp_path])).pictures
+    drawn = [
+        (x, y)
+        for trace in picture.figure.data
+        if trace.mode == "lines"
+        for x, y in zip(trace.x, trace.y, strict=True)
+        if x is not None
+    ]
+    assert len(epochs) > 15_000 > len(drawn) > 1_200
+    last = epochs.drop_duplicates("trial_id", keep="last")
+    judged = epochs[epochs["rung"].notna()]
+    for kept in (last, judged):
+        assert set(zip(kept["epoch"], kept["val_accuracy"], strict=True)) <= set(drawn)
+
+
+def test_budget_counts_gradient_evaluations(searched):
+    trials = read_results(searched).trials.set_index("trial_id")
+    report = load([searched])
+    pictures = {picture.name: picture for picture in budget_section(report).pictures}
+    for study in report.studies.to_dict(orient="records"):
+        place, method = study["architecture"].replace("_", "-"), study["method"]
+        training, searching = (
+            {trace.name: trace for trace in pictures[f"{kind}-{place}"].figure.data}[method]
+            for kind in ("winners", "anytime")
+        )
+        winner = trials.loc[study["best_trial_id"]]
+        assert training.x[-1] == pytest.approx(winner["gradient_evaluations"])
+        assert training.y[-1] == winner["val_accuracy"]
+        assert searching.x[-1] == pytest.approx(study["gradient_evaluations"])
+        assert list(searching.y) == sorted(searching.y)
+
+
+def test_cost_is_the_sum_over_trials(searched):
+    trials = read_results(searched).trials
+    rows = rows_of(cost_section(load([searched])), "cost")
+    assert len(rows) == 6
+    for row in rows:
+        members = trials[(trials["architecture"] == row["place"]) & (trials["method"] == row["label"])]
+        saved_epochs = saved_s = 0.0
+        for one in members[members["status"] == "pruned"].to_dict(orient="records"):
+            saved_epochs += one["max_epochs"] - one["epochs_trained"]
+            saved_s += (one["max_epochs"] - one["epochs_trained"]) * one["wall_s"] / one["epochs_trained"]
+        assert saved_epochs > 0
+        assert row["saved_epochs"] == saved_epochs
+        assert row["saved_s"] == pytest.approx(saved_s)
+        assert row["epochs"] == members["epochs_trained"].sum()
+        assert row["device_hours"] == pytest.approx(members["wall_s"].sum() / 3600)
+
+
+def test_importance_finds_the_parameter_that_matters(searched):
+    found = importance(load([searched]), "vit_tiny", "zsharp")
+    assert sum(found.shares.values()) == pytest.approx(1)
+    assert set(found.shares) == {"q_p", "rho", "lr"}
+    assert max(found.shares, key=found.shares.get) == "lr"
+    epochs = read_results(searched).epochs
+    reached = epochs[(epochs["study"] == "vit_tiny-zsharp") & (epochs["epoch"] == found.epoch)]
+    assert found.n == len(reached) >= 10
+
+
+def test_too_few_trials_have_no_importance(tmp_path):
+    report = load([write_search(tmp_path, num_trials=9)])
+    assert importance(report, "resnet8", "zsharp").shares == {}
+    page = Page(write_report([tmp_path], tmp_path / "r.html").page)
+    assert "No importances for resnet8, zsharp; " in page.text
+
+
+def test_warnings_say_what_speaks_against_an_optimum(tmp_path):
+    write_search(tmp_path, num_trials=40, architectures=["mlp"], methods=["sam"])
+    assert list(warnings(load([tmp_path]), "mlp")) == []
+    file = tmp_path / "parquet" / "trials.parquet"
+    table = pq.read_table(file)
+    rows = table.to_pylist()[:9]
+    for number, row in enumerate(rows):
+        row["status"] = "diverged" if number < 3 else "completed"
+        row["val_accuracy"], row["param.rho"] = 0.5, 0.07
+    rows[5] |= {"val_accuracy": 0.9, "param.lr": 0.0299}
+    job = json.loads(table.schema.metadata[b"job"])
+    write(tmp_path, "trials", trials_schema(), rows, job)
+    few, infeasible, edge = warnings(load([tmp_path]), "mlp")
+    assert few.startswith("mlp, sam: n = 9 trials are few to search rho, lr;")
+    assert infeasible.startswith("mlp, sam: 33% of n = 9 trials diverged or failed")
+    assert edge.startswith("mlp, sam: the best lr, 0.0299, is at the upper end of its range, 0.0003 to 0.03")
+
+
+def test_a_running_search_is_a_partial_result(tmp_path):
+    write_search(tmp_path, num_trials=6, running=2, architectures=["mlp"])
+    page = Page(write_report([tmp_path], tmp_path / "r.html").page)
+    running = int(read_results(tmp_path).trials["status"].isna().sum())
+    assert running >= 3
+    assert f"{running} of 18 trials are still running: this is a partial result." in page.text
+    assert f"{running} running" in page.text
+
+
+@pytest.mark.parametrize("num_trials", [0, 1])
+def test_a_search_that_has_hardly_begun_has_a_report(tmp_path, num_trials):
+    row = {"job": "tiny", "study": "mlp-sam", "trial_id": "t", "dataset": "digits", "architecture": "mlp"}
+    row |= {"method": "sam", "started_at": START, "max_epochs": 9, "param.lr": 0.01, "param.rho": 0.1}
+    write(tmp_path, "trials", trials_schema(), [row] * num_trials, {"name": "tiny"})
+    write(tmp_path, "epochs", epochs_schema(), [], {"name": "tiny"})
+    write(tmp_path, "confirmations", confirmations_schema(), [], {"name": "tiny"})
+    page = Page(write_report([tmp_path], tmp_path / "r.html").page)
+    said = "mlp: no trial has reached full fidelity" if num_trials else "No trial has started yet."
+    assert said in page.text
+    assert "0123abcd" in page.text
+
+
+def test_files_of_the_first_version_read_as_nulls(tmp_path, confirmed):
+    """Version 1 as it was first written: without the columns that were added at the end."""
+    folder = tmp_path / "parquet"
+    folder.mkdir()
+    for name in ("trials", "epochs", "confirmations"):
+        table = pq.read_table(confirmed / "parquet" / f"{name}.parquet")
+        assert set(LATER_COLUMNS[name]) < set(table.column_names)
+        pq.write_table(table.drop_columns(list(LATER_COLUMNS[name])), folder / f"{name}.parquet")
+    old, new = read_results(tmp_path), read_results(confirmed)
+    for name in ("trials", "epochs", "confirmations"):
+        before, after = getattr(old, name), getattr(new, name)
+        assert set(before.columns) == set(after.columns)
+        assert before[list(LATER_COLUMNS[name])].isna().all(axis=None)
+        kept = [column for column in after.columns if column not in LATER_COLUMNS[name]]
+        pd.testing.assert_frame_equal(before[kept], after[kept])
+    assert "highest mean test accuracy" in Page(write_report([tmp_path], tmp_path / "r.html").page).text
+
+
+def test_columns_of_a_later_version_are_left_alone(tmp_path):
+    write_search(tmp_path, num_trials=3, architectures=["mlp"])
+    file = tmp_path / "parquet" / "trials.parquet"
+    table = pq.read_table(file)
+    pq.write_table(table.append_column("of_tomorrow", table["status"]), file)
+    assert "of_tomorrow" in read_results(tmp_path).trials
+    write_report([tmp_path], tmp_path / "r.html")
+
+
+@pytest.mark.parametrize("name", ["trials", "epochs", "confirmations"])
+def test_a_newer_schema_is_refused(tmp_path, name):
+    write_search(tmp_path, num_trials=3, seeds=1, architectures=["mlp"])
+    file = tmp_path / "parquet" / f"{name}.parquet"
+    table = pq.read_table(file)
+    pq.write_table(table.replace_schema_metadata(table.schema.metadata | {b"schema_version": b"2"}), file)
+    with pytest.raises(ResultsError, match="found schema_version 2, expected at most 1; update zsharp-tune"):
+        write_report([tmp_path], tmp_path / "r.html")
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_searches_side_by_side_keep_their_names(tmp_path, searched):
+    again = write_search(tmp_path / "again", num_trials=5, seed=1)
+    other = write_search(tmp_path / "other", num_trials=5, name="other", methods=["sam"])
+    report = load([searched, again, other, again])
+    folders = (searched.name, again.name)
+    expected = {f"{method} (tiny) ({folder})" for method in ("zsharp", "sam", "base") for folder in folders}
+    assert set(report.labels) == expected | {"sam (other)"}
+    assert len(report.trials) == 180 + 30 + 10
+    assert report.trials["uid"].is_unique
+    assert len(report.epochs) == sum(len(read_results(one).epochs) for one in (searched, again, other))
+    page = Page(write_report([searched, again, other], tmp_path / "r.html").page)
+    assert "Search report: tiny, other" in page.text
+
+
+def test_the_page_is_self_contained_and_its_data_hold_no_markup(tmp_path, confirmed):
+    written = write_report([confirmed], tmp_path / "deep" / "r.html")
+    page = Page(written.page)
+    assert page.links
+    assert all(link.startswith("#") for link in page.links)
+    assert "<" not in page.data
+    figures = json.loads(page.data)["figures"]
+    assert len(figures) > 15
+    assert all(f'id="figure-{name}"' in written.page.read_text(encoding="utf-8") for name in figures)
+    assert written.page.stat().st_size < 6_000_000
+    first = written.page.read_bytes()
+    assert write_report([confirmed], written.page).page.read_bytes() == first, "the same input, the same page"
+
+
+def test_tables_stand_beside_the_page_in_three_forms(tmp_path, confirmed):
+    files = write_report([confirmed], tmp_path / "r.html").files
+    assert files == tmp_path / "r_files"
+    names = {"methods", "differences", "candidates", "rungs", "cost", "failures", "provenance"}
+    expected = {f"{name}.{ending}" for name in names for ending in ("csv", "md", "tex")}
+    assert {file.name for file in files.iterdir()} == expected
+    with (files / "methods.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    summary = read_results(confirmed).confirmations.query("place == 1").groupby(["architecture", "method"])
+    means = summary["test_accuracy"].mean()
+    for row in rows:
+        assert float(row["test_mean"]) == pytest.approx(means[row["place"], row["label"]])
+    for name in names:
+        html = MarkdownIt("commonmark").enable("table").render((files / f"{name}.md").read_text())
+        latex = (files / f"{name}.tex").read_text()
+        num_columns = html.count("<th>") + html.count("<th style")
+        body = latex.split("\\midrule")[1].split("\\bottomrule")[0].strip().splitlines()
+        assert len(body) == html.count("<tr>") - 1 > 0
+        assert all(len(re.findall(r"(?<!\\)&", line)) == num_columns - 1 for line in body)
+
+
+def test_names_stay_text_in_every_form(tmp_path):
+    methods = ["zsharp", "b_1_ *x* `y` | \\end{tabular} $z$ %{x} & # ~ ^"]
+    write_search(
+        tmp_path, name=EVIL, architectures=[EVIL], methods=methods, error=EVIL, seeds=7, num_trials=20
+    )
+    written = write_report([tmp_path], tmp_path / "r.html")
+    page = Page(written.page)
+    assert page.text.count(EVIL) > 20
+    assert EVIL not in written.page.read_text(encoding="utf-8")
+    tables = {table.name: table for table in answer_section(load([tmp_path])).tables}
+    html = MarkdownIt("commonmark").enable("table").render(to_markdown(tables["methods"]))
+    assert EVIL not in html
+    cells = [
+        re.sub(r"&(lt|gt|amp);", lambda m: {"lt": "<", "gt": ">", "amp": "&"}[m[1]], cell)
+        for cell in re.findall(r"<td>(.*?)</td>", html)
+    ]
+    assert {EVIL, *methods} <= set(cells)
+    latex = to_latex(tables["methods"])
+    assert r"\textless{}script\textgreater{}" in latex
+    assert r"\textbackslash{}end\{tabular\} \$z\$ \%\{x\} \& \# \textasciitilde{} \textasciicircum{}" in latex
+    for name, figure in json.loads(page.data)["figures"].items():
+        assert re.fullmatch(r"[a-z0-9-]+", name)
+        shown = [
+            {key: value for key, value in trace.items() if key != "legendgroup"} for trace in figure["data"]
+        ]
+        texts = json.dumps([figure["layout"], shown])
+        assert "script>" not in texts.replace("&lt;script&gt;", "").replace("&lt;/script&gt;", ""), name
+        assert "%{x} " not in texts, name
+
+
+def test_reads_without_torch_ray_and_optuna(tmp_path, searched):
+    code = """
+import sys
+class Missing:
+    def find_spec(name, path, target=None):
+        if name in ("torch", "ray", "optuna", "kaleido", "choreographer"):
+            raise ModuleNotFoundError(name, name=name)
+sys.meta_path.insert(0, Missing)
+from tune_jobs.cli.app import main
+main()
+"""
+    page = tmp_path / "r.html"
+    arguments = ["compare", str(searched), "--html", str(page)]
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, *arguments], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "zsharp-tune[images]" in done.stdout
+    assert "Importances need Optuna, which is not installed here" in Page(page).text
+
+
+def test_the_command_refuses_what_it_cannot_read_or_write(tmp_path, searched, monkeypatch, capsys):
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["tune-jobs", "compare", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        return exit_.value.code, capsys.readouterr()
+
+    code, said = call(tmp_path / "none", "--html", tmp_path / "r.html")
+    assert (code, "no such file" in said.err) == (2, True)
+    code, said = call(searched, "--html", tmp_path)
+    assert (code, "cannot be written" in said.err) == (2, True)
+    assert list(tmp_path.iterdir()) == []
+    code, said = call(searched, "--html", tmp_path / "r.html")
+    assert (code, str(tmp_path / "r.html") in said.out) == (0, True)
+    code, said = call(searched, "--format", "latex")
+    assert (code, said.out.count("\\begin{tabular}"), "resnet8 & zsharp &" in said.out) == (0, 1, True)
+
+
+def test_figures_are_drawn_as_svg(tmp_path, searched):
+    pictures = curves_section(load([searched])).pictures
+    assert report_images.write_images(pictures, tmp_path) is None
+    for picture in pictures:
+        text = (tmp_path / f"{picture.name}.svg").read_text()
+        assert text.startswith("<svg")
+        assert ">validation accuracy</text>" in text
+
+
+@pytest.mark.parametrize(
+    ("module", "said"), [("kaleido", "pip install zsharp-tune"), (None, "no Chrome or Chromium")]
+)
+def test_without_a_browser_the_figures_are_said_to_be_missing(tmp_path, searched, monkeypatch, module, said):
+    if module:
+        monkeypatch.setitem(sys.modules, module, None)
+    else:
+        monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.setattr("choreographer.browsers.chromium.Chromium.find_browser", lambda *a, **k: None)
+    assert said in report_images.write_images(curves_section(load([searched])).pictures, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_files_of_this_test_are_of_the_real_schema(confirmed):
+    for name, schema in (("trials", trials_schema()), ("epochs", epochs_schema())):
+        assert pq.read_schema(Path(confirmed) / "parquet" / f"{name}.parquet").names == schema.names
+
+
+def test_sharpness_shows_measures_with_their_errors_and_no_diagnostics(tmp_path):
+    names = ["average", "average_se", "hessian_max", "hessian_max_converged", "hessian_max_residual", "loss"]
+    write_search(tmp_path, architectures=["mlp"], methods=["sam"], seeds=4)
+    file = tmp_path / "parquet" / "confirmations.parquet"
+    values = (0.5, 0.01, 7.0, 1.0, 0.02, 0.3)
+    measured = {f"sharpness.{name}": value for name, value in zip(names, values, strict=True)}
+    rows = [row | measured for row in pq.read_table(file).to_pylist()]
+    write(tmp_path, "confirmations", confirmations_schema((), names), rows, {"name": "tiny"})
+    average, largest = sharpness_section(load([tmp_path])).pictures
+    assert [picture.name for picture in (average, largest)] == [
+        "sharpness-average-mlp",
+        "sharpness-hessian-max-mlp",
+    ]
+    (trace,) = average.figure.data
+    assert (list(trace.x), list(trace.error_x.array)) == ([0.5] * 4, [0.01] * 4)
+    assert list(trace.y) == [row["test_accuracy"] for row in rows]
+    assert largest.figure.data[0].error_x.array is None

@@ -1,0 +1,166 @@
+"""Settings that a search repeated over seeds: compared seed by seed, and never taken for single trials."""
+
+import random
+from datetime import timedelta
+
+import numpy as np
+import pytest
+from generated_search import START, write
+
+from tune_jobs.cli.app import main
+from tune_jobs.report.answer import answer_section
+from tune_jobs.report.data import load
+from tune_jobs.report.page import Bullets
+from tune_jobs.report.repeats import repeats
+from tune_jobs.report.write import write_report
+from tune_jobs.results.schema import confirmations_schema, epochs_schema, trials_schema
+from tune_jobs.results.statistics import compare_methods, summarize
+
+GAIN = {"sam": 0.0, "zsharp": 0.05, "random_sam": 0.001}
+
+
+@pytest.fixture(autouse=True)
+def no_images(monkeypatch):
+    monkeypatch.setattr("tune_jobs.report.write.write_images", lambda pictures, folder: "not drawn")
+
+
+def write_repeats(folder, methods=("sam", "zsharp", "random_sam"), percentiles=(0.9,), seeds=10, missing=()):
+    """A search of which every setting was trained with each seed; seeds have an effect that methods share."""
+    rng = random.Random(0)
+    trials, epochs = [], []
+    for architecture in ("resnet8", "vit_tiny"):
+        for method in methods:
+            for number in range(len(percentiles) * seeds):
+                seed, q_p = number // len(percentiles), percentiles[number % len(percentiles)]
+                value = 0.6 + GAIN[method] + random.Random(seed).gauss(0, 0.02) + rng.gauss(0, 0.002)
+                status = "failed" if (architecture, method, seed) in missing else "completed"
+                study = f"{architecture}-{method}"
+                trials.append(
+                    {
+                        "job": "mask",
+                        "study": study,
+                        "trial_id": f"{study}-{number:04d}",
+                        "number": number,
+                        "dataset": "digits",
+                        "architecture": architecture,
+                        "method": method,
+                        "seed": seed,
+                        "status": status,
+                        "epochs_trained": 4,
+                        "max_epochs": 4,
+                        "val_accuracy": value - 0.1 * (q_p - 0.9) ** 2,
+                        "val_loss": 1 - value,
+                        "param.lr": 1e-3,
+                        "param.rho": 0.05,
+                        "param.q_p": None if method == "sam" else q_p,
+                        "started_at": START,
+                        "finished_at": START + timedelta(seconds=9),
+                    }
+                )
+    job = {
+        "name": "mask",
+        "architectures": ["resnet8", "vit_tiny"],
+        "methods": list(methods),
+        "space": {"q_p": {"choice": list(percentiles)}, "rho": 0.05, "lr": 1e-3},
+        "search": {"seeds": seeds, "sampler": "grid"},
+        "train": {"epochs": 4},
+    }
+    write(folder, "trials", trials_schema(), trials, job)
+    write(folder, "epochs", epochs_schema(), epochs, job)
+    write(folder, "confirmations", confirmations_schema((), []), [], job)
+    return trials
+
+
+def by_seed(trials, architecture, method, q_p=None):
+    return {
+        row["seed"]: row["val_accuracy"]
+        for row in trials
+        if (row["architecture"], row["method"], row["status"]) == (architecture, method, "completed")
+        and q_p in (None, row["param.q_p"])
+    }
+
+
+def words_of(section):
+    parts = [part for part in section.parts if isinstance(part, str | Bullets)]
+    return " ".join(part if isinstance(part, str) else " ".join(part.items) for part in parts)
+
+
+def test_methods_are_compared_seed_by_seed(tmp_path):
+    trials = write_repeats(tmp_path)
+    report = load([tmp_path])
+    found = {contest.place: contest for contest in repeats(report)}
+    assert list(found) == ["resnet8", "vit_tiny"]
+    for place, contest in found.items():
+        values = {method: by_seed(trials, place, method) for method in GAIN}
+        assert contest.values == values
+        for method, own in values.items():
+            assert contest.summaries[method].mean == pytest.approx(np.mean(list(own.values())))
+            assert contest.summaries[method] == summarize(list(own.values()))
+        assert contest.comparisons == compare_methods(values)
+    section = answer_section(report)
+    words = words_of(section)
+    assert "every other setting, of 2 comparisons of settings repeated with the same seeds" in words
+    assert "zsharp in 2 (resnet8, vit_tiny)" in words
+    assert "zsharp has the highest mean validation accuracy" in words
+    assert "n = 10 shared seeds" in words
+    assert "test accuracy" not in words and "one seed each" not in words
+    tables = {table.name: table for table in section.tables}
+    assert set(tables) == {"repeats", "repeat-differences"}
+    assert "Differences of validation accuracy" in tables["repeat-differences"].caption
+    assert [row["setting"] for row in tables["repeats"].rows if row["is_best"]] == ["zsharp"] * 2
+    assert len(section.pictures) == 2
+
+
+def test_values_of_one_parameter_are_settings_and_a_line_with_error_bars(tmp_path):
+    percentiles = (0.0, 0.5, 0.9, 0.99)
+    trials = write_repeats(tmp_path, ("zsharp",), percentiles)
+    report = load([tmp_path])
+    contest = repeats(report)[0]
+    assert set(contest.values) == {f"zsharp q_p {q_p:.3g}" for q_p in percentiles}
+    assert contest.values["zsharp q_p 0.99"] == by_seed(trials, "resnet8", "zsharp", 0.99)
+    pictures = {picture.name: picture for picture in answer_section(report).pictures}
+    trend = pictures["trend-q-p-zsharp-resnet8"]
+    _, line = trend.figure.data
+    assert list(line.x) == list(percentiles)
+    for q_p, mean, above in zip(line.x, line.y, line.error_y.array, strict=True):
+        summary = summarize(list(by_seed(trials, "resnet8", "zsharp", q_p).values()))
+        assert mean == pytest.approx(summary.mean)
+        assert above == pytest.approx(summary.high - summary.mean)
+    assert "n = 10, 10, 10, 10 seeds" in trend.caption
+
+
+def test_too_few_seeds_is_an_answer(tmp_path):
+    write_repeats(tmp_path, seeds=3)
+    words = words_of(answer_section(load([tmp_path])))
+    assert "No setting is shown to be better than all the others" in words
+    assert "To compare 3 settings, at least 7 seeds are needed." in words
+    assert "not enough seeds to tell" in words
+
+
+def test_a_trial_that_failed_takes_its_seed_out_of_the_pairs_alone(tmp_path):
+    write_repeats(tmp_path, missing={("resnet8", "sam", 4)})
+    contest = repeats(load([tmp_path]))[0]
+    assert contest.summaries["sam"].n == 9 and contest.summaries["zsharp"].n == 10
+    sizes = {frozenset((pair.a, pair.b)): pair.n for pair in contest.comparisons}
+    assert sizes[frozenset(("sam", "zsharp"))] == 9
+    assert sizes[frozenset(("zsharp", "random_sam"))] == 10
+
+
+def test_a_search_over_configurations_has_no_repeats(tmp_path):
+    from generated_search import write_search
+
+    assert repeats(load([write_search(tmp_path)])) == []
+
+
+def test_page_and_terminal_say_it(tmp_path, capsys, monkeypatch):
+    write_repeats(tmp_path, percentiles=(0.5, 0.9))
+    page = write_report([tmp_path], tmp_path / "report.html").page.read_text(encoding="utf-8")
+    assert "settings repeated with the same seeds" in page
+    assert (tmp_path / "report_files" / "repeats.md").exists()
+    monkeypatch.setattr("sys.argv", ["tune-jobs", "compare", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code in (None, 0)
+    out = capsys.readouterr().out
+    assert "zsharp q_p 0.9 has the highest mean validation accuracy" in out
+    assert "sd: over completed trials" in out and "Winners are single trials" not in out

@@ -1,0 +1,328 @@
+"""A comparison says what a slow reading of the same trials says, in every rendering, and names stay text."""
+
+import csv
+import io
+import json
+import math
+import random
+import statistics
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from rich.console import Console
+
+from tune_jobs.ledger.writer import Decision, Ledger
+from tune_jobs.results.compare import comparison, render_table, to_csv, to_json, to_markdown
+from tune_jobs.results.write import ResultsError, export
+
+IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # many commits; a busy disk syncs slowly
+ENDS = ("completed", "pruned", "diverged", "failed", "interrupted", None)
+METHODS = {"base": ("lr",), "sam": ("lr", "rho"), "zsharp": ("lr", "rho", "q_p"), "odd": ("lr", "momentum")}
+
+
+def make_search(folder, name, trials):
+    """Writes a search whose trials are given as dicts, and exports it."""
+    with Ledger.create(folder, {"name": name}, {}) as ledger:
+        for number, trial in enumerate(trials):
+            fields = {key: trial[key] for key in ("dataset", "architecture", "method", "params")}
+            study = f"{trial['dataset']}.{trial['architecture']}.{trial['method']}"
+            ledger.start_trial(
+                trial["id"], study=study, number=number, variant="paper", seed=0, max_epochs=9, **fields
+            )
+            for epoch, (accuracy, loss) in enumerate(trial["curve"], start=1):
+                measured = {"val_accuracy": accuracy, "val_loss": loss, "gradient_evaluations": 10 * epoch}
+                ledger.report(trial["id"], epoch, measured, Decision("continue"))
+            if trial["status"]:
+                ledger.finish_trial(trial["id"], trial["status"], "because")
+    export(folder)
+    return folder
+
+
+def trial(identity, accuracy, *, loss=0.5, status="completed", architecture="mlp", method="sam", **more):
+    curve = [(0.1, 1.0), (accuracy, loss)]
+    given = {"id": identity, "dataset": "digits", "architecture": architecture, "method": method}
+    return given | {"status": status, "params": {"lr": 0.0123456, "rho": 0.1}, "curve": curve} | more
+
+
+def random_trials(rng):
+    trials = []
+    for dataset in ("digits", "moons"):
+        for architecture in ("vit", "mlp", "cnn"):
+            for method, names in METHODS.items():
+                hopeless = rng.random() < 0.2
+                for _ in range(rng.randrange(1, 9)):
+                    status = rng.choice(ENDS[1:]) if hopeless else rng.choice(ENDS[:4])
+                    length = rng.randrange(0, 4) if status != "completed" else 4
+                    coarse = (0.25, 0.5, 0.75, None)  # few values: ties, also of the loss, and nulls
+                    curve = [(rng.choice(coarse), rng.choice(coarse)) for _ in range(length)]
+                    params = {name: rng.uniform(0.01, 1) for name in names}
+                    trials.append(
+                        {"id": f"t{rng.randrange(10**9):09d}", "dataset": dataset, "status": status}
+                        | {"architecture": architecture, "method": method, "curve": curve, "params": params}
+                    )
+    return trials
+
+
+def slow_comparison(name, trials):
+    """What `comparison` should say of one search, keyed by study, from the trials as they were given."""
+    rows = {}
+    for one in trials:
+        rows.setdefault((name, one["dataset"], one["architecture"], one["method"]), []).append(one)
+    for key, members in rows.items():
+        completed = [t for t in members if t["status"] == "completed"]
+        measured = [t for t in completed if t["curve"][-1][0] is not None]
+        best = None
+        for t in measured:
+            accuracy, loss = t["curve"][-1]
+            merit = (-accuracy, math.inf if loss is None else loss, t["id"])
+            if best is None or merit < best[0]:
+                best = (merit, t)
+        accuracies = [t["curve"][-1][0] for t in measured]
+        spent = [10 * len(t["curve"]) for t in members if t["curve"]]
+        rows[key] = {
+            "best_val_accuracy": -best[0][0] if best else None,
+            "best_val_loss": best[1]["curve"][-1][1] if best else None,
+            "best_trial_id": best[1]["id"] if best else None,
+            "max_epochs": 9 if best else None,
+            "params": best[1]["params"] if best else {},
+            "num_trials": len(members),
+            "num_completed": len(completed),
+            **{
+                f"{status}_fraction": sum(t["status"] == status for t in members) / len(members)
+                for status in ("pruned", "diverged", "failed")
+            },
+            "median_val_accuracy": statistics.median(accuracies) if accuracies else None,
+            "std_val_accuracy": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
+            "epochs": sum(len(t["curve"]) for t in members),
+            "gradient_evaluations": sum(spent) if spent else None,
+        }
+    for key, row in rows.items():  # rank: one more than the number of better rows in the same place
+        row["rank"] = None
+        if row["best_val_accuracy"] is not None:
+            rivals = [r for k, r in rows.items() if k[1:3] == key[1:3] and r["best_val_accuracy"] is not None]
+
+            def merit(r):
+                return (
+                    -r["best_val_accuracy"],
+                    math.inf if r["best_val_loss"] is None else r["best_val_loss"],
+                )
+
+            row["rank"] = 1 + sum(merit(rival) < merit(row) for rival in rivals)
+    return rows
+
+
+@pytest.fixture
+def folder():
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as path:
+        yield Path(path)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_says_what_a_slow_reading_says(folder, seed):
+    trials = random_trials(random.Random(seed))
+    make_search(folder, "tiny", trials)
+    expected = slow_comparison("tiny", trials)
+    rows = json.loads(to_json(comparison([folder])))
+    assert len(rows) == len(expected)
+    for row in rows:
+        key = tuple(row.pop(name) for name in ("job", "dataset", "architecture", "method"))
+        assert row.pop("folder") == str(folder)
+        params = {n.removeprefix("param."): row.pop(n) for n in list(row) if n.startswith("param.")}
+        assert set(params) == {"q_p", "rho", "lr", "momentum"}
+        wanted = expected.pop(key)
+        chosen = wanted.pop("params")
+        assert params == {name: chosen.get(name) for name in params}
+        assert row == pytest.approx(wanted, abs=1e-12)
+    # sorted by rank within an architecture, those without a winner last, architectures as the job has them
+    assert list(dict.fromkeys(t["architecture"] for t in trials)) == ["vit", "mlp", "cnn"]
+    table = comparison([folder])
+    assert list(dict.fromkeys(table["architecture"])) == ["vit", "mlp", "cnn"]
+    for _, group in table.groupby(["dataset", "architecture"]):
+        ranks = group["rank"].fillna(99).tolist()
+        assert ranks == sorted(ranks)
+
+
+def test_winners_are_completed(tmp_path):
+    trials = [trial("a", 0.99, status=status) | {"id": f"{status}"} for status in ENDS[1:] if status]
+    make_search(tmp_path, "tiny", [*trials, trial("running", 1.0, status=None), trial("w", 0.5)])
+    (row,) = json.loads(to_json(comparison([tmp_path])))
+    assert (row["best_trial_id"], row["best_val_accuracy"]) == ("w", 0.5)
+    assert (row["num_trials"], row["num_completed"], row["std_val_accuracy"]) == (6, 1, None)
+
+
+def test_full_fidelity_counts_not_the_best_epoch_before(tmp_path):
+    peaked = trial("peaked", 0.5, curve=[(0.9, 0.1), (0.5, 0.5)])
+    make_search(tmp_path, "tiny", [peaked, trial("steady", 0.6)])
+    assert comparison([tmp_path])["best_trial_id"].tolist() == ["steady"]
+
+
+def test_ties_go_to_the_lower_loss_then_the_trial_id(tmp_path):
+    a = [
+        trial("c", 0.5, loss=0.2),
+        trial("b", 0.5, loss=0.2),
+        trial("a", 0.5, loss=0.3),
+        trial("0", 0.5, loss=None),
+    ]
+    b = [trial("d", 0.5, loss=0.2, method="base"), trial("e", 0.5, loss=0.1, method="zsharp")]
+    make_search(tmp_path, "tiny", a + b)
+    table = comparison([tmp_path])
+    assert table["best_trial_id"].tolist() == ["e", "b", "d"]
+    assert table["rank"].tolist() == [1, 2, 2]
+
+
+def test_the_same_study_in_two_folders_is_two_rows(tmp_path):
+    one = make_search(tmp_path / "one", "tiny", [trial("a", 0.5)])
+    two = make_search(tmp_path / "two", "tiny", [trial("a", 0.75)])
+    table = comparison([one, two, one])
+    assert table["folder"].tolist() == [str(two), str(one)]
+    assert table["rank"].tolist() == [1, 2]
+    assert "folder" in to_markdown(table)
+    assert "folder" not in to_markdown(comparison([one]))
+    lines = shown(table).splitlines()
+    assert max(map(len, lines)) <= 100
+    row = ["*", "sam", "0.7500", "–", "–", "0.1", "0.0123", "1/1", "0%", "2", "20"]
+    assert row in [line.split() for line in lines]
+    for path in (one, two):  # a long one goes over several lines
+        assert str(path) in "".join("".join(line.split()) for line in lines)
+
+
+def test_a_folder_without_results_is_a_clear_message(tmp_path):
+    with pytest.raises(ResultsError, match=r"trials\.parquet: no such file; expected a search folder"):
+        comparison([tmp_path])
+
+
+def test_a_search_without_trials_compares_to_nothing(tmp_path):
+    table = comparison([make_search(tmp_path, "tiny", [])])
+    assert len(table) == 0
+    assert json.loads(to_json(table)) == []
+    assert "rank" in to_csv(table)
+    assert "Winners are single trials" in shown(table)
+    assert "Winners are single trials" in to_markdown(table)
+
+
+def test_csv_and_json_round_trip(folder):
+    table = comparison([make_search(folder, "tiny", random_trials(random.Random(0)))])
+    records = json.loads(to_json(table))
+    pd.testing.assert_frame_equal(pd.DataFrame(records)[list(table)].astype(dict(table.dtypes)), table)
+    rows = list(csv.DictReader(io.StringIO(to_csv(table))))
+    assert len(rows) == len(records) > 1
+    for row, record in zip(rows, records, strict=True):
+        assert {name: "" if value is None else str(value) for name, value in record.items()} == row
+
+
+def shown(table, width=100):
+    console = Console(width=width, file=io.StringIO(), force_terminal=False)
+    console.print(render_table(table))
+    return console.file.getvalue()
+
+
+def parsed(markdown):
+    """The paragraphs of a Markdown text and the cells of its tables, as a reader sees them."""
+    paragraphs, rows, inside = [], [], False
+    for token in MarkdownIt("gfm-like", {"linkify": False}).parse(markdown):
+        inside = {"table_open": True, "table_close": False}.get(token.type, inside)
+        if token.type == "tr_open":
+            rows.append([])
+        if token.type == "inline":
+            assert {child.type for child in token.children} <= {"text", "text_special"}, token.content
+            (rows[-1] if inside else paragraphs).append("".join(child.content for child in token.children))
+    return paragraphs, rows
+
+
+@pytest.fixture
+def demo(folder):
+    zsharp = {"method": "zsharp", "params": {"q_p": 0.8749, "rho": 0.12345, "lr": 0.010999}}
+    base = {"method": "base", "params": {"lr": 1.5e-5}}
+    long = [(0.5, 1.0)] * 1234
+    trials = [
+        *(trial(f"a{n}", 0.98612 - n / 10, architecture="resnet8", **zsharp) for n in range(3)),
+        trial("b", 0.5, architecture="resnet8", status="pruned", **zsharp),
+        trial("c", 0.97, architecture="resnet8", **base),
+        trial("d", 0.9, architecture="vit_7_8_8_384", status="diverged", method="zsharp_official"),
+        trial("e", 0.9, architecture="vit_7_8_8_384", status="failed", method="zsharp_official", curve=long),
+    ]
+    return comparison([make_search(folder, "tiny", trials)])
+
+
+def test_terminal_table(demo):
+    text = shown(demo)
+    assert max(map(len, text.splitlines())) <= 100
+    lines = text.splitlines()
+    best = "Best on digits: resnet8 with zsharp, validation accuracy 0.9861 (q_p 0.875, rho 0.123, lr 0.011)"
+    assert lines[0].strip() == best
+    rows = [line.split() for line in lines]
+    assert ["resnet8"] in rows
+    assert ["*", "zsharp", "0.9861", "0.1000", "0.875", "0.123", "0.011", "3/4", "25%", "8", "80"] in rows
+    assert ["base", "0.9700", "–", "–", "–", "1.5e-05", "1/1", "0%", "2", "20"] in rows
+    assert ["zsharp_official", "–", "–", "–", "–", "–", "0/2", "0%", "1236", "12.4k"] in rows
+    assert "Of 7 trials 1 diverged and 1 failed." in text
+    assert "Winners are single trials" in text
+    assert "nan" not in text.lower()
+
+
+def test_markdown_table(demo):
+    paragraphs, (header, *rows) = parsed(to_markdown(demo))
+    best = "Best on digits: resnet8 with zsharp, validation accuracy 0.9861 (q_p 0.875, rho 0.123, lr 0.011)"
+    assert paragraphs[:2] == [best, "Of 7 trials 1 diverged and 1 failed."]
+    assert header[:5] == ["", "architecture", "method", "best val acc", "sd"]
+    assert rows[0] == [
+        "*",
+        "resnet8",
+        "zsharp",
+        "0.9861",
+        "0.1000",
+        "0.875",
+        "0.123",
+        "0.011",
+        "3/4",
+        "25%",
+        "8",
+        "80",
+    ]
+    assert rows[1][:5] == ["", "resnet8", "base", "0.9700", "–"]
+    assert rows[2][1:4] == ["vit_7_8_8_384", "zsharp_official", "–"]
+
+
+def test_nothing_completed_is_said(tmp_path):
+    table = comparison([make_search(tmp_path, "tiny", [trial("a", 0.9, status="pruned")])])
+    assert table["best_val_accuracy"].isna().all()
+    assert table["rank"].isna().all()
+    assert shown(table).startswith("No trial on digits was completed, so there is no best.")
+
+
+def test_other_parameters_are_said(tmp_path):
+    table = comparison(
+        [make_search(tmp_path, "tiny", [trial("a", 0.9, params={"lr": 0.1, "momentum": 0.123456})])]
+    )
+    assert "mlp with sam in tiny also has momentum 0.123." in shown(table)
+    assert "(lr 0.1, momentum 0.123)" in shown(table)
+
+
+@pytest.mark.parametrize(
+    "name", ["[red]", "[bold]x[/bold]", "[/]", "<script>alert(1)</script>", "a|b", "*x*_y_", "`c`"]
+)
+def test_names_are_text_not_markup(tmp_path, name):
+    given = trial("a", 0.9, architecture=name, method=name, dataset=name)
+    table = comparison([make_search(tmp_path, name, [given])])
+    text = shown(table, width=200)
+    assert text.startswith(f"Best on {name}: {name} with {name}, validation accuracy 0.9000")
+    assert [name] in [line.split() for line in text.splitlines()]
+    paragraphs, rows = parsed(to_markdown(table))
+    assert paragraphs[0].startswith(f"Best on {name}: {name} with {name}, validation accuracy 0.9000")
+    assert rows[1][1:3] == [name, name]
+    assert json.loads(to_json(table))[0]["architecture"] == name
+    assert pd.read_csv(io.StringIO(to_csv(table)))["architecture"].tolist() == [name]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.text(st.characters(min_codepoint=32, max_codepoint=0x2FF, exclude_characters="\x7f"), min_size=1))
+def test_markdown_shows_any_name(name):
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
+        table = comparison([make_search(Path(folder), "tiny", [trial("a", 0.9, architecture=f"x{name}x")])])
+    _, rows = parsed(to_markdown(table))
+    assert rows[1][1] == " ".join(f"x{name}x".split())

@@ -1,0 +1,363 @@
+"""What the ledger holds arrives in Parquet, readable elsewhere, and nothing else is taken for it."""
+
+import json
+import math
+import os
+import subprocess
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import duckdb
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tune_jobs import provenance as provenance_module
+from tune_jobs.ledger.writer import METRICS, Decision, Ledger, LedgerError
+from tune_jobs.provenance import git_state, provenance
+from tune_jobs.results.schema import SCHEMA_VERSION, confirmations_schema, epochs_schema, trials_schema
+from tune_jobs.results.write import ResultsError, export, read_results
+
+JOB = {"name": "tiny", "space": {"lr": {"loguniform": [1e-4, 0.1]}}, "note": "Ümlaut"}
+FACTS = {
+    "package_versions": {"torch": "2.12.1"},
+    "python_version": "3.12.1",
+    "git_commit": "0123abcd",
+    "git_dirty": False,
+    "hardware": {"cpu_model": "x", "gpus": ["H200"]},
+}
+
+
+def words(text):
+    return text.split()
+
+
+# As section 4 of the design lists them; then the extras.
+TRIALS = words(
+    "job study trial_id dataset architecture method variant seed status stop_reason epochs_trained max_epochs "
+    "val_accuracy best_val_accuracy val_loss train_loss param.q_p param.rho param.lr param.momentum "
+    "gradient_evaluations train_s wall_s images_per_s peak_memory_bytes num_parameters device started_at "
+    "finished_at error number node gpu_ids worker_pid retries ended_after"
+)
+EPOCHS = words(
+    "job study trial_id epoch train_loss train_accuracy val_loss val_accuracy lr grad_norm perturbation_norm "
+    "kept_fraction epoch_s decision rung cutoff reported_at reason num_values seq"
+)
+
+
+def start(ledger, trial_id, **changes):
+    given = {"study": "mlp.sam", "number": 0, "dataset": "digits", "architecture": "mlp", "method": "sam"}
+    given |= {"variant": "paper", "seed": 3, "params": {"rho": 0.05, "lr": 0.1}, "max_epochs": 3}
+    ledger.start_trial(trial_id, **(given | changes))
+
+
+@pytest.fixture
+def search(tmp_path):
+    """A search with one trial of each kind of end, its ledger closed."""
+    with Ledger.create(tmp_path / "search", JOB, FACTS) as ledger:
+        start(ledger, "full")
+        start(ledger, "dead", number=1, variant=None)
+        start(
+            ledger, "nan", number=2, study="mlp.zsharp", method="zsharp", params={"q_p": 0.9, "momentum": 0.5}
+        )
+        start(ledger, "runs", number=3)
+        start(ledger, "silent", number=4)
+        for epoch, accuracy in ((1, 0.5), (2, 0.75), (3, 0.625)):
+            measured = {
+                name: {int: 100 * epoch, float: epoch / 8, str: f"x{epoch}"}[kind]
+                for name, kind in METRICS.items()
+            }
+            measured |= {"val_accuracy": accuracy, "beyond_the_schema": 1}
+            decision = Decision("continue", 2, 0.7, 5, "0.75 >= 0.7") if epoch == 2 else Decision("continue")
+            ledger.report("full", epoch, measured, decision)
+            if epoch == 1:
+                ledger.report("nan", 1, {"train_loss": math.nan, "val_accuracy": 0.25}, Decision("diverge"))
+                ledger.report("runs", 1, {"val_accuracy": None}, Decision("continue"))
+        ledger.finish_trial("full", "completed", "full fidelity")
+        ledger.finish_trial("dead", "failed", "raised", error="Traceback:\n  line 1\nValueError: no data\n\n")
+        ledger.finish_trial("nan", "diverged", "loss not finite")
+    return tmp_path / "search"
+
+
+def by_trial(table):
+    return {row["trial_id"]: row for row in table.to_pylist()}
+
+
+def test_every_trial_is_a_row_whatever_its_end(search):
+    files = export(search)
+    assert files == [search / "parquet" / f"{name}.parquet" for name in ("trials", "epochs", "confirmations")]
+    table = pq.read_table(files[0])
+    assert table.column_names == TRIALS
+    rows = by_trial(table)
+    assert list(rows) == ["full", "dead", "nan", "runs", "silent"]
+    assert [row["status"] for row in rows.values()] == ["completed", "failed", "diverged", None, None]
+    assert [row["epochs_trained"] for row in rows.values()] == [3, 0, 1, 1, 0]
+    assert {row["job"] for row in rows.values()} == {"tiny"}
+
+    full = rows["full"]
+    assert (full["val_accuracy"], full["best_val_accuracy"], full["val_loss"], full["train_loss"]) == (
+        0.625,
+        0.75,
+        0.375,
+        0.375,
+    )
+    assert (full["gradient_evaluations"], full["peak_memory_bytes"], full["num_parameters"]) == (
+        300,
+        300,
+        300,
+    )
+    assert (full["device"], full["node"], full["gpu_ids"], full["wall_s"]) == ("x3", "x3", "x3", 0.375)
+    assert (full["param.q_p"], full["param.rho"], full["param.lr"], full["param.momentum"]) == (
+        None,
+        0.05,
+        0.1,
+        None,
+    )
+    assert timedelta(0) <= full["finished_at"] - full["started_at"] < timedelta(minutes=1)
+    assert full["started_at"].utcoffset() == timedelta(0)
+
+    dead = rows["dead"]
+    assert (dead["error"], dead["stop_reason"], dead["variant"]) == ("ValueError: no data", "raised", None)
+    for name in (
+        "val_accuracy",
+        "best_val_accuracy",
+        "val_loss",
+        "gradient_evaluations",
+        "device",
+        "train_s",
+    ):
+        assert dead[name] is None
+    assert (rows["nan"]["train_loss"], rows["nan"]["best_val_accuracy"], rows["nan"]["error"]) == (
+        None,
+        0.25,
+        None,
+    )
+    assert (rows["nan"]["param.q_p"], rows["nan"]["param.momentum"], rows["nan"]["param.lr"]) == (
+        0.9,
+        0.5,
+        None,
+    )
+    assert (rows["runs"]["best_val_accuracy"], rows["runs"]["finished_at"]) == (None, None)
+
+
+def test_every_report_is_a_row_in_ledger_order(search):
+    export(search)
+    table = pq.read_table(search / "parquet" / "epochs.parquet")
+    assert table.column_names == EPOCHS
+    rows = table.to_pylist()
+    assert [(row["trial_id"], row["epoch"], row["seq"]) for row in rows] == [
+        ("full", 1, 1), ("nan", 1, 2), ("runs", 1, 3), ("full", 2, 4), ("full", 3, 5),
+    ]  # fmt: skip
+    assert [row["decision"] for row in rows] == ["continue", "diverge", "continue", "continue", "continue"]
+    assert [row["study"] for row in rows] == ["mlp.sam", "mlp.zsharp", "mlp.sam", "mlp.sam", "mlp.sam"]
+    assert rows[3].items() >= {"rung": 2, "cutoff": 0.7, "num_values": 5, "reason": "0.75 >= 0.7"}.items()
+    assert rows[3].items() >= {"lr": 0.25, "kept_fraction": 0.25, "val_accuracy": 0.75}.items()
+    assert (rows[0]["rung"], rows[0]["cutoff"], rows[0]["num_values"]) == (None, None, None)
+    assert rows[1]["train_loss"] is None
+    times = [row["reported_at"] for row in rows]
+    assert times == sorted(times)
+
+
+def test_schema_holds_what_the_ledger_checks():
+    arrow = {float: pa.float64(), int: pa.int64(), str: pa.string()}
+    trials, epochs = trials_schema(), epochs_schema()
+    for name, kind in METRICS.items():
+        where = [schema.field(name).type for schema in (trials, epochs) if name in schema.names]
+        assert where, name
+        assert set(where) == {arrow[kind]}
+
+
+def test_opens_in_pandas_polars_and_duckdb(search):
+    trials, epochs, confirmations = export(search)
+    frame = pd.read_parquet(trials)
+    assert list(frame.columns) == TRIALS
+    assert frame["val_accuracy"].isna().tolist() == [False, True, False, True, True]
+    assert frame["started_at"].dt.tz is not None
+
+    polars = pl.read_parquet(trials)
+    assert polars.columns == TRIALS
+    assert polars["status"].to_list() == ["completed", "failed", "diverged", None, None]
+    assert polars["best_val_accuracy"].to_list() == [0.75, None, 0.25, None, None]
+    assert pl.read_parquet(confirmations).is_empty()
+
+    best = duckdb.sql(
+        f"""SELECT trial_id, max(e.val_accuracy), any_value(t.best_val_accuracy), any_value(t."param.rho")
+        FROM '{epochs}' e JOIN '{trials}' t USING (trial_id) GROUP BY trial_id ORDER BY trial_id"""
+    ).fetchall()
+    assert best == [("full", 0.75, 0.75, 0.05), ("nan", 0.25, 0.25, None), ("runs", None, None, 0.05)]
+    pairs = duckdb.sql(f"SELECT key, value FROM parquet_kv_metadata('{trials}')").fetchall()
+    assert dict(pairs)[b"git_commit"] == b"0123abcd"
+
+
+def test_files_say_where_they_come_from(search):
+    for file in export(search):
+        metadata = pq.read_metadata(file).metadata
+        assert int(metadata[b"schema_version"]) == SCHEMA_VERSION
+        assert json.loads(metadata[b"job"]) == JOB
+        assert json.loads(metadata[b"package_versions"]) == FACTS["package_versions"]
+        assert json.loads(metadata[b"hardware"]) == FACTS["hardware"]
+        assert (metadata[b"git_commit"], metadata[b"git_dirty"]) == (b"0123abcd", b"false")
+    found = {"job": JOB, "job_history": [[0, JOB]], "schema_version": SCHEMA_VERSION}
+    assert read_results(search).metadata == FACTS | found
+
+
+def test_what_is_not_known_is_not_claimed(tmp_path):
+    Ledger.create(tmp_path, JOB, {}).close()
+    export(tmp_path)
+    results = read_results(tmp_path)
+    unknown = {
+        name: value
+        for name, value in results.metadata.items()
+        if name not in ("job", "job_history", "schema_version")
+    }
+    assert unknown == dict.fromkeys(FACTS)
+    assert (len(results.trials), len(results.epochs)) == (0, 0)
+
+
+def test_read_results_gives_back_the_tables(search):
+    export(search)
+    results = read_results(search)
+    assert list(results.trials.columns) == TRIALS
+    assert list(results.epochs.columns) == EPOCHS
+    assert results.trials["gradient_evaluations"].dtype == "Int64"  # a null does not make counts into floats
+    assert results.trials["gradient_evaluations"].tolist()[0] == 300
+
+
+def test_export_again_shows_what_happened_since(search):
+    export(search)
+    with Ledger.open(search) as ledger:
+        ledger.report("runs", 2, {"val_accuracy": 0.875}, Decision("stop"))
+        assert export(search)  # while the search holds the ledger
+        ledger.finish_trial("runs", "pruned", "below")
+        export(search)
+    rows = by_trial(pq.read_table(search / "parquet" / "trials.parquet"))
+    assert (
+        rows["runs"].items() >= {"status": "pruned", "epochs_trained": 2, "best_val_accuracy": 0.875}.items()
+    )
+    assert sorted(path.name for path in (search / "parquet").iterdir()) == [
+        "confirmations.parquet", "epochs.parquet", "trials.parquet",
+    ]  # fmt: skip
+
+
+def test_a_failed_export_leaves_the_files_as_they_were(search):
+    files = export(search)
+    before = [file.read_bytes() for file in files]
+    with Ledger.open(search) as ledger:
+        for epoch in range(2, 100):
+            ledger.report("runs", epoch, {"device": "x" * 200}, Decision("continue"))
+    data = bytearray(ledger.file.read_bytes())
+    data[-8192:] = b"\xff" * 8192  # pages of reports
+    ledger.file.write_bytes(data)
+    with pytest.raises(LedgerError, match="malformed"):
+        export(search)
+    assert [file.read_bytes() for file in files] == before
+    assert len(list((search / "parquet").iterdir())) == 3
+
+
+def test_confirmations_are_those_of_the_ledger(search):
+    schema = confirmations_schema(["momentum"], ["trace"])
+    assert schema.names == words(
+        "job study architecture method seed test_accuracy val_accuracy test_loss sharpness.trace "
+        "param.q_p param.rho param.lr param.momentum dataset variant trial_id place budget status epochs "
+        "gradient_evaluations train_loss train_s device started_at finished_at error"
+    )
+    row = {"job": "tiny", "seed": 4, "test_accuracy": 0.5, "sharpness.trace": 2.0, "param.momentum": 0.9}
+    moment = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+    with Ledger.open(search) as ledger:
+        ledger.confirm("a", row | {"started_at": moment.isoformat()})
+    kept = pq.read_table(export(search)[2])
+    assert kept.schema.names == schema.names
+    assert kept.to_pylist() == [dict.fromkeys(schema.names) | row | {"started_at": moment}]
+    assert kept.schema.metadata[b"git_commit"] == b"0123abcd"
+    assert len(read_results(search).confirmations) == 1
+
+
+def test_export_needs_a_ledger(tmp_path):
+    with pytest.raises(LedgerError, match="no such file"):
+        export(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def rewrite(file, change):
+    table = pq.read_table(file)
+    pq.write_table(change(table), file)
+
+
+@pytest.mark.parametrize("name", ["trials", "epochs"])
+@pytest.mark.parametrize(
+    ("damage", "match"),
+    [
+        (Path.unlink, "no such file; expected a search folder"),
+        (lambda file: file.write_text("job,study"), "expected a Parquet file"),
+        (lambda file: file.write_bytes(file.read_bytes()[:-9]), "expected a Parquet file"),
+        (lambda file: rewrite(file, lambda t: t.replace_schema_metadata(None)), "not written by tune-jobs"),
+        (
+            lambda file: rewrite(file, lambda t: t.replace_schema_metadata({"schema_version": "2"})),
+            "at most 1; update",
+        ),
+        (
+            lambda file: rewrite(file, lambda t: t.drop_columns(["trial_id"])),
+            "found none or others of: .'trial_id'",
+        ),
+    ],
+)
+def test_read_results_refuses_what_is_not_ours(search, damage, match, name):
+    export(search)
+    file = search / "parquet" / f"{name}.parquet"
+    damage(file)
+    with pytest.raises(ResultsError, match=match) as caught:
+        read_results(search)
+    assert str(file) in str(caught.value)
+
+
+def test_a_folder_that_looks_like_a_partition_is_only_a_folder(search, tmp_path):
+    export(search)
+    odd = tmp_path / "seed=7"
+    search.rename(odd)
+    assert list(read_results(odd).trials.columns) == TRIALS
+
+
+def test_provenance_of_this_process():
+    facts = provenance(["H200"])
+    assert json.loads(json.dumps(facts)) == facts
+    assert facts["package_versions"]["pyarrow"] == pa.__version__
+    assert facts["hardware"]["gpus"] == ["H200"]
+    assert 1 <= facts["hardware"]["num_cpus"] <= os.cpu_count()
+    assert facts["hardware"]["memory_bytes"] > 2**28
+    assert (facts["git_commit"], facts["git_dirty"]) == git_state(Path(provenance_module.__file__))
+
+
+def test_git_state_is_that_of_a_tracked_source_tree(tmp_path, monkeypatch):
+    def git(*arguments):
+        identity = ("-c", "user.name=n", "-c", "user.email=e@example.org", "-c", "commit.gpgsign=false")
+        command = ["git", "-C", str(tmp_path), *identity, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    for package in ("one", "two", "installed"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").touch()
+    source = tmp_path / "one" / "__init__.py"
+    assert git_state(source) == (None, None)  # no repository
+    git("init", "--quiet")
+    (tmp_path / ".gitignore").write_text("installed/\n")
+    assert git_state(source) == (None, None)  # no commit
+    git("add", ".")
+    git("commit", "--quiet", "-m", "first")
+    commit = git("rev-parse", "HEAD")
+    assert git_state(source) == (commit, False)
+    assert git_state(tmp_path / "installed" / "__init__.py") == (None, None)  # below a checkout, not of it
+
+    (tmp_path / "results.txt").touch()
+    assert git_state(source) == (commit, False)  # what lies beside the packages is no source
+    (tmp_path / "two" / "new.py").touch()
+    assert git_state(source) == (commit, True)
+    (tmp_path / "two" / "new.py").unlink()
+    source.write_text("changed = True\n")
+    assert git_state(source) == (commit, True)
+
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))  # as inside another repository's hook
+    assert git_state(source) == (commit, True)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert git_state(source) == (None, None)  # no git

@@ -1,0 +1,194 @@
+"""Each kind of budget ends a search, over all its sessions; time counts while a search runs, not in between."""
+
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ray.tune.search import Searcher
+from simulated_search import Driver, small_job
+
+from tune_jobs.job.spec import BudgetModel
+from tune_jobs.ledger.writer import Ledger
+from tune_jobs.search import recorder as recorder_module
+from tune_jobs.search.budget import Spent, hours_before
+from tune_jobs.search.recorder import Recorder
+
+# A budget, and what has been spent when it is just used up.
+KINDS = {
+    "hours": (2.5, {"hours": 2.5}),
+    "epochs": (30, {"epochs": 30}),
+    "gradient_evaluations": (1000, {"gradient_evaluations": 1000}),
+    "gpu_hours": (0.5, {"gpu_hours": 0.5}),
+    "target_accuracy": (0.9, {"best_accuracy": 0.9}),
+}
+
+
+def test_all_kinds_are_tested():
+    assert set(KINDS) == set(BudgetModel.model_fields)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_is_exhausted_at_its_limit_and_not_before(kind):
+    limit, used = KINDS[kind]
+    budget = BudgetModel(**{kind: limit})
+    ((name, value),) = used.items()
+    assert Spent().exhausts(budget) is None
+    assert (
+        Spent(**{name: type(value)(value - 1e-6 if isinstance(value, float) else value - 1)}).exhausts(budget)
+        is None
+    )
+    assert Spent(**used).exhausts(budget) == f"budget.{kind} is reached: {limit:g} of {limit:g}"
+    others = dict.fromkeys(("hours", "epochs", "gradient_evaluations", "gpu_hours", "best_accuracy"), 10**6)
+    assert Spent(**(others | {name: 0})).exhausts(budget) is None
+    assert Spent(**others).exhausts(BudgetModel()) is None
+
+
+def test_epochs_stop_a_search_and_a_larger_budget_lets_it_go_on(tmp_path):
+    sets = ("methods=[sam]", "search.num_trials=6", "search.sampler=random")
+    driver = Driver(small_job(*sets, "budget.epochs=11"), tmp_path, num_slots=2)
+    while driver.recorder.stopping is None:
+        driver.step()
+    assert driver.recorder.stop_kind == "budget"
+    assert driver.recorder.stopping == "budget.epochs is reached: 11 of 11"
+    assert driver.search.suggest("another") == Searcher.FINISHED
+    driver.recorder.interrupt()
+    statuses = [trial["status"] for trial in driver.ledger.trials()]
+    assert statuses.count("interrupted") == 2
+    stopped = [trial for trial in driver.ledger.trials() if trial["status"] == "interrupted"]
+    assert {trial["stop_reason"] for trial in stopped} == {driver.recorder.stopping}
+    assert len(driver.ledger.reports()) == 11
+    driver.close()
+
+    same = Driver(small_job(*sets, "budget.epochs=11"), tmp_path)
+    same.recorder.check_budget()
+    assert same.search.suggest("x") == Searcher.FINISHED, "what was spent before counts"
+    same.close()
+    driver = Driver(small_job(*sets), tmp_path, num_slots=2).run()
+    assert driver.recorder.stopping is None
+    assert driver.recorder.is_over
+    driver.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "is_stopped"),
+    [
+        ("gradient_evaluations=90", True),  # 10 an epoch
+        ("gradient_evaluations=91", False),
+        ("gpu_hours=0.0024", True),  # 2 s an epoch, half a GPU: 9 s in all
+        ("gpu_hours=0.0026", False),
+        ("epochs=9", True),
+        ("epochs=10", False),
+        ("target_accuracy=0.8", True),
+        ("target_accuracy=0.81", False),
+    ],
+)
+def test_a_trial_uses_up_what_it_reports(tmp_path, change, is_stopped):
+    job = small_job("methods=[sam]", "search.num_trials=2", f"budget.{change}")
+    with Ledger.create(tmp_path, job.model_dump(mode="json"), {}) as ledger:
+        recorder = Recorder(job, ledger, gpus_per_trial=0.5)
+        (study,) = job.studies()
+        recorder.start_trial("ray", study, 0, job.trial_spec(study, {"rho": 0.1, "lr": 0.01}))
+        for epoch in range(1, 10):
+            assert recorder.stopping is None
+            row = {"epoch": epoch, "val_accuracy": 0.8, "diverged": 0, "gradient_evaluations": 10 * epoch}
+            recorder.report("ray", row | {"train_s": 2.0 * epoch})
+        assert bool(recorder.stopping) is is_stopped
+        spent = recorder.spent
+        assert (spent.epochs, spent.gradient_evaluations, spent.best_accuracy) == (9, 90, 0.8)
+        assert spent.gpu_hours == pytest.approx(9 / 3600)
+        again = Recorder(job, ledger, gpus_per_trial=0.5).spent
+        assert (again.epochs, again.gradient_evaluations, again.best_accuracy) == (9, 90, 0.8)
+        assert again.gpu_hours == pytest.approx(9 / 3600)
+
+
+def test_an_accuracy_counts_when_its_trial_is_at_full_fidelity(tmp_path):
+    job = small_job("methods=[sam]", "search.num_trials=2", "budget.target_accuracy=0.5")
+    driver = Driver(job, tmp_path)
+    driver.search.suggest("a")
+    for epoch in range(1, 9):
+        driver.recorder.report("a", {"epoch": epoch, "val_accuracy": 0.9, "diverged": 0})
+        assert driver.recorder.stopping is None
+    driver.recorder.report("a", {"epoch": 9, "val_accuracy": 0.4, "diverged": 0})
+    assert driver.recorder.stopping is None
+    driver.close()
+
+
+def test_time_is_looked_at_without_a_report_too(tmp_path, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(recorder_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    driver = Driver(small_job("methods=[sam]", "budget.hours=1"), tmp_path)
+    now[0] += 3599
+    driver.recorder.check_budget()
+    assert driver.recorder.stopping is None
+    now[0] += 1
+    driver.recorder.check_budget()
+    assert driver.recorder.stopping == "budget.hours is reached: 1 of 1"
+    assert driver.recorder.stopped_s == now[0]
+    now[0] += 60
+    driver.recorder.check_budget()
+    assert driver.recorder.stopped_s == now[0] - 60, "it is stopping since then"
+    driver.recorder.stop("interrupted by SIGINT", "signal")
+    assert (driver.recorder.stop_kind, driver.recorder.stopped_s) == ("signal", now[0])
+    driver.close()
+
+
+T0 = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def at(minutes):
+    return T0 + timedelta(minutes=minutes)
+
+
+def events(*pairs):
+    return [{"kind": kind, "happened_at": at(minutes)} for kind, minutes in pairs]
+
+
+def reports(*minutes):
+    return [{"reported_at": at(minute)} for minute in minutes]
+
+
+@pytest.mark.parametrize(
+    ("happened", "reported", "minutes"),
+    [
+        ([], [], 0),
+        ([("start", 0)], [], 0),
+        ([("start", 5)], [10, 20], 15),  # killed after the last report
+        ([("start", 0), ("stop", 30)], [10, 20], 30),
+        ([("start", 0), ("start", 100), ("stop", 110)], [20], 30),  # killed, then continued
+        ([("start", 0), ("stop", 10), ("start", 1000), ("stop", 1005)], [5, 1002], 15),
+        (
+            [("start", 0), ("start", 50), ("start", 90)],
+            [10, 55],
+            15,
+        ),  # killed three times, once before a report
+        ([("start", 0), ("retry", 400), ("job", 500), ("checkpoint", 600)], [7], 7),
+    ],
+)
+def test_hours_of_earlier_sessions(happened, reported, minutes):
+    assert hours_before(events(*happened), reports(*reported)) == pytest.approx(minutes / 60)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(1, 50), st.lists(st.integers(1, 20), max_size=4), st.integers(1, 20) | st.none()
+        ),
+        max_size=6,
+    )
+)
+def test_hours_of_any_sessions(sessions):
+    """A pause, the gaps between reports, and the time to the stop (None: killed), for each session."""
+    now, happened, reported, expected = 0, [], [], 0
+    for pause, gaps, stop in sessions:
+        now += pause
+        happened.append(("start", now))
+        for gap in gaps:
+            now += gap
+            reported.append(now)
+        if stop is not None:
+            now += stop
+            happened.append(("stop", now))
+        expected += sum(gaps) + (stop or 0)
+    assert hours_before(events(*happened), reports(*reported)) == pytest.approx(expected / 60)

@@ -1,0 +1,164 @@
+"""What may change when a search goes on, and what may not: each refusal says what and why."""
+
+import pytest
+from simulated_search import Driver, small_job
+
+from tune_jobs.errors import JobError
+from tune_jobs.ledger.writer import Ledger
+from tune_jobs.search.extend import extended, reopen_for_more_epochs
+
+SETS = ("methods=[sam, base]", "search.num_trials=4", "search.sampler=random")
+CONSTANT = (*SETS, "train.schedule=constant")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    Driver(small_job(*SETS), tmp_path).run(20).close()
+    return tmp_path
+
+
+def problems_of(folder, *sets):
+    with Ledger.open(folder) as ledger, pytest.raises(JobError) as caught:
+        extended(ledger, sets)
+    return {problem.path: str(problem) for problem in caught.value.problems}
+
+
+FREE = "expected a change of budget, failures, resources, search.num_trials, search.keep_checkpoints, train.epochs"
+REFUSED = {
+    "train.epochs=12": (
+        "train.epochs",
+        ["12 is not valid", "schedule=cosine", "learning rate", "two lengths"],
+    ),
+    "train.epochs=8": ("train.epochs", ["expected at least 9"]),
+    "search.num_trials=3": ("search.num_trials", ["expected at least 4"]),
+    "methods=[sam]": (
+        "methods",
+        ["['sam'] is not valid", "began with ['sam', 'base']", FREE, "another folder"],
+    ),
+    "architectures=[resnet20]": ("architectures", ["began with ['resnet8']", FREE]),
+    "search.sampler=tpe": ("search.sampler", ["'tpe' is not valid", "began with 'random'"]),
+    "search.seed=1": ("search.seed", ["began with 0"]),
+    "train.seed=1": ("train.seed", ["began with 0"]),
+    "train.batch_size=32": ("train.batch_size", ["began with 64"]),
+    "train.schedule=constant": ("train.schedule", ["began with 'cosine'"]),
+    "space.rho={uniform: [0.01, 0.5]}": ("space.rho", ["began with"]),
+    "asha.grace_epochs=3": ("asha.grace_epochs", ["began with 1"]),
+    "asha.protect_top=0": ("asha.protect_top", ["began with 1"]),
+    "asha.enabled=false": ("asha.enabled", ["began with True"]),
+    "search.first_points=[{rho: 0.1}]": ("search.first_points", ["began with"]),
+    "data.val_fraction=0.3": ("data.val_fraction", ["began with 0.2"]),
+    "name=other": ("name", ["began with 'digits'"]),
+    "storage=elsewhere": ("storage", ["began with 'results'"]),
+    "train.augment.flip=true": ("train.augment.flip", ["began with None"]),
+    "search.num_trials=many": ("search.num_trials", ["expected a whole number"]),
+    "serch.num_trials=9": ("--set serch.num_trials", ["unknown key 'serch'", "did you mean search?"]),
+    "budget.hours=-1": ("budget.hours", ["-1"]),
+    "budget": ("--set", ["expected path=value"]),
+}
+
+
+@pytest.mark.parametrize("change", REFUSED)
+def test_what_does_not_fit_is_refused_and_nothing_is_recorded(folder, change):
+    path, parts = REFUSED[change]
+    found = problems_of(folder, change)
+    (message,) = [text for place, text in found.items() if place.startswith(path)][:1]
+    for part in parts:
+        assert part in message
+    with Ledger.open(folder, read_only=True) as ledger:
+        assert len(ledger.jobs()) == 1
+        assert ledger.events() == []
+
+
+def test_all_problems_are_said_at_once(folder):
+    assert set(problems_of(folder, "methods=[sam]", "train.epochs=12", "search.seed=3", "search.num_trials=2")) == {
+        "methods", "train.epochs", "search.seed", "search.num_trials",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "search.num_trials=9",
+        "search.keep_checkpoints=1",
+        "budget.hours=3",
+        "budget={epochs: 100, target_accuracy: 0.9}",
+        "failures.max_retries=0",
+        "resources.max_concurrent=1",
+        "resources.device=cpu",
+    ],
+)
+def test_what_fits_is_the_job_from_now_on(folder, change):
+    with Ledger.open(folder) as ledger:
+        before, job = extended(ledger, [change])
+        assert before == small_job(*SETS)
+        assert job == small_job(*SETS, change)
+        ledger.extend(job.model_dump(mode="json"))
+        assert extended(ledger, []) == (job, job)
+        assert [after for after, _ in ledger.jobs()] == [0, len(ledger.reports())]
+
+
+def test_no_change_is_no_change(folder):
+    with Ledger.open(folder) as ledger:
+        before, job = extended(ledger, [])
+        assert before == job
+        assert extended(ledger, ["search.num_trials=4", "methods=[sam, base]"]) == (job, job)
+
+
+def test_seeds_of_trials_that_exist_do_not_change(tmp_path):
+    repeated = (*SETS, "search.seeds=2", "search.first_points=[]")
+    Driver(small_job(*repeated), tmp_path / "begun").run(3).close()
+    found = problems_of(tmp_path / "begun", "search.num_trials=8")
+    assert "the seeds of trials would change" in found["search.num_trials"]
+    assert (
+        "multiple of search.seeds"
+        in problems_of(tmp_path / "begun", "search.num_trials=7")["search.num_trials"]
+    )
+    Driver(small_job(*repeated), tmp_path / "not begun").close()
+    with Ledger.open(tmp_path / "not begun") as ledger:
+        assert extended(ledger, ["search.num_trials=8"])[1].search.num_trials == 8
+
+
+def test_a_ledger_of_no_job_is_refused_with_its_problems(tmp_path):
+    Ledger.create(tmp_path, {"name": "foreign", "what": 1}, {}).close()
+    found = problems_of(tmp_path)
+    assert "unknown key 'what'" in found["what"]
+    assert "missing" in found["data"]
+
+
+def test_more_epochs_reopen_what_can_go_on(tmp_path):
+    driver = Driver(small_job(*CONSTANT), tmp_path, num_slots=2).run()
+    recorder = driver.recorder
+    completed = [trial.trial_id for trial in recorder.trials.values() if trial.status == "completed"]
+    assert len(completed) >= 2
+    assert len(completed) < len(recorder.trials)
+    kept = completed[0]
+    recorder.checkpoints.folder.mkdir()
+    recorder.checkpoints.file(kept).touch()
+    ended = next(trial.trial_id for trial in recorder.trials.values() if trial.status == "pruned")
+    recorder.checkpoints.file(ended).touch()  # pruned ones stay pruned
+    with pytest.raises(JobError, match="expected at least 9"):
+        extended(driver.ledger, ["train.epochs=5"])
+    _, job = extended(driver.ledger, ["train.epochs=12"])
+    before = {trial["trial_id"]: trial for trial in driver.ledger.trials()}
+    reopen_for_more_epochs(job, driver.ledger)
+    after = {trial["trial_id"]: trial for trial in driver.ledger.trials()}
+    assert [name for name in after if after[name] != before[name]] == [kept]
+    assert (after[kept]["status"], after[kept]["max_epochs"], after[kept]["ended_after"]) == (None, 12, None)
+    driver.close()
+
+
+def test_a_larger_number_of_trials_is_searched_on_from_the_same_results(tmp_path):
+    """The first trials are untouched, and the search ends with all of the new number."""
+    driver = Driver(small_job(*SETS), tmp_path, num_slots=2).run()
+    first = driver.ledger.trials()
+    _, job = extended(driver.ledger, ["search.num_trials=7"])
+    driver.ledger.extend(job.model_dump(mode="json"))
+    driver.close()
+    driver = Driver(job, tmp_path, num_slots=2).run()
+    trials = driver.ledger.trials()
+    assert trials[: len(first)] == first
+    assert sorted(trial["trial_id"] for trial in trials) == [
+        f"resnet8-{method}-{number:04d}" for method in ("base", "sam") for number in range(7)
+    ]
+    assert driver.recorder.is_over
+    driver.close()

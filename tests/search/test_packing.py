@@ -1,0 +1,39 @@
+"""How many trials share a GPU follows from what was measured."""
+
+import pytest
+
+from tune_jobs.search.packing import PACKINGS, Measured, choose_packing, explain, fewer, fits
+
+
+def measured(*rates):
+    return [Measured(n, rate, 2 * 10**9) for n, rate in zip(PACKINGS, rates, strict=False)]
+
+
+@pytest.mark.parametrize(
+    ("rates", "chosen"),
+    [
+        ((1000,), 1),
+        ((1000, 1050), 1),
+        ((1000, 1900), 2),
+        ((1000, 1900, 3500), 4),
+        ((1000, 1900, 2000, 4000), 2),
+    ],
+)
+def test_each_step_up_has_to_be_worth_it(rates, chosen):
+    assert choose_packing(measured(*rates)) == chosen
+
+
+def test_memory_leaves_room_for_what_the_driver_takes():
+    one = Measured(1, 1000.0, 20 * 10**9)
+    assert fits(one, 4, 90 * 10**9)
+    assert not fits(one, 4, 85 * 10**9)
+
+
+def test_fewer_ends_at_a_whole_gpu():
+    assert [fewer(share) for share in (1 / 8, 1 / 5, 1 / 4, 1 / 2, 1.0)] == [1 / 4, 1 / 4, 1 / 2, 1.0, 1.0]
+
+
+def test_the_explanation_has_the_figures():
+    assert explain("resnet20", measured(1000, 1800)) == (
+        "resnet20 takes 2.00 GB and trains 1,000 images/s alone, 2 at once 1.80 times that"
+    )

@@ -1,0 +1,94 @@
+"""The simulated spend of the stopping rule, against the rule run epoch by epoch on other curves."""
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tune_jobs.stopping.asha import Rule, Rungs
+from tune_jobs.stopping.simulate import epochs_band
+
+RULES = {
+    "digits": (Rule(20, 5, 3), 8, 1),
+    "cifar10": (Rule(200, 50, 3), 64, 8),
+    "many rungs": (Rule(81, 1, 3), 40, 4),
+    "halving": (Rule(32, 2, 2), 30, 2),
+}
+
+
+@given(
+    max_epochs=st.integers(1, 300),
+    grace=st.integers(1, 300),
+    factor=st.integers(2, 5),
+    num_trials=st.integers(1, 40),
+    num_slots=st.integers(1, 50),
+    improving=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+@settings(max_examples=30, deadline=None)
+def test_a_band_is_ordered_and_possible(max_epochs, grace, factor, num_trials, num_slots, improving, seed):
+    grace = min(grace, max_epochs)
+    rule = Rule(max_epochs, grace, factor)
+    band = epochs_band(rule, num_trials, num_slots, improving=improving, seed=seed)
+    assert num_trials * grace <= band.low <= band.median <= band.high <= num_trials * max_epochs
+    assert band == epochs_band(rule, num_trials, num_slots, improving=improving, seed=seed)
+
+
+@pytest.mark.parametrize("improving", [False, True])
+def test_without_early_stopping_all_is_spent(improving):
+    band = epochs_band(Rule(50, 5, 3, enabled=False), 12, 4, improving=improving)
+    assert band.low == band.median == band.high == 600
+
+
+def test_one_trial_is_never_stopped():
+    assert epochs_band(Rule(50, 5, 3), 1, 4, improving=False).low == 50
+
+
+@pytest.mark.parametrize("case", RULES)
+def test_a_sampler_that_improves_spends_more(case):
+    rule, num_trials, num_slots = RULES[case]
+    random, improving = (
+        epochs_band(rule, num_trials, num_slots, improving=improving) for improving in (False, True)
+    )
+    assert improving.median > random.median
+    assert improving.high > random.high
+
+
+@pytest.mark.parametrize("case", RULES)
+def test_the_band_holds_what_the_rule_spends_on_other_curves(case):
+    """Mostly: power laws instead of exponentials, which cross more; no noise; slots that take turns."""
+    rule, num_trials, num_slots = RULES[case]
+    band = epochs_band(rule, num_trials, num_slots, improving=False)
+    spends = [spend(rule, num_trials, num_slots, random.Random(seed)) for seed in range(60)]
+    inside = sum(band.low <= spent <= band.high for spent in spends)
+    assert inside >= 0.6 * len(spends), (band, sorted(spends))
+    assert band.low < np.median(spends) < band.high
+
+
+def spend(rule, num_trials, num_slots, rng):
+    """Epochs of a study, one epoch of one trial after another."""
+    rungs, waiting, spent = Rungs(rule), list(range(num_trials)), 0
+    curves = [(rng.uniform(0.3, 1), rng.uniform(0.3, 0.9)) for _ in waiting]
+    running = {}
+    while waiting or running:
+        while waiting and len(running) < num_slots:
+            running[waiting.pop(0)] = 0
+        trial = rng.choice(list(running))
+        running[trial] += 1
+        spent += 1
+        best, power = curves[trial]
+        value = best * (1 - (running[trial] + 1) ** -power)
+        if rungs.judge(str(trial), running[trial], value).action != "continue":
+            del running[trial]
+    return spent
+
+
+def test_the_largest_jobs_are_simulated_in_seconds():
+    band = epochs_band(Rule(1_000_000, 1_000, 3), 1_000_000, 1_000, improving=True)
+    assert 1e9 <= band.low < band.high <= 1e12
+    share = [
+        epochs_band(Rule(200, 50, 3), count, 8, improving=False).median / count for count in (1_000, 5_000)
+    ]
+    assert share[0] == pytest.approx(share[1], rel=1e-9), "of more trials, the same share goes on"

@@ -1,0 +1,110 @@
+"""What comes home from a cluster: whole or not at all, into its folder, and harmless on a terminal."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tune_jobs.results.write import read_results
+from tune_jobs.submit.client import ClusterError
+from tune_jobs.submit.fetch import unpack
+from tune_jobs.submit.pack import NAMES, lines, pack
+from tune_jobs.submit.watch import Printable, printable
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def search(tmp_path):
+    from simulated_search import Driver, small_job
+
+    folder = tmp_path / "search"
+    driver = Driver(small_job("search.num_trials=3"), folder).run()
+    driver.close()
+    return folder
+
+
+def test_results_and_report_survive_a_log(search):
+    packed = pack(str(search))
+    noise = ["Running entrypoint for job x: exec python", "a warning"]
+    files = unpack("\n".join([*noise, *lines(packed)]) + "\n")
+    assert set(files) == set(NAMES) - {"job.yaml"}, "the simulation writes no job.yaml"
+    assert files["parquet/trials.parquet"] == (search / "parquet" / "trials.parquet").read_bytes()
+    assert files["report.html"].startswith(b"<!")
+    assert read_results(search).trials.shape[0] > 3
+
+
+def test_a_search_that_has_not_begun_is_said(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "tune_jobs.submit.pack", str(tmp_path / "no\nsearch")],
+        capture_output=True, text=True, cwd=ROOT, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2
+    with pytest.raises(ClusterError, match=r"^Nothing to fetch: .*no search.*"):
+        unpack(done.stdout)
+
+
+def damaged_bytes(log):
+    at = log.index("tune-jobs-part ") + 100
+    return log[:at] + ("A" if log[at] != "A" else "B") + log[at + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        damaged_bytes,
+        lambda log: log.replace("tune-jobs-part ", "tune-jobs-part !", 1),
+        lambda log: log.partition("tune-jobs-part ")[2].partition("\n")[2],
+        lambda log: log.rpartition("tune-jobs-end")[0],
+        lambda log: log + log,
+        lambda log: "",
+    ],
+    ids=["a letter", "no base64", "a part lost", "no end", "twice", "nothing"],
+)
+def test_what_is_damaged_is_refused(damage):
+    log = "\n".join(lines(zipped({"job.yaml": os.urandom(100_000)}))) + "\n"
+    assert len(unpack(log)["job.yaml"]) == 100_000
+    with pytest.raises(ClusterError, match=r"damaged|Nothing to fetch"):
+        unpack(damage(log))
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "/etc/passwd", "parquet/../../x", "report.html/../../x", "other.html"]
+)
+def test_no_file_gets_out_of_the_folder(name):
+    with pytest.raises(ClusterError, match="other names"):
+        unpack("\n".join(lines(zipped({"job.yaml": b"x", name: b"x"}))))
+
+
+def test_a_small_log_cannot_become_a_large_file():
+    bomb = zipped(dict.fromkeys(NAMES[:4], b"0" * 300 * 2**20))
+    assert len(bomb) < 8 * 2**20
+    with pytest.raises(ClusterError, match="1 GiB"):
+        unpack("\n".join(lines(bomb)))
+
+
+def zipped(files):
+    import io
+
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return packed.getvalue()
+
+
+def test_logs_of_others_do_nothing_to_a_terminal():
+    assert printable("\x1b[36mcoloured\x1b[0m \tvalue 50%\r") == "coloured \tvalue 50%"
+    assert printable("\x1b]0;title\x07 \x1b[2J \x9b1m \u202e") == r"\x1b]0;title\x07 \x1b[2J \x9b1m \u202e"
+
+
+def test_lines_that_arrive_in_pieces_are_printed_whole():
+    printed = []
+    write = Printable(printed.append)
+    for piece in ["a\nb", "c \x1b[3", "1mred\n", "end"]:
+        write(piece)
+    write.close()
+    assert printed == ["a\n", "bc red\n", "end\n"]

@@ -1,0 +1,1 @@
+"""The command line `tune-jobs`: the only package that prints."""

@@ -1,0 +1,79 @@
+"""The search's end of `tune-jobs submit`: runs on the cluster as the entry point of a Ray job."""
+
+import argparse
+import base64
+import os
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tune_jobs.cli.app import main as command_line
+from tune_jobs.cluster.ray import cluster_totals, connect
+from tune_jobs.cluster.slots import plan_slots
+from tune_jobs.errors import JobError
+from tune_jobs.job.load import load_job
+from tune_jobs.job.spec import JobSpec
+from tune_jobs.submit.code import JOB_FILE
+
+JOB_VARIABLE = "TUNE_JOBS_JOB"  # the job file in base64, where no code is sent that it could travel with
+
+
+def main() -> None:
+    """Runs or continues the search of the job that was sent, in the folder that was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m tune_jobs.cli.driver", description=__doc__)
+    parser.add_argument("job", nargs="?", default=JOB_FILE, help="the job file")
+    parser.add_argument("--out", required=True, help="the search folder, which all machines see")
+    parser.add_argument("--wait-for-workers", type=float, default=0.0, metavar="SECONDS")
+    options = parser.parse_args()
+    import ray
+
+    print(f"Python {platform.python_version()} ({sys.executable}), Ray {ray.__version__}", flush=True)
+    if JOB_VARIABLE in os.environ:
+        options.job = str(Path(tempfile.mkdtemp(prefix="tune-jobs-")) / JOB_FILE)
+        Path(options.job).write_bytes(base64.b64decode(os.environ[JOB_VARIABLE]))
+    if options.wait_for_workers > 0:
+        wait_for_workers(load_job(options.job), options.wait_for_workers)
+    sys.argv = ["tune-jobs", "run", options.job, f"--out={options.out}"]
+    command_line()
+
+
+def wait_for_workers(job: JobSpec, within_s: float) -> None:
+    """Asks the cluster for room for `resources.max_concurrent` trials (one, if that is auto) and waits for it.
+
+    A cluster that grows with demand starts its machines for this; a search plans with what is there when it begins.
+    When the time is over, it begins with what has come.
+    """
+    import ray
+    from ray.util import placement_group, remove_placement_group
+
+    connect()
+    wanted = 1 if job.resources.max_concurrent == "auto" else job.resources.max_concurrent
+    if _num_slots(job) >= wanted:
+        return
+    gpus = job.resources.gpus_per_trial
+    gpus = (1.0 if job.resources.device == "cuda" else 0.0) if gpus == "auto" else gpus
+    each = {"CPU": job.resources.cpus_per_trial, "GPU": gpus}
+    each = {name: amount for name, amount in each.items() if amount > 0}
+    print(f"Waiting up to {within_s:g} s for room for {wanted} trials, each {each}", flush=True)
+    until = time.monotonic() + within_s
+    rooms = [placement_group([each]) for _ in range(wanted)]
+    ready, _ = ray.wait(
+        [room.ready() for room in rooms], num_returns=wanted, timeout=until - time.monotonic()
+    )
+    for room in rooms:
+        remove_placement_group(room)
+    print(f"There is room for {len(ready)} of {wanted}", flush=True)
+
+
+def _num_slots(job: JobSpec) -> int:
+    totals = cluster_totals()
+    try:
+        return plan_slots(job.resources, totals.cpus, totals.gpus, totals.gpus_per_node).num_slots
+    except JobError:
+        return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""What a person sees while a search runs: a live table on a terminal, a line per finished trial in a pipe."""
+
+import re
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from tune_jobs.cluster.slots import Slots
+from tune_jobs.job.spec import JobSpec
+from tune_jobs.search.trial import LiveTrial
+
+_LONGEST_ERROR = 200
+_LINES_AROUND_STUDIES = 4  # headings, studies left out, footer, and the line that the cursor is on
+_WIDTH_OF_COUNTS = 46  # the columns of numbers, for studies of 9,999 trials
+
+
+@dataclass
+class _StudyCounts:
+    """What became of a study's trials so far."""
+
+    num_trials: int
+    ended: Counter[str] = field(default_factory=Counter)
+    running: set[str] = field(default_factory=set)
+    best: LiveTrial | None = None
+
+    @property
+    def num_ended(self) -> int:
+        return sum(self.ended.values())
+
+
+class Progress:
+    """Follows a search; use as a context manager around it and pass `on_start` and `on_change` to `run`.
+
+    On a terminal, finished trials are counted in the table and only failed ones get a line, with their error.
+
+    Args:
+        job: The job that runs.
+        console: Where to; a live table if a person watches it.
+    """
+
+    def __init__(self, job: JobSpec, console: Console | None = None) -> None:
+        self._console = console or Console()
+        self._studies = {study.name: _StudyCounts(job.search.num_trials) for study in job.studies()}
+        self._num_trials = sum(study.num_trials for study in self._studies.values())
+        self._id_width = max(map(len, self._studies)) + len("-0000")
+        self._max_epochs = job.train.epochs
+        self._epochs_of: dict[str, int] = {}
+        self._epochs_of_ended: list[int] = []
+        self._num_epochs = 0
+        self._started_s = time.monotonic()
+        self._first_report_s: float | None = None
+        self._live: Live | None = None
+
+    def on_start(self, slots: Slots, past: Sequence[LiveTrial] = ()) -> None:
+        """Prints how trials fill the machine, and shows the table from here on.
+
+        Args:
+            slots: How.
+            past: Trials of earlier sessions.
+        """
+        count = len(self._studies)
+        studies = f"{count} {'study' if count == 1 else 'studies'}"
+        self._print(f"Running {studies}, {self._num_trials} trials in all: {slots.explanation[-1]}.")
+        ended = [trial for trial in past if trial.status not in (None, "interrupted")]
+        for trial in ended:
+            self._take_in_end(trial)
+        if past:
+            self._print(f"Continuing: {len(ended)} trials have ended, {len(past) - len(ended)} were begun.")
+        self._started_s = time.monotonic()
+        if self._console.is_interactive:
+            self._live = Live(
+                get_renderable=self._render, console=self._console, refresh_per_second=2, transient=True
+            )
+            self._live.start()
+
+    def on_change(self, trial: LiveTrial) -> None:
+        """Takes in a trial that started, reported or ended."""
+        self._count_epochs(trial)
+        study = self._studies[trial.study]
+        if trial.status is None:
+            study.running.add(trial.trial_id)
+            return
+        del self._epochs_of[trial.trial_id]
+        study.running.discard(trial.trial_id)
+        self._take_in_end(trial)
+        if self._live is None or trial.status == "failed":
+            self._print(self._line(trial))
+
+    def _take_in_end(self, trial: LiveTrial) -> None:
+        assert trial.status is not None
+        study = self._studies[trial.study]
+        self._epochs_of_ended.append(trial.epoch)
+        study.ended[trial.status] += 1
+        if trial.status == "completed" and _accuracy(trial) > _accuracy(study.best):
+            study.best = trial
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _print(self, line: str) -> None:
+        """Prints one line as it is: names and errors may look like markup."""
+        self._console.print(line, soft_wrap=True, markup=False, emoji=False, highlight=False)
+
+    def _count_epochs(self, trial: LiveTrial) -> None:
+        new = trial.epoch - self._epochs_of.get(
+            trial.trial_id, trial.epoch
+        )  # a resumed trial begins with some
+        self._epochs_of[trial.trial_id] = trial.epoch
+        self._num_epochs += new
+        if new and self._first_report_s is None:
+            self._first_report_s = time.monotonic()
+
+    def _line(self, trial: LiveTrial) -> str:
+        ended = sum(study.num_ended for study in self._studies.values())
+        accuracy = "" if trial.val_accuracy is None else f"  val acc {trial.val_accuracy:.4f}"
+        error = f"  {_last_line(trial.error)}" if trial.error else ""
+        return (
+            f"{ended:>{len(str(self._num_trials))}}/{self._num_trials}  {trial.trial_id:<{self._id_width}}  "
+            f"{trial.status:<11}  epoch {trial.epoch:>{len(str(self._max_epochs))}}/{self._max_epochs}{accuracy}  "
+            f"{_params(trial)}{error}"
+        )
+
+    def _render(self) -> Group:
+        """Returns the table, of as many studies as the terminal is high: what scrolls cannot be redrawn."""
+        table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+        longest = max(map(len, self._studies))
+        table.add_column("study", width=min(longest, max(16, self._console.width - _WIDTH_OF_COUNTS)))
+        for name in ("done", "running", "pruned", "failed", "best"):
+            table.add_column(name, justify="right", no_wrap=True, min_width=len("0.1234"))
+        table.add_column("with")  # not `no_wrap`, or all columns would give way where there is little room
+        shown = self._shown(max(1, self._console.size.height - _LINES_AROUND_STUDIES))
+        for name in shown:
+            study = self._studies[name]
+            lost = study.ended["failed"] + study.ended["diverged"] + study.ended["interrupted"]
+            table.add_row(
+                Text(name, no_wrap=True, overflow="ellipsis"),
+                f"{study.num_ended}/{study.num_trials}",
+                str(len(study.running) or ""),
+                str(study.ended["pruned"] or ""),
+                str(lost or ""),
+                "" if study.best is None else f"{_accuracy(study.best):.4f}",
+                "" if study.best is None else Text(_params(study.best), no_wrap=True, overflow="ellipsis"),
+            )
+        lines: list[Table | Text] = [table]
+        if hidden := [study for name, study in self._studies.items() if name not in shown]:
+            done, of = sum(study.num_ended for study in hidden), sum(study.num_trials for study in hidden)
+            lines.append(Text(f"and {len(hidden)} more, {done}/{of} done", style="dim"))
+        return Group(*lines, Text(self._footer(), style="dim", no_wrap=True, overflow="ellipsis"))
+
+    def _shown(self, count: int) -> list[str]:
+        """Returns the studies that a table of `count` rows has: running ones first, then the best."""
+        if len(self._studies) <= count:
+            return list(self._studies)
+        merit = {name: (bool(study.running), _accuracy(study.best)) for name, study in self._studies.items()}
+        chosen = sorted(self._studies, key=lambda name: merit[name], reverse=True)[:count]
+        return [name for name in self._studies if name in chosen]
+
+    def _footer(self) -> str:
+        now = time.monotonic()
+        so_far = f"{_duration(now - self._started_s)} so far"
+        if self._first_report_s is None:
+            return f"starting workers, {so_far}"
+        text = f"{self._num_epochs} {'epoch' if self._num_epochs == 1 else 'epochs'}, {so_far}"
+        timed_s = now - self._first_report_s  # not the start of the workers
+        if self._num_epochs > 1 and timed_s > 0:
+            rate = (self._num_epochs - 1) / timed_s
+            text += f", {rate:.3g} epochs/s"
+            if self._epochs_of_ended:
+                running = list(self._epochs_of.values())
+                num_waiting = self._num_trials - len(self._epochs_of_ended) - len(running)
+                left = epochs_left(self._epochs_of_ended, running, num_waiting, self._max_epochs)
+                text += f", about {_duration(left / rate)} left"
+        return text
+
+
+def epochs_left(ended: Sequence[int], running: Sequence[int], num_waiting: int, max_epochs: int) -> float:
+    """Returns how many epochs running and waiting trials are expected to train yet.
+
+    The product-limit estimate of how long trials last. The mean of those that ended would be far too low at first,
+    since pruned ones end before the others.
+
+    Args:
+        ended: Epochs that each ended trial trained.
+        running: Epochs that each running trial has trained.
+        num_waiting: Number of trials that have not started.
+        max_epochs: Epochs that none exceeds.
+
+    References:
+        Kaplan and Meier, "Nonparametric estimation from incomplete observations", JASA 1958.
+    """
+    stops = sorted(Counter(epochs for epochs in ended if epochs < max_epochs).items())
+
+    def after(epoch: int) -> float:
+        """Expected epochs of a trial that went on after `epoch`; -1 for one that has not begun."""
+        surviving, expected, last = 1.0, 0.0, max(0, epoch)
+        for stop, num_stopped in stops:
+            if stop > epoch:
+                expected += surviving * (stop - last)
+                last = stop
+                num_reached = sum(epochs >= stop for epochs in (*ended, *running))
+                surviving *= 1 - num_stopped / num_reached
+        return expected + surviving * (max_epochs - last)
+
+    return num_waiting * after(-1) + sum(map(after, running))
+
+
+def _accuracy(trial: LiveTrial | None) -> float:
+    return -1.0 if trial is None or trial.val_accuracy is None else trial.val_accuracy
+
+
+def _params(trial: LiveTrial) -> str:
+    return " ".join(f"{name}={value:.3g}" for name, value in trial.params.items())
+
+
+def _last_line(text: str) -> str:
+    """Returns what an error's text ends with, without colours and whatever else would upset a terminal."""
+    plain = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
+    lines = (line.strip() for line in reversed(plain.splitlines()))
+    last = "".join(char for char in next((line for line in lines if line), "") if char.isprintable())
+    return last if len(last) <= _LONGEST_ERROR else f"{last[: _LONGEST_ERROR - 3]}..."
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes:02}m"
+    return f"{minutes}m{seconds:02}s" if minutes else f"{seconds}s"

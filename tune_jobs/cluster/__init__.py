@@ -1,0 +1,1 @@
+"""Starts Ray or connects to it, and plans how trials fill it."""

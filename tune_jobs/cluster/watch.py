@@ -1,0 +1,78 @@
+"""Notices what has died below a search before Ray does: a Ray of our own (a minute), or a node of a cluster (15 s)."""
+
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import psutil
+import ray
+
+from tune_jobs.cluster.ray import all_nodes
+
+_LOOK_EVERY_S = 0.5
+_NEEDED = ("raylet", "gcs_server")
+_ANSWERS_WITHIN_S = 2.0
+_ACTOR_ID = re.compile(r"\b[0-9a-f]{32}\b")
+
+
+def dead_process() -> str | None:
+    """Returns the name of a process that the Ray of this process cannot do without, and that is dead.
+
+    Returns:
+        None if all live, or if the Ray is not one that this process started.
+    """
+    node = ray._private.worker._global_node
+    dead: list[tuple[str, Any]] = [] if node is None else node.dead_processes()
+    return next((name for name, _ in dead if name in _NEEDED), None)
+
+
+def has_lost_node(error: str) -> bool:
+    """Returns whether the node of the actor that an error names is dead, or does not answer: so will Ray find it.
+
+    The error itself cannot tell: when a node dies, its actors are "unavailable" at first.
+    """
+    actor_id = _ACTOR_ID.search(error)
+    if actor_id is None:
+        return False
+    address = ray._private.state.actors(actor_id[0]).get("Address", {})
+    node = next((node for node in all_nodes() if node["NodeID"] == address.get("NodeID")), None)
+    if node is None:  # it was on none yet
+        return False
+    if not node["Alive"]:
+        return True
+    try:
+        place = (node["NodeManagerAddress"], node["NodeManagerPort"])
+        socket.create_connection(place, timeout=_ANSWERS_WITHIN_S).close()
+    except OSError:
+        return True
+    return False
+
+
+def kill_children() -> None:
+    """Kills all processes below this one, which would outlive it for a while."""
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+@contextmanager
+def watched(on_death: Callable[[str], None]) -> Iterator[None]:
+    """Calls `on_death` from a thread with the name of a dead process of our own Ray, if one dies inside."""
+    is_over = threading.Event()
+
+    def watch() -> None:
+        while not is_over.wait(_LOOK_EVERY_S):
+            if (name := dead_process()) is not None:
+                on_death(name)
+                return
+
+    thread = threading.Thread(target=watch, name="ray-watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()

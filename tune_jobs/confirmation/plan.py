@@ -1,0 +1,197 @@
+"""Confirmation: which winners are retrained with which seeds, and what is recorded of each."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from tune_jobs.errors import JobError, Problem
+from tune_jobs.job.spec import JobSpec, Study
+from tune_jobs.ledger.writer import Ledger
+from tune_jobs.search.recorder import dataset_name
+from zsharp.optim.methods import METHODS, find_method
+from zsharp.training.spec import TrialSpec
+
+Budget = Literal["epochs", "gradients"]
+BUDGETS = ("epochs", "gradients")
+
+
+@dataclass(frozen=True)
+class Winner:
+    """One of the best configurations of a study, at full fidelity.
+
+    Attributes:
+        study: Its study.
+        place: 1 is the study's best.
+        trial_id: The trial that stands for it: of several seeds, the first.
+        params: Its configuration, fixed parameters included.
+        val_accuracy: Its validation accuracy, the mean over its seeds.
+    """
+
+    study: Study
+    place: int
+    trial_id: str
+    params: Mapping[str, float]
+    val_accuracy: float
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """One training run of a winner with a fresh seed, on all training data.
+
+    Attributes:
+        winner: What is trained.
+        seed: A seed that no trial of the search had; the same ones for all methods, so that runs pair up.
+        budget: What is equal among methods.
+        spec: The run.
+    """
+
+    winner: Winner
+    seed: int
+    budget: Budget
+    spec: TrialSpec
+
+    @property
+    def key(self) -> str:
+        """What tells it from all others of the search, also after the search was extended."""
+        return f"{self.winner.trial_id}/{self.budget}/{self.spec.train.epochs}/{self.seed}"
+
+    @property
+    def gradient_evaluations_per_step(self) -> int:
+        """Of its method."""
+        return find_method(self.spec.method).gradient_evaluations_per_step
+
+
+def winners(
+    job: JobSpec, trials: Sequence[Mapping[str, Any]], reports: Sequence[Mapping[str, Any]], top: int
+) -> list[Winner]:
+    """Returns the best configurations of each study by validation accuracy, then loss, then trial.
+
+    Only trials at the job's full fidelity count. With several seeds a configuration, their means decide.
+
+    Args:
+        job: The job.
+        trials: Those of its ledger.
+        reports: Those of its ledger.
+        top: How many of each study.
+    """
+    last = {report["trial_id"]: report for report in reports}
+    found = []
+    for study in job.studies():
+        groups: dict[str, list[Mapping[str, Any]]] = {}
+        for trial in trials:
+            is_full = trial["status"] == "completed" and trial["max_epochs"] == job.train.epochs
+            if trial["study"] == study.name and is_full:
+                groups.setdefault(json.dumps(trial["params"], sort_keys=True), []).append(trial)
+        ranked = sorted(groups.values(), key=lambda members: _merit(members, last))
+        for place, members in enumerate(ranked[:top], 1):
+            accuracy = _mean([last[trial["trial_id"]]["val_accuracy"] for trial in members])
+            if accuracy is not None:
+                first = members[0]
+                found.append(Winner(study, place, first["trial_id"], first["params"], accuracy))
+    return found
+
+
+def plan_confirmations(
+    job: JobSpec, ledger: Ledger, num_seeds: int, top: int, budget: Budget
+) -> list[Confirmation]:
+    """Returns every run that a confirmation consists of, seeds outermost, whether it was done or not.
+
+    With the budget `gradients`, a method with one gradient a step trains as many times the epochs as the costliest
+    method of the job has gradients a step.
+
+    Raises:
+        JobError: If a number is out of range, or no study has a winner.
+    """
+    problems = [
+        Problem(f"--{name}", value, f"expected 1 to {most}")
+        for name, value, most in (("seeds", num_seeds, 1000), ("top", top, 1000))
+        if not 1 <= value <= most
+    ]
+    if budget not in BUDGETS:
+        problems.append(Problem("--budget", budget, f"expected one of {', '.join(BUDGETS)}"))
+    if problems:
+        raise JobError(problems)
+    found = winners(job, ledger.trials(), ledger.reports(), top)
+    if not found:
+        raise JobError(
+            [Problem("DIR", str(ledger.file.parent), "no trial reached full fidelity, so there is no winner")]
+        )
+    first_seed = job.train.seed + job.search.seeds
+    return [
+        Confirmation(winner, seed, budget, _spec(job, winner, seed, budget))
+        for seed in range(first_seed, first_seed + num_seeds)
+        for winner in found
+    ]
+
+
+def result_row(confirmation: Confirmation, job: JobSpec, outcome: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the row of `confirmations.parquet` for one run.
+
+    Args:
+        confirmation: The run.
+        job: The job.
+        outcome: What its worker returned: `status`, `error`, measures and times.
+    """
+    winner, spec = confirmation.winner, confirmation.spec
+    return {
+        "job": job.name,
+        "study": winner.study.name,
+        "architecture": winner.study.architecture,
+        "method": winner.study.method,
+        "seed": confirmation.seed,
+        "val_accuracy": winner.val_accuracy,
+        **{f"param.{name}": value for name, value in winner.params.items()},
+        "dataset": dataset_name(spec.data),
+        "variant": METHODS[spec.method].variant,
+        "trial_id": winner.trial_id,
+        "place": winner.place,
+        "budget": confirmation.budget,
+        "epochs": spec.train.epochs,
+        **outcome,
+    }
+
+
+def done_already(
+    confirmations: Sequence[Confirmation], recorded: Mapping[str, Mapping[str, Any]]
+) -> Iterator[tuple[Confirmation, Mapping[str, Any]]]:
+    """Yields runs that need not be trained: the other budget's run of a winner and seed is the very same."""
+    for confirmation in confirmations:
+        for budget in BUDGETS:
+            twin = replace(confirmation, budget=budget)  # type: ignore[arg-type]
+            if confirmation.key not in recorded and twin.key in recorded and twin.spec == confirmation.spec:
+                yield confirmation, {**recorded[twin.key], "budget": confirmation.budget}
+                break
+
+
+def _spec(job: JobSpec, winner: Winner, seed: int, budget: Budget) -> TrialSpec:
+    searched = {name: winner.params[name] for name in winner.study.parameters}
+    spec = job.trial_spec(winner.study, searched)
+    epochs = spec.train.epochs
+    if budget == "gradients":
+        costs = [find_method(method).gradient_evaluations_per_step for method in job.methods]
+        epochs *= max(costs) // find_method(spec.method).gradient_evaluations_per_step
+    return replace(
+        spec,
+        data=replace(spec.data, val_fraction=0.0),
+        train=replace(spec.train, seed=seed, epochs=epochs),
+    )
+
+
+def _merit(
+    members: Sequence[Mapping[str, Any]], last: Mapping[str, Mapping[str, Any]]
+) -> tuple[float, float, str]:
+    """What configurations are sorted by, the best first."""
+    reports = [last[trial["trial_id"]] for trial in members]
+    accuracy = _mean([report["val_accuracy"] for report in reports])
+    loss = _mean([report["val_loss"] for report in reports])
+    return (
+        float("inf") if accuracy is None else -accuracy,
+        float("inf") if loss is None else loss,
+        members[0]["trial_id"],
+    )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None

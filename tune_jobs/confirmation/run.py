@@ -1,0 +1,173 @@
+"""Runs confirmations on Ray, as many at a time as a search runs trials, and records each when it ends."""
+
+import os
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from tune_jobs.cluster.session import ray_session
+from tune_jobs.cluster.slots import Slots
+from tune_jobs.confirmation.plan import Budget, Confirmation, done_already, plan_confirmations, result_row
+from tune_jobs.job.data_checks import check_data
+from tune_jobs.job.spec import JobSpec
+from tune_jobs.ledger.writer import Ledger
+from tune_jobs.results.write import export
+from tune_jobs.search.checkpoints import Checkpoints
+from tune_jobs.search.extend import extended
+from tune_jobs.search.folder import SearchFolder
+from tune_jobs.search.run import plan_resources
+from tune_jobs.search.wind_down import sigterm_interrupts
+
+if TYPE_CHECKING:
+    from zsharp.training import Training
+
+Row = dict[str, Any]
+
+
+def confirm(
+    folder: str | Path,
+    num_seeds: int,
+    *,
+    top: int = 1,
+    budget: Budget = "epochs",
+    sharpness_images: int = 512,
+    on_start: Callable[[int, int], None] | None = None,
+    on_row: Callable[[Row], None] | None = None,
+) -> list[Row]:
+    """Retrains the winners of each study with fresh seeds on all training data, and reads the test set.
+
+    What is recorded already is not run again; a run that was interrupted continues from its last epoch.
+
+    Args:
+        folder: The search folder.
+        num_seeds: Fresh seeds of each winner.
+        top: How many winners of each study.
+        budget: What is equal among methods: `epochs`, or `gradients` (gradient evaluations).
+        sharpness_images: Measure the flatness of each trained model on this many training images; 0 does not.
+        on_start: Called with the number of runs and how many of them are done.
+        on_row: Called with each row when it is recorded.
+
+    Returns:
+        The rows of all these runs, as `confirmations.parquet` has them.
+
+    Raises:
+        LedgerError: If the folder has no ledger that can be used, or another process writes it.
+        JobError: If there is no winner, or the job does not fit data or machine.
+    """
+    where = SearchFolder(folder, writes=True)
+    with where.open() as ledger:
+        ledger.check_whole()
+        job, _ = extended(ledger, ())
+        runs = plan_confirmations(job, ledger, num_seeds, top, budget)
+        check_data(job)
+        for run, row in list(done_already(runs, ledger.confirmations())):
+            ledger.confirm(run.key, row)
+        recorded = ledger.confirmations()
+        waiting = [run for run in runs if run.key not in recorded]
+        if on_start is not None:
+            on_start(len(runs), len(runs) - len(waiting))
+        if waiting:
+            slots, totals = plan_resources(job)
+            try:
+                with ray_session(slots, totals), sigterm_interrupts():
+                    _run_all(job, ledger, Checkpoints(where.place), waiting, slots, sharpness_images, on_row)
+            finally:  # what ended, also when the rest was interrupted
+                export(where.local)
+                where.publish()
+        recorded = ledger.confirmations()
+    export(where.local)
+    where.publish()
+    return [recorded[run.key] for run in runs if run.key in recorded]
+
+
+def _run_all(
+    job: JobSpec,
+    ledger: Ledger,
+    checkpoints: Checkpoints,
+    waiting: Sequence[Confirmation],
+    slots: Slots,
+    sharpness_images: int,
+    on_row: Callable[[Row], None] | None,
+) -> None:
+    options = {"num_cpus": slots.cpus_per_trial, "num_gpus": slots.gpus_per_trial, "max_retries": 0}
+    train = ray.remote(_train).options(**options)
+    left = list(reversed(waiting))
+    tries = dict.fromkeys((run.key for run in waiting), 0)
+    running: dict[Any, Confirmation] = {}
+    while left or running:
+        while left and len(running) < slots.num_slots:
+            run = left.pop()
+            running[train.remote(run, checkpoints.place, int(slots.cpus_per_trial), sharpness_images)] = run
+        (done, *_), _ = ray.wait(list(running), num_returns=1)
+        run = running.pop(done)
+        try:
+            outcome = ray.get(done)
+        except ray.exceptions.RayError as error:
+            tries[run.key] += not isinstance(error, ray.exceptions.NodeDiedError)  # which is no run's fault
+            if tries[run.key] <= job.failures.max_retries:
+                left.append(run)
+                continue
+            outcome = {"status": "failed", "error": _last_line(str(error))}
+        row = result_row(run, job, outcome)
+        ledger.confirm(run.key, row)
+        checkpoints.drop(_file_name(run))
+        if on_row is not None:
+            on_row(row)
+
+
+def _train(run: Confirmation, place: str, num_threads: int, sharpness_images: int) -> Row:
+    """What a worker does: one run from its last epoch to its end, then the test set, once."""
+    started_at = datetime.now(UTC)
+    if not ray.get_runtime_context().get_accelerator_ids()["GPU"]:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # as in `tune_jobs.search.worker`
+    import torch
+
+    from zsharp.data.training_data import load_test_data
+    from zsharp.sharpness import measure_training
+    from zsharp.training import Training
+
+    torch.set_num_threads(max(1, num_threads))
+    checkpoints, training = Checkpoints(place), Training(run.spec)
+    file = checkpoints.fetch(_file_name(run))
+    if file is not None:
+        try:
+            training.load(file)
+        except ValueError:  # damaged: from the first epoch again
+            training = Training(run.spec, training.data)
+    while not training.is_finished and not _has_diverged(training):
+        training.run_epoch()
+        if not _has_diverged(training):
+            checkpoints.store(_file_name(run), training.save)
+    report, status = training.last_report, "diverged" if _has_diverged(training) else "completed"
+    assert report is not None
+    row: Row = {
+        "status": status,
+        "train_loss": report["train_loss"] if status == "completed" else None,
+        "gradient_evaluations": report["gradient_evaluations"],
+        "train_s": report["train_s"],
+        "device": report["device"],
+        "error": None,
+    }
+    if status == "completed":
+        data = run.spec.data
+        loss, accuracy = training.evaluate(*load_test_data(data.name, data.root, device=training.device))
+        row |= {"test_loss": loss, "test_accuracy": accuracy}
+        if sharpness_images:
+            measures = measure_training(training, num_images=sharpness_images)
+            row |= {f"sharpness.{name}": value for name, value in measures.items()}
+    return row | {"started_at": started_at.isoformat(), "finished_at": datetime.now(UTC).isoformat()}
+
+
+def _has_diverged(training: "Training") -> bool:
+    return training.last_report is not None and bool(training.last_report["diverged"])
+
+
+def _file_name(run: Confirmation) -> str:
+    return "confirm-" + run.key.replace("/", "-")
+
+
+def _last_line(text: str) -> str:
+    return text.strip().splitlines()[-1].strip() if text.strip() else "the worker died"

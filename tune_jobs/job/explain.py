@@ -1,0 +1,91 @@
+"""Says pydantic's errors about a job in plain words: where, what was given, what is valid."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from tune_jobs.errors import NOTHING, Problem, nearest, show_path, unknown
+from tune_jobs.job.space import KINDS
+from tune_jobs.job.spec import SECTIONS
+
+Context = Mapping[str, Any]
+
+
+def explain(error: ValidationError, values: object) -> list[Problem]:
+    """Returns one problem for each thing that pydantic refused in `values`."""
+    return [_explain(details, values) for details in error.errors(include_url=False)]
+
+
+def _explain(details: ErrorDetails, values: object) -> Problem:
+    kind, keys = details["type"], _keys(details)
+    path, value = show_path(keys) or "the job", _value_at(values, keys)
+    if kind == "missing":
+        if keys and isinstance(keys[-1], int):  # a list that is too short
+            return Problem(show_path(keys[:-1]), _value_at(values, keys[:-1]), _TWO_NUMBERS)
+        return Problem(path, NOTHING, "missing, and every job needs it")
+    if kind == "extra_forbidden":
+        section = tuple(str(key) for key in keys[:-1])
+        return Problem(path, NOTHING, unknown("key", str(keys[-1]), SECTIONS.get(section, KINDS)))
+    if (
+        kind == "distribution"
+        and isinstance(value, Mapping)
+        and len(value) == 1
+        and not set(value) & set(KINDS)
+    ):
+        return Problem(path, value, unknown("distribution", str(*value), KINDS))
+    if kind == "literal_error":
+        return Problem(path, value, _one_of(re.findall(r"'([^']*)'", details["ctx"]["expected"]), value))
+    if kind in ("model_type", "dict_type"):
+        valid = SECTIONS.get(tuple(str(key) for key in keys))
+        among = f" with keys among {', '.join(valid)}" if valid else ""
+        return Problem(path, value, f"expected lines of `key: value`{among}")
+    say = _WORDS.get(kind)
+    return Problem(path, value, say(details.get("ctx", {})) if say else details["msg"])
+
+
+def _keys(details: ErrorDetails) -> tuple[int | str, ...]:
+    """Returns the place as the file has it, without what pydantic adds."""
+    keys = tuple(key for key in details["loc"] if key != "[key]")
+    # In the space, the third entry names the member of the union: ("space", "rho", "uniform", "uniform", 1).
+    return (*keys[:2], *keys[3:]) if keys[:1] == ("space",) else keys
+
+
+def _value_at(values: object, keys: tuple[int | str, ...]) -> object:
+    for key in keys:
+        try:
+            values = values[key]  # type: ignore[index]
+        except (LookupError, TypeError):
+            return NOTHING
+    return values
+
+
+def _one_of(choices: list[str], value: object) -> str:
+    near = nearest(value, choices) if isinstance(value, str) else None
+    hint = f"did you mean {near}? " if near else ""
+    return f"{hint}valid: {', '.join(choices)}"
+
+
+_TWO_NUMBERS = "expected exactly two numbers, [low, high]"
+
+_WORDS: Mapping[str, Callable[[Context], str]] = {
+    "int_type": lambda _: "expected a whole number",
+    "float_type": lambda _: "expected a number",
+    "string_type": lambda _: "expected text; put numbers and true or false in quotes to make them text",
+    "bool_type": lambda _: "expected true or false",
+    "tuple_type": lambda _: "expected a list, as in [a, b]",
+    "finite_number": lambda _: "expected a finite number",
+    "greater_than": lambda ctx: f"must be above {ctx['gt']:g}",
+    "greater_than_equal": lambda ctx: f"must be at least {ctx['ge']:g}",
+    "less_than": lambda ctx: f"must be below {ctx['lt']:g}",
+    "less_than_equal": lambda ctx: f"must be at most {ctx['le']}",
+    "too_short": lambda ctx: f"expected at least {ctx['min_length']} of them",
+    "too_long": lambda _: _TWO_NUMBERS,  # only ranges have a largest length
+    "string_too_short": lambda _: "expected text that is not empty",
+    "string_too_long": lambda ctx: f"expected at most {ctx['max_length']} characters",
+    "string_pattern_mismatch": lambda _: (  # only the job's name has a pattern
+        "expected a folder name: letters, digits and . _ -, starting with a letter or digit, no two dots in a row"
+    ),
+}

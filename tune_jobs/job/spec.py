@@ -1,0 +1,321 @@
+"""What a user submits: the job, its sections, and the studies and trials that follow from it."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from tune_jobs.job.space import PARAMETERS, SHARED_PARAMETERS, Distribution, fixed_value
+from tune_jobs.storage import address_problem, is_remote
+from zsharp.training.spec import (
+    AugmentSpec,
+    BaseOptimizer,
+    DataSpec,
+    Device,
+    Precision,
+    Schedule,
+    TrainSpec,
+    TrialSpec,
+)
+
+Sampler = Literal["tpe", "random", "gp", "cmaes", "qmc", "grid"]
+
+# Far above any sane value; they turn a slipped digit into a message instead of a search without end.
+_MAX_COUNT = 1_000_000
+_MAX_SEED = 2**32 - 1
+
+
+def _in_one_message(message: str) -> WrapValidator:
+    """Returns a validator for a union: one message in place of one per member."""
+
+    def validate(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            raise PydanticCustomError("union", message) from None
+
+    return WrapValidator(validate)
+
+
+Count = Annotated[int, Field(ge=1, le=_MAX_COUNT)]
+CountOrZero = Annotated[int, Field(ge=0, le=_MAX_COUNT)]
+Seed = Annotated[int, Field(ge=0, le=_MAX_SEED)]
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+InsideUnit = Annotated[float, Field(gt=0, lt=1)]
+Text = Annotated[str, Field(min_length=1)]
+# The same as [A-Za-z0-9][A-Za-z0-9._-]* without two dots in a row.
+FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9](\.?[A-Za-z0-9_-])*\.?$", max_length=100)]
+Names = Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class DataModel(_Section):
+    """Which images, and how they are split (`zsharp.training.spec.DataSpec`)."""
+
+    name: str = "digits"
+    root: Text | None = None
+    val_fraction: InsideUnit = 0.1
+    split_seed: Seed = 0
+    max_images: Count | None = None
+    download: bool = False
+
+
+class AugmentModel(_Section):
+    """Random changes of the training images (`zsharp.training.spec.AugmentSpec`)."""
+
+    crop_padding: CountOrZero | None = None
+    flip: bool | None = None
+    cutout: CountOrZero = 0
+    randaugment: CountOrZero = 0
+    mixup: NonNegative = 0.0
+    cutmix: NonNegative = 0.0
+
+
+class TrainModel(_Section):
+    """How every trial trains (`zsharp.training.spec.TrainSpec`)."""
+
+    epochs: Count = 200
+    batch_size: Count = 256
+    base_optimizer: BaseOptimizer = "adamw"
+    momentum: BelowOne = 0.9
+    weight_decay: NonNegative = 5e-5
+    decay_norms_and_biases: bool = False
+    schedule: Schedule = "cosine"
+    warmup_epochs: NonNegative = 5.0
+    label_smoothing: BelowOne = 0.0
+    clip_grad_norm: Positive | None = None
+    ema_decay: InsideUnit | None = None
+    precision: Precision = "auto"
+    eval_batch_size: Count = 1024
+    seed: Seed = 0
+    augment: AugmentModel = AugmentModel()
+
+
+class SearchModel(_Section):
+    """How many trials each study runs, and who proposes their configurations.
+
+    With `seeds` above 1 every configuration is trained that many times: the first round of trials has
+    `train.seed`, the next one `train.seed + 1`, and so on. With `shared_configurations` the studies of a method
+    try the same configurations, whatever the architecture.
+    """
+
+    num_trials: Count
+    sampler: Sampler = "tpe"
+    seed: Seed = 0
+    keep_checkpoints: CountOrZero = 3
+    seeds: Count = 1
+    shared_configurations: bool = False
+    first_points: Annotated[
+        tuple[Annotated[dict[str, float], Field(min_length=1)], ...], Field(strict=False)
+    ] = ()
+
+    @property
+    def num_configurations(self) -> int:
+        """Configurations of a study, each tried with every seed."""
+        return self.num_trials // self.seeds
+
+
+class AshaModel(_Section):
+    """When weak trials are stopped. Without `grace_epochs`, the job takes a quarter of its epochs.
+
+    The `protect_top` best of a rung are never stopped there, nor is the share `immortal_fraction` of all trials.
+    """
+
+    enabled: bool = True
+    grace_epochs: Count | None = None
+    reduction_factor: Annotated[int, Field(ge=2, le=100)] = 3
+    protect_top: CountOrZero = 3
+    immortal_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
+class BudgetModel(_Section):
+    """What ends a search before its last trial, whichever comes first; `resume --set budget.hours=...` goes on."""
+
+    hours: Positive | None = None
+    epochs: Count | None = None
+    gradient_evaluations: Annotated[int, Field(ge=1)] | None = None
+    gpu_hours: Positive | None = None
+    target_accuracy: Annotated[float, Field(gt=0, le=1)] | None = None
+
+
+class FailuresModel(_Section):
+    """How much goes wrong before a trial, and the search, counts as failed."""
+
+    max_retries: CountOrZero = 2
+    report_timeout_s: Positive = 1800.0
+    max_failed_fraction: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+
+class ResourcesModel(_Section):
+    """What one trial takes of the machine, and how many run at once."""
+
+    cpus_per_trial: Positive = 1.0
+    gpus_per_trial: Annotated[
+        Literal["auto"] | NonNegative, _in_one_message("expected auto or a number of at least 0")
+    ] = "auto"
+    max_concurrent: Annotated[
+        Literal["auto"] | Count, _in_one_message("expected auto or a whole number of at least 1")
+    ] = "auto"
+    device: Device = "auto"
+
+
+@dataclass(frozen=True)
+class Study:
+    """One search: one architecture with one method.
+
+    Attributes:
+        name: Its name in results and its folder.
+        architecture: A row of `zsharp.models.ARCHITECTURES`.
+        method: A row of `zsharp.optim.METHODS`.
+        parameters: The parameters that are searched, in the order of `tune_jobs.job.space.PARAMETERS`.
+    """
+
+    name: str
+    architecture: str
+    method: str
+    parameters: tuple[str, ...]
+
+
+class JobSpec(_Section):
+    """A job as resolved: two equal ones are the same search.
+
+    It holds what each section can know by itself; `tune_jobs.job.load` also checks names and ranges across
+    sections, with a message for every problem.
+    """
+
+    name: FolderName
+    data: DataModel
+    architectures: Names
+    methods: Names
+    train: TrainModel = TrainModel()
+    space: dict[str, Distribution]
+    search: SearchModel
+    asha: AshaModel = AshaModel()
+    budget: BudgetModel = BudgetModel()
+    failures: FailuresModel = FailuresModel()
+    resources: ResourcesModel = ResourcesModel()
+    storage: Text = "results"
+
+    @field_validator("storage")
+    @classmethod
+    def _usable(cls, storage: str) -> str:
+        if is_remote(storage) and (problem := address_problem(f"{storage.rstrip('/')}/x")):
+            raise PydanticCustomError("storage", problem.replace("{", "(").replace("}", ")"))
+        if "\0" in storage:
+            raise PydanticCustomError("storage", "expected the path of a folder")
+        return storage
+
+    @model_validator(mode="after")
+    def _resolve(self) -> Self:
+        if self.asha.grace_epochs is None:
+            grace_epochs = max(1, math.ceil(self.train.epochs / 4))
+            asha = self.asha.model_copy(update={"grace_epochs": grace_epochs})
+            self.__dict__["asha"] = asha  # the model is frozen for everybody else
+        return self
+
+    @property
+    def num_trials(self) -> int:
+        """Trials of all studies."""
+        return len(self.studies()) * self.search.num_trials
+
+    @property
+    def grace_epochs(self) -> int:
+        """Epochs that every trial may train before it can be stopped."""
+        assert self.asha.grace_epochs is not None, "resolved with the job"
+        return self.asha.grace_epochs
+
+    def studies(self) -> tuple[Study, ...]:
+        """Returns one study for each architecture and method, architectures outermost.
+
+        Raises:
+            ValueError: If a method is unknown.
+        """
+        return tuple(
+            Study(
+                name=f"{architecture}-{method}",
+                architecture=architecture,
+                method=method,
+                parameters=tuple(filter(self._is_searched, parameters_of(method))),
+            )
+            for architecture in self.architectures
+            for method in self.methods
+        )
+
+    def _is_searched(self, parameter: str) -> bool:
+        return parameter in self.space and fixed_value(self.space[parameter]) is None
+
+    def trial_spec(self, study: Study, params: Mapping[str, float], number: int = 0) -> TrialSpec:
+        """Returns the trial of a study at the given values of its searched parameters.
+
+        Parameters that the space fixes are added. A relative `data.root` becomes absolute here, since workers
+        run in other folders.
+
+        Args:
+            study: The study.
+            params: Values of its searched parameters.
+            number: The trial's within its study, which decides on its seed if `search.seeds` is above 1.
+        """
+        valid = parameters_of(study.method)
+        assert set(params) <= set(valid), f"{study.name} has no parameters {set(params) - set(valid)}"
+        fixed = {name: fixed_value(distribution) for name, distribution in self.space.items()}
+        values = {name: value for name, value in fixed.items() if value is not None} | dict(params)
+        data = self.data.model_dump()
+        if self.data.root is not None:
+            data["root"] = str(Path(self.data.root).expanduser().absolute())
+        train = self.train.model_dump()
+        train["augment"] = AugmentSpec(**train["augment"])
+        train["seed"] += number // self.search.num_configurations
+        return TrialSpec(
+            architecture=study.architecture,
+            method=study.method,
+            params={name: values[name] for name in valid if name in values},
+            data=DataSpec(**data),
+            train=TrainSpec(**train),
+            device=self.resources.device,
+        )
+
+
+def _sections(
+    model: type[BaseModel], at: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+    yield at, tuple(model.model_fields)
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _sections(field.annotation, (*at, name))
+
+
+SECTIONS: Mapping[tuple[str, ...], tuple[str, ...]] = {
+    **dict(_sections(JobSpec)),
+    ("space",): tuple(PARAMETERS),
+}
+"""The valid keys of every section of a job file, by the section's place."""
+
+
+def parameters_of(method: str) -> tuple[str, ...]:
+    """Returns the parameters that a method has, in the order of `PARAMETERS`.
+
+    Raises:
+        ValueError: If the method is unknown.
+    """
+    from zsharp.optim.methods import find_method
+
+    own = find_method(method).defaults
+    return tuple(name for name in PARAMETERS if name in own or name in SHARED_PARAMETERS)

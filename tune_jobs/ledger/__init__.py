@@ -1,0 +1,1 @@
+"""The record of a search: every report, and the decision taken on it."""

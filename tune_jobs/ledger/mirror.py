@@ -1,0 +1,126 @@
+"""A ledger in an object store: a local SQLite file whose every transaction is stored there before it counts.
+
+The store holds, below `ledger/`, one copy of the file (`base-N.sqlite`, with the first N transactions) and one small
+object for each transaction after it (`N.json`, the statements with their values). Each is written whole or not at all,
+so whatever is killed at any moment, what is there is a record without a gap. When the transactions have grown to a
+share of the copy, a new copy takes their place.
+
+Object stores have no locks. `writer.json` names the process that writes; one that finds another's name there stops.
+"""
+
+import json
+import os
+import shutil
+import socket
+import sqlite3
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tune_jobs.ledger.file import FILE_NAME, LedgerError
+from tune_jobs.storage import RemoteFolder, StorageError
+
+Statement = tuple[str, Sequence[Any]]
+_FEW = 200  # transactions that are not worth a new copy
+_SHARE = 0.2
+_LOOK_EVERY_S = 5.0
+
+
+class RemoteRecord:
+    """The objects of one ledger.
+
+    Args:
+        remote: The search folder.
+    """
+
+    def __init__(self, remote: RemoteFolder) -> None:
+        self._remote = remote
+        self._session = f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex}"
+        self._count = 0  # transactions stored
+        self._base = -1  # of them in the copy; there is none yet
+        self._looked_s = 0.0
+        self.failure: str | None = None  # why nothing can be stored any more
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a ledger."""
+        return bool(self._listed()[0])
+
+    def pull(self, folder: Path) -> None:
+        """Makes the ledger's file in `folder` from what is stored; there must be one."""
+        shutil.rmtree(folder, ignore_errors=True)
+        bases, entries = self._listed()
+        self._base = self._count = max(bases)
+        file = folder / FILE_NAME
+        if not self._remote.pull(f"ledger/base-{self._base}.sqlite", file):
+            raise LedgerError(
+                f"{self._remote.address}: base-{self._base}.sqlite vanished; expected one writer"
+            )
+        later = sorted(number for number in entries if number > self._base)
+        if later != list(range(self._base + 1, self._base + 1 + len(later))):
+            raise LedgerError(
+                f"{self._remote.address}: transactions are missing among {later[:3]}...{later[-3:]}"
+            )
+        contents = self._remote.read_all(f"ledger/{number}.json" for number in later)
+        connection = sqlite3.connect(file)
+        with connection:
+            for content in contents:
+                for statement, values in json.loads(content or b"[]"):
+                    connection.execute(statement, values)
+        connection.close()
+        self._count += len(later)
+
+    def take_over(self) -> None:
+        """Makes this process the writer; the one before stops at its next look."""
+        self._remote.write("ledger/writer.json", json.dumps(self._session).encode())
+        self._looked_s = time.monotonic()
+
+    def store(self, statements: Sequence[Statement]) -> None:
+        """Stores one transaction; when this returns, it counts.
+
+        Raises:
+            LedgerError: If it could not be stored, or another process has become the writer.
+        """
+        try:
+            self._store(statements)
+        except (StorageError, LedgerError) as error:
+            self.failure = str(error)
+            raise LedgerError(self.failure) from error
+
+    def _store(self, statements: Sequence[Statement]) -> None:
+        if time.monotonic() - self._looked_s > _LOOK_EVERY_S:
+            writer = self._remote.read("ledger/writer.json")
+            if writer is not None and json.loads(writer) != self._session:
+                raise LedgerError(
+                    f"{self._remote.address}: {json.loads(writer)} writes it now; this search stops"
+                )
+            self._looked_s = time.monotonic()
+        self._remote.write(f"ledger/{self._count + 1}.json", json.dumps(statements).encode())
+        self._count += 1
+
+    @property
+    def is_copy_due(self) -> bool:
+        """Whether the transactions since the last copy have become many."""
+        return self._base < 0 or self._count - self._base > max(_FEW, _SHARE * self._base)
+
+    def store_copy(self, connection: sqlite3.Connection, scratch: Path) -> None:
+        """Stores the whole ledger, then deletes the transactions and the copy before."""
+        scratch.unlink(missing_ok=True)
+        copy = sqlite3.connect(scratch)
+        with copy:
+            connection.backup(copy)
+        copy.close()
+        self._remote.push(scratch, f"ledger/base-{self._count}.sqlite")
+        scratch.unlink()
+        self._base = self._count
+        bases, entries = self._listed()
+        old = [f"ledger/base-{number}.sqlite" for number in bases if number < self._base]
+        self._remote.delete([*old, *(f"ledger/{number}.json" for number in entries if number <= self._base)])
+
+    def _listed(self) -> tuple[list[int], list[int]]:
+        names = self._remote.names("ledger")
+        bases = [int(name[5:-7]) for name in names if name.startswith("base-")]
+        entries = [int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdecimal()]
+        return bases, entries

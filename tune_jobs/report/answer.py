@@ -1,0 +1,311 @@
+"""The report's answer: which method won where, by how much and how sure, in words and tables."""
+
+import shlex
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from tune_jobs.report.contests import Contest, budget_in_words, contests, searched_picture, seeds_picture
+from tune_jobs.report.data import Report, records
+from tune_jobs.report.page import Bullets, Part, Section
+from tune_jobs.report.repeats import repeats, trend_pictures
+from tune_jobs.results.schema import PARAM_PREFIX
+from tune_jobs.results.statistics import VERDICTS, Comparison, smallest_n, summarize
+from tune_jobs.results.tables import NONE, Column, Table, count, fixed, interval, plain, short
+
+
+def answer_section(report: Report) -> Section:
+    """Returns the answer in words, the table of methods, and what it rests on."""
+    found, repeated = contests(report), repeats(report)
+    parts: list[Part] = [
+        _headline(report, found, repeated),
+        Bullets(list(_sentences(report, found, repeated))),
+    ]
+    running = int((report.trials["status"] == "running").sum())
+    if running:
+        parts.append(f"{running} of {len(report.trials)} trials are still running: this is a partial result.")
+    if repeated:
+        parts.append(_repeats_table(repeated))
+    if any(contest.comparisons for contest in repeated):
+        parts.append(_differences_table("repeat-differences", repeated))
+    if found or {contest.place for contest in repeated} != set(report.places):
+        parts.append(_methods_table(report, found))
+    if any(contest.comparisons for contest in found):
+        parts.append(_differences_table("differences", found))
+    if (report.confirmations["place_in_study"] > 1).any():
+        parts.append(_candidates_table(report))
+    parts.append([seeds_picture(report, contest) for contest in (*found, *repeated)])
+    parts.append([picture for contest in repeated for picture in trend_pictures(report, contest)])
+    shown = {contest.place for contest in (*found, *repeated)}
+    parts.append([searched_picture(report, place) for place in report.places if place not in shown])
+    return Section("answer", "Answer", parts)
+
+
+def answer_in_words(report: Report) -> list[str]:
+    """Returns the answer as lines of text, for a terminal; none if every configuration has one seed."""
+    found, repeated = contests(report), repeats(report)
+    if not found and not repeated:
+        return []
+    return [_headline(report, found, repeated), *_sentences(report, found, repeated)]
+
+
+def _headline(report: Report, found: list[Contest], repeated: list[Contest]) -> str:
+    if found:
+        return _verdict(found, "method", "on fresh seeds")
+    if repeated:
+        return _verdict(repeated, "setting", "of settings repeated with the same seeds, on validation data")
+    folder = shlex.quote(str(report.folders[0])) if len(report.folders) == 1 else "DIR"
+    most = max(len(report.labels_at(place)) for place in report.places) if report.places else 2
+    num_seeds = smallest_n(max(most, 2))
+    return (
+        "Searched on one seed each and not confirmed: differences between methods are not established. "
+        f"`tune-jobs confirm {folder} --seeds {num_seeds}` retrains the winners on fresh seeds and reads the "
+        f"test set; with fewer seeds no difference between {most} methods can be significant."
+    )
+
+
+def _verdict(found: list[Contest], noun: str, how: str) -> str:
+    won: dict[str, list[str]] = {}
+    for contest in found:
+        if best := _established(contest):
+            won.setdefault(best, []).append(contest.place)
+    over = "one comparison" if len(found) == 1 else f"{len(found)} comparisons"
+    if not won:
+        return (
+            f"No {noun} is shown to be better than all the others, in {over} {how}. {_needed(found)}".strip()
+        )
+    wins = "; ".join(f"{label} in {len(places)} ({', '.join(places)})" for label, places in won.items())
+    return f"Shown to be better than every other {noun}, of {over} {how}: {wins}."
+
+
+def _needed(found: list[Contest]) -> str:
+    """Says how many seeds it takes where there were too few to show anything."""
+    lacking = [one for one in found if VERDICTS[-1] in {pair.verdict for pair in one.comparisons}]
+    if not lacking:
+        return ""
+    most = max(len(one.values) for one in lacking)
+    noun = "methods" if lacking[0].measure == "test accuracy" else "settings"
+    return f"To compare {most} {noun}, at least {smallest_n(most)} seeds are needed."
+
+
+def _sure(low: float | None, high: float | None) -> str:
+    return (
+        "too few for an interval" if low is None or high is None else f"95 % interval {interval(low, high)}"
+    )
+
+
+def _established(contest: Contest) -> str | None:
+    """Returns the method that is shown to be better than each of the others, if there is one."""
+    best = next(iter(contest.summaries))
+    own = [_seen_from(best, one) for one in contest.comparisons if best in (one.a, one.b)]
+    return best if own and all(verdict == "better" for _, _, verdict in own) else None
+
+
+def _seen_from(label: str, one: Comparison) -> tuple[str, str, str]:
+    """Returns the rival, the difference to it with its interval, and the verdict, as seen from a method."""
+    ours, theirs = ("a", "b") if one.a == label else ("b", "a")
+    sign = 1 if ours == "a" else -1
+    ends = [None if end is None else sign * end for end in (one.low, one.high)]
+    low, high = ends[::sign]
+    verdict = {f"{ours} better": "better", f"{theirs} better": "worse"}.get(one.verdict, one.verdict)
+    return getattr(one, theirs), f"{sign * one.difference:+.4f} ({_sure(low, high)}", verdict
+
+
+def _sentences(report: Report, found: list[Contest], repeated: list[Contest]) -> Iterator[str]:
+    for contest in (*found, *repeated):
+        best, summary = next(iter(contest.summaries.items()))
+        yield (
+            f"{contest.place}, {budget_in_words(contest)}: {best} has the highest mean {contest.measure}, "
+            f"{fixed(summary.mean)} ({_sure(summary.low, summary.high)}, "
+            f"n = {summary.n} seeds). {' '.join(_rivals(best, contest))}".strip()
+        )
+    shown = {contest.place for contest in (*found, *repeated)}
+    for place in report.places:
+        if place not in shown:
+            yield _searched_sentence(report, place)
+
+
+def _rivals(best: str, contest: Contest) -> Iterator[str]:
+    for one in contest.comparisons:
+        if best in (one.a, one.b):
+            rival, difference, verdict = _seen_from(best, one)
+            sure = "" if one.p_adjusted is None else f", adjusted p = {short(one.p_adjusted)}"
+            yield f"Against {rival}: {difference}; n = {one.n} shared seeds{sure}), {verdict}."
+
+
+def _searched_sentence(report: Report, place: str) -> str:
+    rows = report.of(report.studies, place).dropna(subset=["best_val_accuracy"])
+    if not len(rows):
+        return f"{place}: no trial has reached full fidelity, so there is no best."
+    rows = rows.sort_values(["best_val_accuracy", "best_val_loss"], ascending=[False, True])
+    best = rows.iloc[0]
+    said = (
+        f"{place}: {best['label']} has the highest validation accuracy, {fixed(best['best_val_accuracy'])} "
+        f"(best of {best['num_completed']} completed trials)"
+    )
+    if len(rows) > 1:
+        second = rows.iloc[1]
+        lead = best["best_val_accuracy"] - second["best_val_accuracy"]
+        said += f", {fixed(lead)} above {second['label']} (best of {second['num_completed']})"
+    return said + "; these are single trials (n = 1 seed each), so a difference is not established."
+
+
+def _num_budgets(found: list[Contest]) -> int:
+    return len({contest.budget for contest in found})
+
+
+def _methods_table(report: Report, found: list[Contest]) -> Table:
+    contests_of: dict[str, list[Contest | None]] = {place: [] for place in report.places}
+    for one in found:
+        contests_of[one.place].append(one)
+    rows = [
+        _method_row(report, contest, study)
+        for place in report.places
+        for contest in contests_of[place] or [None]
+        for study in _ordered(records(report.of(report.studies, place)), contest)
+    ]
+    text_of = Column("architecture", lambda row: row["place"], False)
+    budget_column = [Column("equal", lambda row: row["budget"] or NONE, False)] * (_num_budgets(found) > 1)
+    confirmed = [
+        Column("test accuracy", lambda row: fixed(row["test_mean"])),
+        Column("95 % interval", lambda row: interval(row["test_low"], row["test_high"])),
+        Column("sd", lambda row: fixed(row["test_std"])),
+        Column("seeds", lambda row: count(row["num_seeds"])),
+    ]
+    columns = [
+        text_of,
+        Column("method", lambda row: row["label"], False),
+        *budget_column,
+        *(confirmed if found else []),
+        Column("val accuracy", lambda row: fixed(row["best_val_accuracy"])),
+        *(Column(name, partial(_parameter, name=name)) for name in report.params),
+        Column("completed", lambda row: f"{row['num_completed']}/{row['num_trials']}"),
+    ]
+    caption = (
+        "Architectures and methods. Test accuracy is the mean over fresh seeds of the study's winner, the interval "
+        "that of the mean, sd the spread of the seeds."
+        if found
+        else "Architectures and methods: each study's best completed trial by validation accuracy, one seed each, "
+        "so no interval can be given."
+    )
+    return Table("methods", caption, columns, rows, marked=lambda row: bool(row["is_best"]))
+
+
+def _ordered(studies: list[dict[str, Any]], contest: Contest | None) -> list[dict[str, Any]]:
+    """Returns a place's studies with the best test accuracy first, those without one as they were, last."""
+    if contest is None:
+        return studies
+    order = list(contest.summaries)
+    return sorted(studies, key=lambda row: order.index(row["label"]) if row["label"] in order else len(order))
+
+
+def _method_row(report: Report, contest: Contest | None, study: Mapping[str, Any]) -> dict[str, Any]:
+    summary = contest.summaries.get(study["label"]) if contest else None
+    names = ("best_val_accuracy", "best_trial_id", "num_completed", "num_trials", "gradient_evaluations")
+    return {
+        "place": study["place"],
+        "label": study["label"],
+        "budget": contest.budget if contest else None,
+        "job": study["job"],
+        "test_mean": summary.mean if summary else None,
+        "test_std": summary.std if summary else None,
+        "test_low": summary.low if summary else None,
+        "test_high": summary.high if summary else None,
+        "num_seeds": summary.n if summary else None,
+        **{name: plain(study[name]) for name in names},
+        **{PARAM_PREFIX + name: plain(study[PARAM_PREFIX + name]) for name in report.params},
+        "is_best": study["label"] == next(iter(contest.summaries)) if contest else plain(study["rank"]) == 1,
+    }
+
+
+def _parameter(row: Mapping[str, Any], name: str) -> str:
+    return short(row[PARAM_PREFIX + name])
+
+
+def _repeats_table(repeated: list[Contest]) -> Table:
+    rows = [
+        {"place": one.place, "setting": name, **vars(summary), "is_best": name == next(iter(one.summaries))}
+        for one in repeated
+        for name, summary in one.summaries.items()
+    ]
+    columns = [
+        Column("architecture", lambda row: row["place"], False),
+        Column("setting", lambda row: row["setting"], False),
+        Column("val accuracy", lambda row: fixed(row["mean"])),
+        Column("95 % interval", lambda row: interval(row["low"], row["high"])),
+        Column("sd", lambda row: fixed(row["std"])),
+        Column("seeds", lambda row: count(row["n"])),
+    ]
+    caption = (
+        "Settings that the search trained with several seeds each: mean validation accuracy over the seeds, the "
+        "interval that of the mean, sd the spread of the seeds."
+    )
+    return Table("repeats", caption, columns, rows, marked=lambda row: bool(row["is_best"]))
+
+
+def _differences_table(name: str, found: list[Contest]) -> Table:
+    rows = [
+        {
+            "place": one.place,
+            "budget": one.budget,
+            **{name: plain(value) for name, value in vars(pair).items()},
+        }
+        for one in found
+        for pair in one.comparisons
+    ]
+    words = {"a better": "{a} better", "b better": "{b} better"}
+    columns = [
+        Column("architecture", lambda row: row["place"], False),
+        *([Column("equal", lambda row: row["budget"], False)] * (_num_budgets(found) > 1)),
+        Column("a", lambda row: row["a"], False),
+        Column("b", lambda row: row["b"], False),
+        Column("a − b", lambda row: NONE if row["difference"] is None else f"{row['difference']:+.4f}"),
+        Column("95 % interval", lambda row: interval(row["low"], row["high"])),
+        Column("effect size", lambda row: short(row["effect_size"])),
+        Column("n", lambda row: count(row["n"])),
+        Column("p", lambda row: short(row["p_value"])),
+        Column("p adjusted", lambda row: short(row["p_adjusted"])),
+        Column(
+            "verdict",
+            lambda row: (
+                words[row["verdict"]].replace("{a}", row["a"]).replace("{b}", row["b"])
+                if row["verdict"] in words
+                else row["verdict"]
+            ),
+            False,
+        ),
+    ]
+    caption = (
+        f"Differences of {found[0].measure} between methods on the seeds that both have (n); p is adjusted for the "
+        "number of pairs of the architecture."
+    )
+    return Table(name, caption, columns, rows)
+
+
+def _candidates_table(report: Report) -> Table:
+    rows: list[dict[str, Any]] = []
+    keys = ["place", "label", "budget", "place_in_study"]
+    for key, members in report.confirmations.dropna(subset=["test_accuracy"]).groupby(keys, sort=False):
+        summary = summarize(members["test_accuracy"].tolist())
+        val_accuracy = plain(members["val_accuracy"].iloc[0])
+        rows.append(dict(zip(keys, key, strict=True)) | vars(summary) | {"val_accuracy": val_accuracy})
+    rows.sort(
+        key=lambda row: (
+            report.places.index(row["place"]),
+            row["label"],
+            row["budget"],
+            row["place_in_study"],
+        )
+    )
+    columns = [
+        Column("architecture", lambda row: row["place"], False),
+        Column("method", lambda row: row["label"], False),
+        Column("equal", lambda row: row["budget"], False),
+        Column("rank in search", lambda row: count(row["place_in_study"])),
+        Column("val accuracy", lambda row: fixed(row["val_accuracy"])),
+        Column("test accuracy", lambda row: fixed(row["mean"])),
+        Column("95 % interval", lambda row: interval(row["low"], row["high"])),
+        Column("seeds", lambda row: count(row["n"])),
+    ]
+    caption = "All confirmed configurations: does the order that validation gave them hold on the test set?"
+    return Table("candidates", caption, columns, rows)

@@ -1,0 +1,212 @@
+"""What the searches cost and what early stopping saved, what went wrong, and how flat the winners' minima are."""
+
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from tune_jobs.report.data import STANDARD_ERROR, Report, records
+from tune_jobs.report.figures import Picture, colours, new_figure, slug, text
+from tune_jobs.report.page import Part, Section
+from tune_jobs.results.schema import SHARPNESS_PREFIX
+from tune_jobs.results.statistics import rank_correlation
+from tune_jobs.results.tables import NONE, Column, Table, count, duration, fixed, plain, share, short
+
+_MOST_ERRORS = 30  # rows on the page; the Parquet files have them all
+
+
+def sharpness_section(report: Report) -> Section:
+    """Returns measures of sharpness against test accuracy."""
+    measures = report.sharpness
+    if not measures:
+        words = "No sharpness was measured: `tune-jobs confirm` does so when it retrains the winners."
+        return Section("sharpness", "Sharpness against test accuracy", [words])
+    confirmed = report.confirmations
+    places = [place for place in report.places if (confirmed["place"] == place).any()]
+    pictures = [_sharpness(report, place, measure) for measure in measures for place in places]
+    return Section("sharpness", "Sharpness against test accuracy", [pictures])
+
+
+def cost_section(report: Report) -> Section:
+    """Returns what each study cost, and what early stopping saved."""
+    rows = [
+        _cost_row(report, place, label, study)
+        for place in report.places
+        for label in report.labels_at(place)
+        for study in [report.of(report.trials, place, label)]
+    ]
+    columns = [
+        Column("architecture", lambda row: row["place"], False),
+        Column("method", lambda row: row["label"], False),
+        Column("trials", lambda row: count(row["num_trials"])),
+        Column("epochs", lambda row: count(row["epochs"])),
+        Column("saved", lambda row: share(row["saved_fraction"])),
+        Column("grad. evals", lambda row: count(row["gradient_evaluations"])),
+        Column("trial time", lambda row: duration(row["trial_s"])),
+        Column("saved time", lambda row: duration(row["saved_s"])),
+        Column("device-hours", lambda row: short(row["device_hours"])),
+        Column("peak memory", lambda row: _megabytes(row["peak_memory_bytes"])),
+        Column("device", lambda row: row["device"] or NONE, False),
+    ]
+    total_s, saved_s = (sum(row[name] or 0.0 for row in rows) for name in ("trial_s", "saved_s"))
+    words = (
+        f"{_wall(report)} All trials together took {duration(total_s)}; early stopping saved about "
+        f"{duration(saved_s)}, "
+        f"{share(saved_s / (saved_s + total_s) if saved_s + total_s else None)} of what full training would have "
+        "taken."
+    )
+    caption = (
+        "Cost by study. Saved: epochs that stopped trials did not train, of all epochs; saved time at each trial's "
+        "own seconds per epoch. Device-hours: trial time times the share of a GPU that a trial had, or its CPUs; "
+        "not known where the job leaves that to the machine (auto)."
+    )
+    return Section("cost", "Cost", [words, Table("cost", caption, columns, rows), [_spent_and_saved(rows)]])
+
+
+def failures_section(report: Report) -> Section:
+    """Returns how trials ended, and what went wrong."""
+    trials = report.trials
+    counts = trials["status"].value_counts()
+    ended = ", ".join(f"{number} {status}" for status, number in counts.items())
+    parts: list[Part] = [f"Of {len(trials)} trials: {ended}."]
+    wrong = trials[trials["status"].isin(["failed", "diverged"]) | trials["error"].notna()]
+    if len(wrong):
+        rows = [
+            {name: plain(row[name]) for name in ("place", "label", "trial_id", "status", "epochs_trained")}
+            | {"reason": plain(row["error"]) or plain(row["stop_reason"])}
+            for row in records(wrong.head(_MOST_ERRORS))
+        ]
+        columns = [
+            Column("architecture", lambda row: row["place"], False),
+            Column("method", lambda row: row["label"], False),
+            Column("trial", lambda row: row["trial_id"], False),
+            Column("status", lambda row: row["status"], False),
+            Column("epochs", lambda row: count(row["epochs_trained"])),
+            Column("reason", lambda row: (row["reason"] or NONE)[:300], False, wraps=True),
+        ]
+        more = "" if len(wrong) <= _MOST_ERRORS else f" The first {_MOST_ERRORS} of {len(wrong)}."
+        parts.append(Table("failures", f"Trials that failed or diverged.{more}", columns, rows))
+    return Section("endings", "How trials ended", parts)
+
+
+def _cost_row(report: Report, place: str, label: str, trials: pd.DataFrame) -> dict[str, Any]:
+    epochs, most = trials["epochs_trained"].astype("float64"), trials["max_epochs"].astype("float64")
+    stopped = (trials["status"] == "pruned") & (epochs > 0)
+    saved = (most - epochs)[stopped]
+    trial_s = trials["wall_s"].astype("float64")
+    job = (
+        report.metadata[[str(one) for one in report.folders].index(str(trials["folder"].iloc[0]))]["job"]
+        or {}
+    )
+    resources = job.get("resources") or {}
+    device = trials["device"].dropna()
+    on_gpu = len(device) > 0 and str(device.iloc[0]).startswith("cuda")
+    per_trial = resources.get("gpus_per_trial" if on_gpu else "cpus_per_trial")
+    # "auto" is resolved on the machine and not recorded.
+    num_devices = float(per_trial) if isinstance(per_trial, int | float) else None
+    return {
+        "place": place,
+        "label": label,
+        "num_trials": len(trials),
+        "epochs": float(epochs.sum()),
+        "saved_epochs": float(saved.sum()),
+        "saved_fraction": float(saved.sum() / (saved.sum() + epochs.sum())) if epochs.sum() else None,
+        "gradient_evaluations": float(trials["gradient_evaluations"].astype("float64").sum()),
+        "trial_s": float(trial_s.sum()),
+        "saved_s": float((saved * (trial_s / epochs)[stopped]).sum()),
+        "device_hours": float(trial_s.sum()) / 3600 * num_devices if num_devices is not None else None,
+        "peak_memory_bytes": plain(trials["peak_memory_bytes"].max()),
+        "device": str(device.iloc[0]) if len(device) else None,
+    }
+
+
+def _spent_and_saved(rows: list[dict[str, Any]]) -> Picture:
+    names = [text(f"{row['place']}, {row['label']}") for row in rows]
+    traces = [
+        go.Bar(
+            y=names,
+            x=[row[column] for row in rows],
+            orientation="h",
+            name=said,
+            marker={"color": colour},
+            hovertemplate="%{x:,.0f} epochs",
+        )
+        for column, said, colour in (
+            ("epochs", "trained", "#0b84c6"),
+            ("saved_epochs", "saved by ASHA", "#b9c4cf"),
+        )
+    ]
+    return Picture(
+        "cost",
+        "Epochs that were trained, and those that early stopping saved, by study.",
+        new_figure(
+            traces,
+            title="Epochs",
+            x={"title": "epochs"},
+            y={"type": "category", "autorange": "reversed"},
+            height=150 + 26 * len(rows),
+            barmode="stack",
+        ),
+    )
+
+
+def _wall(report: Report) -> str:
+    said = []
+    for folder, trials in report.trials.groupby("folder", sort=False):
+        ends = trials["finished_at"].dropna()
+        if len(ends):
+            seconds = (ends.max() - trials["started_at"].min()).total_seconds()
+            said.append(f"{duration(seconds)} ({folder})")
+    return (
+        f"Wall time from the first start to the last end: {', '.join(said)}."
+        if said
+        else "No trial has ended."
+    )
+
+
+def _megabytes(value: int | None) -> str:
+    return NONE if value is None else f"{value / 1e6:,.0f} MB"
+
+
+def _standard_errors(rows: pd.DataFrame, column: str) -> dict[str, Any] | None:
+    if column not in rows:
+        return None
+    return {"type": "data", "array": rows[column].fillna(0.0).tolist(), "width": 0, "thickness": 1}
+
+
+def _sharpness(report: Report, place: str, measure: str) -> Picture:
+    colour, column = colours(report.labels), SHARPNESS_PREFIX + measure
+    rows = report.of(report.confirmations, place).dropna(subset=[column, "test_accuracy"])
+    traces = [
+        go.Scatter(
+            x=own[column].tolist(),
+            y=own["test_accuracy"].tolist(),
+            name=text(str(label)),
+            mode="markers",
+            marker={"size": 8, "color": colour[str(label)]},
+            customdata=own["seed"].tolist(),
+            error_x=_standard_errors(own, column + STANDARD_ERROR),
+            hovertemplate="seed %{customdata}<br>%{x:.3g}, test accuracy %{y:.4f}",
+        )
+        for label, own in rows.groupby("label", sort=False)
+    ]
+    tau, p_value, n = rank_correlation(rows[column].tolist(), rows["test_accuracy"].tolist())
+    said = (
+        "no rank correlation defined"
+        if tau is None
+        else f"Kendall's tau {fixed(tau, 2)}, p = {short(p_value)}"
+    )
+    bars = ", bars are standard errors" if column + STANDARD_ERROR in rows else ""
+    is_positive = len(rows) > 0 and rows[column].min() > 0
+    wide = is_positive and rows[column].max() > 20 * rows[column].min()
+    return Picture(
+        slug("sharpness", measure, place),
+        f"{place}: one point a confirmed seed{bars}, n = {n}; {said}. A negative tau would say that flatter is more "
+        "accurate; over several methods it mixes differences between and within them.",
+        new_figure(
+            traces,
+            title=f"{place}: {measure}",
+            x={"title": text(measure), "type": "log" if wide else "linear"},
+            y={"title": "test accuracy"},
+        ),
+    )

@@ -1,0 +1,199 @@
+"""Accuracy as training goes on: against gradient evaluations, and the learning curve of every trial."""
+
+import math
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from tune_jobs.report.data import Report, records
+from tune_jobs.report.figures import SYMBOLS, Picture, colours, key, new_figure, slug, text
+from tune_jobs.report.page import Section
+from tune_jobs.results.schema import PARAM_PREFIX
+from tune_jobs.results.tables import plain, short
+
+_MOST_POINTS = 12_000  # of a picture's curves; a browser draws them as one SVG path a method
+
+
+def budget_section(report: Report) -> Section:
+    """Returns validation accuracy against gradient evaluations, within a training run and over a search."""
+    words = (
+        "A gradient evaluation is one forward and backward pass over a batch. A step of a sharpness-aware method "
+        "takes two, so at equal epochs it has spent twice as much as the base optimizer."
+    )
+    winners = [_winners(report, place) for place in report.places]
+    searches = [_anytime(report, place) for place in report.places]
+    return Section("budget", "Accuracy against gradient evaluations", [words, winners, searches])
+
+
+def curves_section(report: Report) -> Section:
+    """Returns every trial's learning curve."""
+    words = (
+        "One line a trial; the sign at its end says how it ended. A click on a method in a legend hides or shows "
+        "it, a double click leaves it alone."
+    )
+    return Section("curves", "Learning curves", [words, [_curves(report, place) for place in report.places]])
+
+
+def describe_trial(row: dict[str, Any]) -> str:
+    """Returns what a pointer over a trial is told, for Plotly."""
+    params = ", ".join(
+        f"{name.removeprefix(PARAM_PREFIX)} {short(plain(value))}"
+        for name, value in row.items()
+        if name.startswith(PARAM_PREFIX) and plain(value) is not None
+    )
+    reason = plain(row["stop_reason"])
+    epochs = f"{plain(row['epochs_trained']) or 0}/{plain(row['max_epochs']) or '?'} epochs"
+    said = [str(row["trial_id"]), params, f"{row['status']}, {epochs}", str(reason) if reason else ""]
+    return "<br>".join(text(line[:160]) for line in said if line)
+
+
+def _spent(report: Report, place: str) -> pd.DataFrame:
+    """Returns a place's reports with `cost`, the gradient evaluations of one epoch; it is the same in all."""
+    epochs = report.of(report.epochs, place)
+    trials = report.of(report.trials, place).set_index("uid")
+    per_epoch = trials["gradient_evaluations"].astype("float64") / trials["epochs_trained"].astype("float64")
+    return epochs.assign(cost=epochs["uid"].map(per_epoch)).dropna(subset=["cost", "val_accuracy"])
+
+
+def _winners(report: Report, place: str) -> Picture:
+    colour, traces = colours(report.labels), []
+    epochs, studies = _spent(report, place), report.of(report.studies, place)
+    for label in report.labels_at(place):
+        winner = studies.loc[studies["label"] == label, "best_trial_id"].iloc[0]
+        own = epochs[(epochs["label"] == label) & (epochs["trial_id"] == winner)].sort_values("epoch")
+        traces.append(
+            _line(label, colour[label], (own["epoch"] * own["cost"]).tolist(), own["val_accuracy"].tolist())
+        )
+    return Picture(
+        slug("winners", place),
+        f"{place}: each method's best completed trial (n = 1 each): how accurate it was at equal cost, not at equal "
+        "epochs.",
+        new_figure(
+            traces,
+            title=f"{place}: training the best trial",
+            x={"title": "gradient evaluations of the trial", "rangemode": "tozero"},
+            y={"title": "validation accuracy"},
+        ),
+    )
+
+
+def _anytime(report: Report, place: str) -> Picture:
+    colour, traces, sizes = colours(report.labels), [], []
+    epochs = _spent(report, place)
+    early, top = 1.0, 0.0
+    for label in report.labels_at(place):
+        own = epochs[epochs["label"] == label]
+        sizes.append(f"{label} {own['uid'].nunique()}")
+        spent, best = own["cost"].cumsum(), own["val_accuracy"].cummax()
+        if len(own):
+            early, top = min(early, best.iloc[len(own) // 10]), max(top, best.iloc[-1])
+        rises = best.ne(best.shift()) | (spent == spent.max())
+        traces.append(
+            _line(label, colour[label], spent[rises].tolist(), best[rises].tolist(), shape="hv", mode="lines")
+        )
+    pad = 0.05 * max(top - early, 0.01)  # above and below what the search still gained after its first tenth
+    return Picture(
+        slug("anytime", place),
+        f"{place}: the best validation accuracy of any epoch so far against all that the study spent, in the order "
+        f"of the reports; trials: {', '.join(sizes)}. The first tenth of each study may lie below the picture.",
+        new_figure(
+            traces,
+            title=f"{place}: the whole search",
+            x={"title": "gradient evaluations of the study", "rangemode": "tozero"},
+            y={"title": "best validation accuracy so far"}
+            | ({"range": [early - pad, top + pad]} if top else {}),
+        ),
+    )
+
+
+def _line(
+    label: str,
+    colour: str,
+    x: list[float],
+    y: list[float],
+    *,
+    shape: str = "linear",
+    mode: str = "lines+markers",
+) -> go.Scatter:
+    return go.Scatter(
+        x=x,
+        y=y,
+        name=text(label),
+        mode=mode,
+        line={"color": colour, "width": 2, "shape": shape},
+        marker={"size": 5},
+        hovertemplate="%{x:,.0f} gradient evaluations<br>validation accuracy %{y:.4f}",
+    )
+
+
+def _curves(report: Report, place: str) -> Picture:
+    colour = colours(report.labels)
+    traces = []
+    epochs = report.of(report.epochs, place).dropna(subset=["val_accuracy"])
+    trials = report.of(report.trials, place)
+    shown, step = _thinned(epochs)
+    for label in report.labels_at(place):
+        own = shown[shown["label"] == label]
+        x: list[float | None] = []
+        y: list[float | None] = []
+        for _, curve in own.groupby("uid", sort=False):
+            x += [*curve["epoch"].tolist(), None]
+            y += [*curve["val_accuracy"].tolist(), None]
+        traces.append(key(label, colour[label]))
+        traces.append(
+            go.Scatter(
+                x=x,
+                y=y,
+                mode="lines",
+                legendgroup=label,
+                showlegend=False,
+                hoverinfo="skip",
+                line={"color": colour[label], "width": 1},
+                opacity=0.5,
+            )
+        )
+        traces.append(_ends(trials[trials["label"] == label], epochs, label, colour[label]))
+    counts = trials["status"].value_counts()
+    ended = ", ".join(f"{number} {status}" for status, number in counts.items())
+    thinned = "" if step == 1 else f" Every {step}th epoch is drawn, and all rungs and ends."
+    return Picture(
+        slug("curves", place),
+        f"{place}: {len(trials)} trials, {ended}. Circles reached full fidelity, crosses were stopped by ASHA, "
+        f"triangles diverged, open circles still run.{thinned}",
+        new_figure(
+            traces,
+            title=place,
+            x={"title": "epoch", "rangemode": "tozero"},
+            y={"title": "validation accuracy"},
+            height=380,
+        ),
+    )
+
+
+def _thinned(epochs: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """Returns the reports to draw, and the number of epochs from one to the next."""
+    step = max(1, math.ceil(len(epochs) / _MOST_POINTS))
+    last = epochs["epoch"] == epochs.groupby("uid")["epoch"].transform("max")
+    kept = ((epochs["epoch"] - 1) % step == 0) | epochs["rung"].notna() | last
+    return epochs[kept], step
+
+
+def _ends(trials: pd.DataFrame, epochs: pd.DataFrame, label: str, colour: str) -> go.Scatter:
+    last = epochs.drop_duplicates("uid", keep="last").set_index("uid")["val_accuracy"]
+    trials = trials.assign(last=trials["uid"].map(last)).dropna(subset=["last"])
+    return go.Scatter(
+        x=trials["epochs_trained"].tolist(),
+        y=trials["last"].tolist(),
+        mode="markers",
+        legendgroup=label,
+        showlegend=False,
+        marker={
+            "symbol": [SYMBOLS.get(status, "circle-open") for status in trials["status"]],
+            "size": 7,
+            "color": colour,
+            "line": {"width": 1.5, "color": colour},
+        },
+        customdata=[describe_trial(row) for row in records(trials)],
+        hovertemplate="%{customdata}<br>validation accuracy %{y:.4f}<extra></extra>",
+    )

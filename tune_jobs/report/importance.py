@@ -1,0 +1,119 @@
+"""Which searched parameter mattered, and what speaks against believing a search's optimum."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from tune_jobs.job.space import Distribution, contains, to_optuna
+from tune_jobs.report.data import Report, limits, records
+from tune_jobs.results.schema import PARAM_PREFIX
+from tune_jobs.results.tables import plain, share, short
+
+MIN_TRIALS = (
+    10  # that a fit of importances needs at least; also the trials a parameter that the warning asks for
+)
+_MOST_TRIALS = 400  # that are fitted; more make the page slow and hardly change the fit
+_EDGE = 0.02  # of a range, on its own scale
+_INFEASIBLE = 0.2
+
+
+@dataclass(frozen=True)
+class Importance:
+    """How much of the variance of accuracy each parameter of a study explains.
+
+    Attributes:
+        shares: By parameter, adding up to 1; empty if there is too little to fit.
+        epoch: At which epoch the trials are compared; None if there is none that enough of them reached.
+        n: How many trials are compared.
+    """
+
+    shares: Mapping[str, float]
+    epoch: int | None
+    n: int
+
+
+def importance(report: Report, place: str, label: str) -> Importance:
+    """Returns the importances of a study's parameters by fANOVA.
+
+    Trials are only comparable at one fidelity, and those that early stopping let through are alike in what matters
+    most: they are compared at the last epoch that at least half of them, and `MIN_TRIALS`, reported.
+
+    Raises:
+        ModuleNotFoundError: Optuna is not installed.
+
+    References:
+        Hutter et al., "An Efficient Approach for Assessing Hyperparameter Importance", ICML 2014.
+    """
+    epochs = report.of(report.epochs, place, label).dropna(subset=["val_accuracy"])
+    reached = epochs.groupby("epoch")["uid"].nunique()
+    trials = report.of(report.trials, place, label)
+    enough = reached[(reached >= MIN_TRIALS) & (2 * reached >= len(trials))]
+    if not len(enough):
+        return Importance({}, None, int(reached.max()) if len(reached) else 0)
+    epoch = int(enough.index.max())
+    value = epochs[epochs["epoch"] == epoch].drop_duplicates("uid").set_index("uid")["val_accuracy"]
+    trials = trials.assign(value=trials["uid"].map(value)).dropna(subset=["value"]).tail(_MOST_TRIALS)
+    space = report.space(str(trials["folder"].iloc[0]))
+    names = [
+        name
+        for name in report.params
+        if name in space and limits(space[name]) and trials[PARAM_PREFIX + name].notna().all()
+    ]
+    if not names or trials["value"].nunique() < 2:
+        return Importance({}, epoch, len(trials))
+    return Importance(_fit(trials, {name: space[name] for name in names}), epoch, len(trials))
+
+
+def warnings(report: Report, place: str) -> Iterator[str]:
+    """Yields what speaks against believing the optima that were found at a place."""
+    for study in records(report.of(report.studies, place)):
+        name = f"{place}, {study['label']}"
+        trials = report.of(report.trials, place, study["label"])
+        space = report.space(str(study["folder"]))
+        searched = {one: found for one in report.params if one in space and (found := limits(space[one]))}
+        searched = {one: found for one, found in searched.items() if trials[PARAM_PREFIX + one].notna().any()}
+        if len(trials) < MIN_TRIALS * len(searched):
+            yield (
+                f"{name}: n = {len(trials)} trials are few to search {', '.join(searched)}; {MIN_TRIALS} a "
+                "parameter is a rule of thumb."
+            )
+        ended = trials[trials["status"] != "running"]
+        infeasible = ended["status"].isin(["diverged", "failed"]).mean() if len(ended) else 0.0
+        if infeasible > _INFEASIBLE:
+            yield f"{name}: {share(infeasible)} of n = {len(ended)} trials diverged or failed; narrow the space."
+        for parameter, (low, high, is_log) in searched.items():
+            best = plain(study[PARAM_PREFIX + parameter])
+            if best is not None and (side := _edge(best, low, high, is_log)):
+                yield (
+                    f"{name}: the best {parameter}, {short(best)}, is at the {side} end of its range, {short(low)} "
+                    f"to {short(high)}; the optimum may lie outside."
+                )
+
+
+def _edge(value: float, low: float, high: float, is_log: bool) -> str | None:
+    if is_log:
+        value, low, high = math.log(value), math.log(low), math.log(high)
+    position = (value - low) / (high - low)
+    return "lower" if position <= _EDGE else "upper" if position >= 1 - _EDGE else None
+
+
+def _fit(trials: pd.DataFrame, space: Mapping[str, Distribution]) -> dict[str, float]:
+    import optuna
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+
+    distributions = {name: to_optuna(distribution) for name, distribution in space.items()}
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would greet every study
+    try:
+        study = optuna.create_study(direction="maximize")
+        for row in records(trials):
+            params = {name: row[PARAM_PREFIX + name] for name in space}
+            if all(contains(space[name], value) for name, value in params.items()):
+                trial = optuna.create_trial(params=params, distributions=distributions, value=row["value"])
+                study.add_trial(trial)
+        found = get_param_importances(study, evaluator=FanovaImportanceEvaluator(n_trees=32, seed=0))
+    finally:
+        optuna.logging.set_verbosity(before)
+    return {name: float(value) for name, value in found.items()}

@@ -1,0 +1,224 @@
+"""What the searches say of the parameters: importance, slices, and optima across architectures."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from tune_jobs.report.curves import describe_trial
+from tune_jobs.report.data import Report, limits, records
+from tune_jobs.report.figures import SYMBOLS, Picture, colours, key, new_figure, slug, text
+from tune_jobs.report.importance import MIN_TRIALS, Importance, importance, warnings
+from tune_jobs.report.page import Bullets, Part, Section
+from tune_jobs.results.schema import PARAM_PREFIX
+from tune_jobs.results.tables import count
+
+
+def params_section(report: Report) -> Section:
+    """Returns importance and slices of the parameters by architecture, with warnings."""
+    parts: list[Part] = []
+    said = [warning for place in report.places for warning in warnings(report, place)]
+    if said:
+        parts += ["Read the optima below with these reservations:", Bullets(said)]
+    parts += _importances(report)
+    for place in report.places:
+        parts.append([_slice(report, place, name) for name in _searched(report, place)])
+    return Section("parameters", "Parameters", parts)
+
+
+def optima_section(report: Report) -> Section:
+    """Returns where the best values of each parameter lie, across architectures."""
+    pictures = [
+        _optima(report, name) for name in report.params if any(_searched(report, p) for p in report.places)
+    ]
+    words = (
+        "Does a setting carry over from one architecture to another? Large: the study's winner. Small: the other "
+        "trials in the best quarter of those completed, so their width says how sharp the optimum is."
+    )
+    return Section("optima", "Optima across architectures", [words, pictures])
+
+
+def _searched(report: Report, place: str) -> list[str]:
+    """Returns the parameters that have several values at a place."""
+    trials = report.of(report.trials, place)
+    return [name for name in report.params if trials[PARAM_PREFIX + name].nunique() > 1]
+
+
+def _importances(report: Report) -> list[Part]:
+    found: dict[str, dict[str, Importance]] = {}
+    try:
+        for place in report.places:
+            found[place] = {label: importance(report, place, label) for label in report.labels_at(place)}
+    except ModuleNotFoundError as missing:
+        return [f"Importances need Optuna, which is not installed here ({missing.name})."]
+    fitted = {place: {label: one for label, one in of.items() if one.shares} for place, of in found.items()}
+    lacking = [
+        f"{place}, {label}" for place, of in found.items() for label in of if label not in fitted[place]
+    ]
+    parts: list[Part] = [[_importance_picture(report, place, of) for place, of in fitted.items() if of]]
+    if lacking:
+        parts.append(
+            f"No importances for {'; '.join(lacking)}: they need {MIN_TRIALS} trials, and half of a study, that "
+            "reported the same epoch."
+        )
+    return parts
+
+
+def _importance_picture(report: Report, place: str, found: dict[str, Importance]) -> Picture:
+    colour = colours(report.labels)
+    traces = [
+        go.Bar(
+            y=[text(name) for name in one.shares],
+            x=list(one.shares.values()),
+            orientation="h",
+            name=text(label),
+            marker={"color": colour[label]},
+            hovertemplate="%{y}: %{x:.0%} of the variance",
+        )
+        for label, one in found.items()
+    ]
+    bases = "; ".join(f"{label} n = {one.n} at epoch {one.epoch}" for label, one in found.items())
+    names = [name for name in report.params if any(name in one.shares for one in found.values())]
+    return Picture(
+        slug("importance", place),
+        f"{place}: share of the variance of validation accuracy that each parameter explains within its range "
+        f"(fANOVA; {bases}; the last epoch that half of the trials reached).",
+        new_figure(
+            traces,
+            title=f"{place}: importance",
+            x={"title": "share of the variance", "tickformat": ".0%", "rangemode": "tozero"},
+            y={
+                "type": "category",
+                "categoryorder": "array",
+                "categoryarray": [text(name) for name in names[::-1]],
+            },
+            height=200 + 22 * len(names) * len(found),
+            barmode="group",
+        ),
+    )
+
+
+def _slice(report: Report, place: str, name: str) -> Picture:
+    colour, traces = colours(report.labels), []
+    column = PARAM_PREFIX + name
+    trials = report.of(report.trials, place).dropna(subset=[column, "val_accuracy"])
+    studies = report.of(report.studies, place)
+    for label in report.labels_at(place):
+        own = trials[trials["label"] == label]
+        if not len(own):
+            continue
+        group = {"legendgroup": label, "showlegend": False}
+        traces.append(key(label, colour[label]))
+        traces.append(_points(own, column, "val_accuracy", colour[label], 7, group))
+        best = own[own["trial_id"].isin(studies.loc[studies["label"] == label, "best_trial_id"])]
+        traces.append(
+            go.Scatter(
+                x=best[column].tolist(),
+                y=best["val_accuracy"].tolist(),
+                mode="markers",
+                marker={"symbol": "circle-open", "size": 15, "color": colour[label], "line": {"width": 2}},
+                hoverinfo="skip",
+                **group,
+            )
+        )
+    ends, is_log = _range(report, trials, name)
+    return Picture(
+        slug("slice", place, name),
+        f"{place}: last validation accuracy of n = {len(trials)} trials against {name}; rings are the winners, "
+        "crosses were stopped early, dotted lines are the ends of the range.",
+        new_figure(
+            traces,
+            title=f"{place}: {name}",
+            x=_axis(name, ends, is_log),
+            y={"title": "validation accuracy"},
+            shapes=_bounds(ends),
+        ),
+    )
+
+
+def _optima(report: Report, name: str) -> Picture:
+    colour, traces, sizes = colours(report.labels), [], []
+    column = PARAM_PREFIX + name
+    trials = report.trials.dropna(subset=[column, "val_accuracy"])
+    trials = trials[trials["status"] == "completed"]
+    labels = [label for label in report.labels if (trials["label"] == label).any()]
+    for offset, label in enumerate(labels):
+        own = trials[trials["label"] == label]
+        bar = own.groupby("place")["val_accuracy"].transform(lambda values: values.quantile(0.75))
+        good = own[own["val_accuracy"] >= bar]
+        winners = report.studies.loc[report.studies["label"] == label, ["folder", "best_trial_id"]]
+        is_winner = good.set_index(["folder", "trial_id"]).index.isin(list(map(tuple, winners.to_numpy())))
+        shift = (offset - (len(labels) - 1) / 2) * 0.6 / len(labels)
+        rows = good.assign(row=[-report.places.index(place) - shift for place in good["place"]])
+        group = {"legendgroup": label, "showlegend": False}
+        traces.append(key(label, colour[label]))
+        traces.append(_points(rows[~is_winner], column, "row", colour[label], 6, group, opacity=0.45))
+        traces.append(_points(rows[is_winner], column, "row", colour[label], 13, group))
+        sizes.append(f"{label} {count(len(good))}")
+    ends, is_log = _range(report, trials, name)
+    return Picture(
+        slug("optima", name),
+        f"{name}: winners and the best quarter of the completed trials by architecture, over the whole range (dotted "
+        f"lines); trials shown: {', '.join(sizes) or 'none'}.",
+        new_figure(
+            traces,
+            title=f"Best {name}",
+            x=_axis(name, ends, is_log),
+            shapes=_bounds(ends),
+            y={
+                "tickvals": [-position for position in range(len(report.places))],
+                "ticktext": [text(place) for place in report.places],
+                "range": [-len(report.places) + 0.5, 0.5],
+                "zeroline": False,
+            },
+            height=170 + 60 * len(report.places),
+        ),
+    )
+
+
+def _points(
+    rows: pd.DataFrame, x: str, y: str, colour: str, size: int, group: dict[str, Any], *, opacity: float = 1.0
+) -> go.Scatter:
+    return go.Scatter(
+        x=rows[x].tolist(),
+        y=rows[y].tolist(),
+        mode="markers",
+        marker={
+            "symbol": [SYMBOLS.get(status, "circle-open") for status in rows["status"]],
+            "size": size,
+            "color": colour,
+            "opacity": opacity,
+            "line": {"width": 1.5, "color": colour},
+        },
+        customdata=[
+            f"{describe_trial(row)}<br>validation accuracy {row['val_accuracy']:.4f}" for row in records(rows)
+        ],
+        hovertemplate="%{customdata}<extra></extra>",
+        **group,
+    )
+
+
+def _range(report: Report, trials: pd.DataFrame, name: str) -> tuple[Sequence[float], bool]:
+    """Returns the ends of all ranges in which a parameter was searched, and whether they are logarithmic."""
+    spaces = [report.space(str(folder)) for folder in trials["folder"].unique()]
+    found = [ends for space in spaces if (ends := limits(space.get(name)))]
+    return sorted({end for low, high, _ in found for end in (low, high)}), any(is_log for *_, is_log in found)
+
+
+def _axis(name: str, ends: Sequence[float], is_log: bool) -> dict[str, Any]:
+    """Returns an axis that shows the whole range, not only where trials were."""
+    axis = {"title": text(name), "type": "log" if is_log else "linear"}
+    if not ends:
+        return axis
+    low, high = (math.log10(end) if is_log else end for end in (ends[0], ends[-1]))
+    return axis | {"range": [low - 0.04 * (high - low), high + 0.04 * (high - low)]}
+
+
+def _bounds(ends: Sequence[float]) -> list[dict[str, Any]]:
+    line = {"dash": "dot", "width": 1, "color": "#7d8590"}
+    return [
+        {"type": "line", "x0": end, "x1": end, "y0": 0, "y1": 1, "yref": "paper", "line": line}
+        for end in ends
+    ]

@@ -1,0 +1,149 @@
+"""Writes the report of finished or running searches: one HTML page, and its tables and figures as files beside it."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tune_jobs.report.answer import answer_section
+from tune_jobs.report.cost import cost_section, failures_section, sharpness_section
+from tune_jobs.report.curves import budget_section, curves_section
+from tune_jobs.report.data import Report, load
+from tune_jobs.report.figures import Picture
+from tune_jobs.report.history import search_section
+from tune_jobs.report.page import Bullets, Details, Part, Section, render_page
+from tune_jobs.report.params import optima_section, params_section
+from tune_jobs.report.svg import write_images
+from tune_jobs.results import transfer
+from tune_jobs.results.tables import NONE, Column, Table, to_csv, to_latex, to_markdown
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a report left on the disk.
+
+    Attributes:
+        page: The HTML page; it needs none of the other files.
+        files: The folder with tables (CSV, Markdown, LaTeX) and figures (SVG).
+        missing: What could not be written and why, in words.
+    """
+
+    page: Path
+    files: Path
+    missing: str | None
+
+
+def write_report(folders: Sequence[Path], page: Path) -> Written:
+    """Writes the report of search folders to `page`, and its tables and figures to `<stem>_files` beside it.
+
+    Raises:
+        ResultsError: A folder has no results that can be read.
+        OSError: The page cannot be written.
+    """
+    page = Path(page)
+    report = load(folders)
+    sections = _sections(report)
+    title = "Search report: " + ", ".join(dict.fromkeys(report.trials["job"].astype(str)))
+    num_studies = len(report.studies)
+    subtitle = (
+        f"{len(report.trials)} trials in {num_studies} studies; {len(report.confirmations)} confirmations."
+    )
+    page.parent.mkdir(parents=True, exist_ok=True)
+    _replace(page, render_page(title, subtitle, sections))
+    files = page.with_name(f"{page.stem}_files")
+    files.mkdir(exist_ok=True)
+    for table in (table for section in sections for table in section.tables):
+        for ending, text in (("csv", to_csv), ("md", to_markdown), ("tex", to_latex)):
+            _replace(files / f"{table.name}.{ending}", text(table))
+    pictures = [picture for section in sections for picture in section.pictures]
+    return Written(page, files, write_images(pictures, files))
+
+
+def _sections(report: Report) -> list[Section]:
+    if not len(report.trials):
+        return [Section("answer", "Answer", ["No trial has started yet."]), _provenance(report)]
+    return _distinct(
+        [
+            answer_section(report),
+            budget_section(report),
+            curves_section(report),
+            search_section(report),
+            params_section(report),
+            optima_section(report),
+            *_transfer(report),
+            sharpness_section(report),
+            cost_section(report),
+            failures_section(report),
+            _provenance(report),
+        ]
+    )
+
+
+def _transfer(report: Report) -> Iterator[Section]:
+    lines = transfer.describe(report.folders)
+    if lines:
+        yield Section("transfer", "Do settings carry over between architectures?", [Bullets(lines)])
+
+
+def _distinct(sections: Iterable[Section]) -> list[Section]:
+    """Returns the sections with a number behind names of pictures that another one has, as odd names may collide."""
+    taken: set[str] = set()
+
+    def own(picture: Picture) -> Picture:
+        name, number = picture.name, 2
+        while name in taken:
+            name, number = f"{picture.name}-{number}", number + 1
+        taken.add(name)
+        return replace(picture, name=name)
+
+    def renamed(part: Part) -> Part:
+        return [own(one) for one in part] if isinstance(part, list) else part
+
+    return [replace(section, parts=[renamed(part) for part in section.parts]) for section in sections]
+
+
+def _provenance(report: Report) -> Section:
+    rows = [
+        {"folder": str(folder), "fact": fact, "value": value}
+        for folder, metadata in zip(report.folders, report.metadata, strict=True)
+        for fact, value in _facts(metadata)
+    ]
+    columns = [
+        *([Column("folder", lambda row: row["folder"], False)] if len(report.folders) > 1 else []),
+        Column("fact", lambda row: row["fact"], False),
+        Column("value", lambda row: row["value"] or NONE, False, wraps=True),
+    ]
+    jobs = [
+        Details(f"The job of {folder} as resolved", json.dumps(metadata["job"], indent=2, ensure_ascii=False))
+        for folder, metadata in zip(report.folders, report.metadata, strict=True)
+    ]
+    caption = "Where the results come from, as their files say: " + ", ".join(map(str, report.folders)) + "."
+    return Section("provenance", "Provenance", [Table("provenance", caption, columns, rows), *jobs])
+
+
+def _facts(metadata: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
+    dirty = {True: " with local changes", False: ""}.get(metadata["git_dirty"], "")
+    hardware, packages = metadata["hardware"] or {}, metadata["package_versions"] or {}
+    memory = hardware.get("memory_bytes")
+    yield "git commit", f"{metadata['git_commit']}{dirty}" if metadata["git_commit"] else None
+    yield "schema version", str(metadata["schema_version"])
+    history = metadata.get("job_history") or []
+    if len(history) > 1:
+        yield "extended", f"after report {', '.join(str(seq) for seq, _ in history[1:])} (resume --set)"
+    yield "Python", metadata["python_version"]
+    yield "packages", ", ".join(f"{name} {version}" for name, version in packages.items())
+    yield "CPU", hardware.get("cpu_model")
+    yield "CPUs", str(hardware["num_cpus"]) if hardware.get("num_cpus") else None
+    yield "memory", f"{memory / 2**30:.1f} GiB" if memory else None
+    yield "GPUs", ", ".join(map(str, hardware.get("gpus") or []))
+
+
+def _replace(file: Path, text: str) -> None:
+    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(file)
+    finally:
+        unfinished.unlink(missing_ok=True)

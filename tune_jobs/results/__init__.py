@@ -1,0 +1,1 @@
+"""Parquet files of searches: writing, reading, comparing. Needs neither Ray nor torch."""

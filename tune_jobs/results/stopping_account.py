@@ -1,0 +1,174 @@
+"""What early stopping spent and saved, whether its decisions can be trusted, and what they may have cost."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tune_jobs.results.write import Results, read_results
+from tune_jobs.stopping.asha import Rule
+from tune_jobs.stopping.replay import Difference, replay
+
+
+@dataclass(frozen=True)
+class Close:
+    """A rung at which a study's winner was below the cutoff.
+
+    Attributes:
+        rung: Its epochs.
+        value: The winner's validation accuracy there.
+        cutoff: What it would have had to reach.
+        in_hindsight: Whether the cutoff is that of all values that the rung has in the end, not of those that it
+            had when the winner came by.
+    """
+
+    rung: int
+    value: float
+    cutoff: float
+    in_hindsight: bool
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """The account of one study.
+
+    Attributes:
+        study: Its name.
+        used_epochs: Epochs that its trials trained.
+        saved_epochs: Epochs that trials which the rule stopped did not train.
+        winner: Id of its best trial at full fidelity; None if there is none.
+        close: Where the winner could have been stopped.
+        num_immortal: Trials that the rule would have stopped, had they not been immortal.
+        regret: How much better the best immortal trial that the rule would have stopped is than the best of the
+            others, in validation accuracy; 0 if none is better, None if no such trial completed.
+    """
+
+    study: str
+    used_epochs: int
+    saved_epochs: int
+    winner: str | None
+    close: tuple[Close, ...]
+    num_immortal: int
+    regret: float | None
+
+    @property
+    def saved_fraction(self) -> float:
+        """saved / (saved + used)."""
+        total = self.saved_epochs + self.used_epochs
+        return self.saved_epochs / total if total else 0.0
+
+
+def receipts(results: Results) -> list[Receipt]:
+    """Returns the account of each study of a search."""
+    return [
+        _receipt(
+            str(study), members, results.epochs[results.epochs["study"] == study], results.metadata["job"]
+        )
+        for study, members in results.trials.groupby("study", sort=False)
+    ]
+
+
+def replayed(results: Results) -> list[Difference] | None:
+    """Judges all reports of a search again and returns what comes out otherwise.
+
+    Returns:
+        None if the files are of a version that did not record what this takes.
+    """
+    history = results.metadata["job_history"]
+    if not history or "asha" not in history[0][1] or results.epochs["seq"].isna().any():
+        return None
+    rules = [(after, Rule.of_job(job)) for after, job in history]
+    return replay(rules, _rows(results.trials), _rows(results.epochs))
+
+
+def describe(folders: Sequence[Path]) -> list[str]:
+    """Returns the account of searches in words, a few lines for each."""
+    return [line for folder in folders for line in _lines(Path(folder), read_results(folder))]
+
+
+def _lines(folder: Path, results: Results) -> list[str]:
+    found = receipts(results)
+    used, saved = (sum(getattr(one, name) for one in found) for name in ("used_epochs", "saved_epochs"))
+    share = saved / (saved + used) if saved + used else 0.0
+    spent = f"Early stopping ({folder.name}): {used:,} epochs trained, {saved:,} saved, {share:.0%} of all."
+    lines = [f"{spent} {_audit(results)}"]
+    for one in found:
+        for close in one.close:
+            when = "among all values in the end" if close.in_hindsight else "when it came by"
+            lines.append(
+                f"  {one.winner}, the best of its study, was in the stop zone at epoch {close.rung}: "
+                f"{close.value:.4f}, cutoff {close.cutoff:.4f} {when}."
+            )
+        if one.regret is not None:
+            lines.append(
+                f"  {one.study}: {one.num_immortal} immortal trials would have been stopped; the best of them is "
+                + (
+                    f"{one.regret:.4f} better than all others."
+                    if one.regret
+                    else "not better than the others."
+                )
+            )
+    return lines
+
+
+def _audit(results: Results) -> str:
+    differences = replayed(results)
+    if differences is None:
+        return "Its decisions cannot be replayed: an older version wrote the files."
+    if not differences:
+        return f"Replaying the rule gives the same decision on all {len(results.epochs):,} reports."
+    first = differences[0]
+    return (
+        f"Replaying the rule gives ANOTHER decision on {len(differences)} of {len(results.epochs):,} reports, first on "
+        f"{first.trial_id}, epoch {first.epoch}: {first.recorded.action} recorded, {first.replayed.action} replayed."
+    )
+
+
+def _receipt(study: str, trials: pd.DataFrame, epochs: pd.DataFrame, job: dict[str, Any] | None) -> Receipt:
+    pruned = trials[trials["status"] == "pruned"]
+    completed = trials[(trials["status"] == "completed") & trials["val_accuracy"].notna()].sort_values(
+        ["val_accuracy", "val_loss", "trial_id"], ascending=[False, True, True]
+    )
+    winner = None if completed.empty else str(completed["trial_id"].iloc[0])
+    spared = set(epochs.loc[epochs["reason"].str.endswith("immortal", na=False), "trial_id"])
+    immortal = completed["trial_id"].isin(spared)
+    best_immortal, best_other = (completed.loc[rows, "val_accuracy"].max() for rows in (immortal, ~immortal))
+    regret = None
+    if immortal.any():
+        regret = max(0.0, float(best_immortal - best_other)) if (~immortal).any() else 0.0
+    return Receipt(
+        study,
+        int(trials["epochs_trained"].sum()),
+        int((pruned["max_epochs"] - pruned["epochs_trained"]).sum()),
+        winner,
+        tuple(_close(winner, epochs, job)) if winner is not None else (),
+        len(spared),
+        regret,
+    )
+
+
+def _close(winner: str, epochs: pd.DataFrame, job: dict[str, Any] | None) -> list[Close]:
+    if not job or "asha" not in job:
+        return []
+    rule = Rule.of_job(job)
+    found = []
+    for row in _rows(epochs[(epochs["trial_id"] == winner) & epochs["rung"].notna()]):
+        value, cutoff, rung = row["val_accuracy"], row["cutoff"], row["rung"]
+        if cutoff is not None and value < cutoff:
+            found.append(Close(rung, value, cutoff, in_hindsight=False))
+            continue
+        others = epochs[(epochs["rung"] == rung) & (epochs["trial_id"] != winner)]["val_accuracy"].dropna()
+        if len(others):
+            final = float(np.percentile(others, (1 - 1 / rule.reduction_factor) * 100))
+            if value < final:
+                found.append(Close(rung, value, final, in_hindsight=True))
+    return found
+
+
+def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Returns rows of plain Python values, None where one is missing."""
+    rows = table.astype(object).where(table.notna(), None).to_dict(orient="records")
+    return [{str(name): value for name, value in row.items()} for row in rows]

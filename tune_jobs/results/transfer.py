@@ -1,0 +1,107 @@
+"""Do settings carry over: the best of one architecture tried on another, and how alike both rank all of them.
+
+Needs searches in which the architectures tried the same configurations, all at full fidelity (the preset `transfer`:
+`search.shared_configurations`, without early stopping).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tune_jobs.results.schema import PARAM_PREFIX
+from tune_jobs.results.statistics import rank_correlation
+from tune_jobs.results.write import read_results
+
+_PLACE = ["dataset", "method", "max_epochs"]
+COLUMNS = (
+    *(*_PLACE, "source", "target", "num_configurations", "transferred", "own_best", "regret"),
+    *("rank_correlation", "p_value", "n"),
+)
+"""Of the table that `transfer` returns; `param.*` follow."""
+
+
+def transfer(folders: Sequence[Path]) -> pd.DataFrame:
+    """Returns one row for each ordered pair of architectures that a method was searched on, data and epochs alike.
+
+    A configuration's value is its mean `val_accuracy` over the seeds it completed with; those that did not complete
+    with any seed have none. Columns:
+    - `dataset method max_epochs source target` (both architectures)
+    - `num_configurations` that were tried on both, however they ended; nothing but `n` is known if there are none
+    - `transferred`: value on the target of the source's best among them (of equal ones the first tried); null if it
+      did not complete there
+    - `own_best`: value of the target's own best among them
+    - `regret`: `own_best - transferred`, at least 0, and on average above 0 even between two runs of one architecture,
+      since the best of many is partly luck
+    - `rank_correlation p_value n`: Kendall's tau-b over the `n` configurations that have a value on both
+    - `param.*` of the source's best
+
+    Raises:
+        ResultsError: a folder has no results that can be read.
+    """
+    trials = pd.concat(
+        [read_results(folder).trials for folder in dict.fromkeys(map(Path, folders))], ignore_index=True
+    )
+    params = [name for name in trials.columns if name.startswith(PARAM_PREFIX)]
+    rows = [
+        {**dict(zip(_PLACE, place, strict=True)), **row}
+        for place, members in trials.groupby(_PLACE, sort=False)
+        for row in _pairs(_values(members, params), params)
+    ]
+    return pd.DataFrame(rows, columns=[*COLUMNS, *params])
+
+
+def describe(folders: Sequence[Path]) -> list[str]:
+    """Returns the table of `transfer` in words, a line a pair; none where no configuration was tried on both."""
+    return [
+        f"{row['method']} on {row['dataset']}: {row['source']}'s best of {row['num_configurations']} reaches "
+        f"{row['transferred']:.4f} on {row['target']}, whose own best has {row['own_best']:.4f} (regret "
+        f"{row['regret']:.4f}); rank correlation of the configurations {_tau(row)}."
+        for row in transfer(folders).to_dict(orient="records")
+        if row["num_configurations"] > 1 and pd.notna(row["regret"])
+    ]
+
+
+def _tau(row: Mapping[Any, Any]) -> str:
+    if pd.isna(row["rank_correlation"]):
+        return f"not defined (n = {row['n']})"
+    return f"{row['rank_correlation']:.2f} (Kendall's tau, p = {row['p_value']:.2g}, n = {row['n']})"
+
+
+def _values(trials: pd.DataFrame, params: list[str]) -> pd.DataFrame:
+    """Returns a row for each configuration that an architecture tried: its mean accuracy, NaN if none completed."""
+    completed = trials["val_accuracy"].where(trials["status"] == "completed")
+    keys = [trials[name] for name in ("architecture", *params)]
+    return completed.groupby(keys, dropna=False, sort=False).mean().rename("value").reset_index()
+
+
+def _pairs(values: pd.DataFrame, params: list[str]) -> Iterator[dict[str, Any]]:
+    by_architecture = {
+        str(name): members.drop(columns="architecture")
+        for name, members in values.groupby("architecture", sort=False)
+    }
+    for source, target in permutations(by_architecture, 2):
+        both = by_architecture[source].merge(
+            by_architecture[target], on=params, suffixes=("_source", "_target")
+        )
+        yield {"source": source, "target": target, **_row(both, params)}
+
+
+def _row(both: pd.DataFrame, params: list[str]) -> dict[str, Any]:
+    ours, theirs = both["value_source"], both["value_target"]
+    correlation = rank_correlation(ours.tolist(), theirs.tolist())
+    row: dict[str, Any] = {
+        "num_configurations": len(both),
+        "own_best": theirs.max(),
+        "rank_correlation": correlation.tau,
+        "p_value": correlation.p_value,
+        "n": correlation.n,
+    }
+    if ours.notna().any():
+        best = both.iloc[int(np.nanargmax(ours))]
+        row |= {"transferred": best["value_target"], **{name: best[name] for name in params}}
+        row["regret"] = row["own_best"] - row["transferred"]
+    return row

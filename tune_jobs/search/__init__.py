@@ -1,0 +1,1 @@
+"""Runs a job's search on Ray Tune and records it."""

@@ -1,0 +1,87 @@
+"""Which changes a search can take when it is resumed, and what they do to trials that ended."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from tune_jobs.errors import JobError, Problem
+from tune_jobs.job.checks import check_job
+from tune_jobs.job.overrides import apply_sets
+from tune_jobs.job.spec import JobSpec
+from tune_jobs.ledger.writer import Ledger
+from tune_jobs.search.checkpoints import Checkpoints
+
+# Everything else decides on what trials are and how they are judged.
+_FREE = ("budget", "failures", "resources", "search.num_trials", "search.keep_checkpoints", "train.epochs")
+
+
+def extended(ledger: Ledger, sets: Sequence[str]) -> tuple[JobSpec, JobSpec]:
+    """Returns a ledger's job as it is, and as changed by `sets`.
+
+    Raises:
+        JobError: If the job cannot be read, a change is malformed, or it is one that the search cannot take.
+    """
+    before = _checked(ledger.job)
+    values = before.model_dump(mode="json")
+    problems = apply_sets(values, sets)
+    if problems:
+        raise JobError(problems)
+    job = _checked(values)
+    problems = [*_unfit_changes(before, job), *_shortened(before, job, len(ledger.trials()))]
+    if problems:
+        raise JobError(problems)
+    return before, job
+
+
+def reopen_for_more_epochs(job: JobSpec, ledger: Ledger, place: str | None = None) -> None:
+    """Lets trials train on to the job's new number of epochs: unfinished ones, and completed ones with a checkpoint.
+
+    Args:
+        job: The job from now on.
+        ledger: Its ledger.
+        place: The search folder's path or address; where the ledger's file is if not given.
+    """
+    checkpoints = Checkpoints(place or ledger.file.parent)
+    for trial in ledger.trials():
+        is_kept = trial["status"] == "completed" and checkpoints.exists(trial["trial_id"])
+        if trial["status"] in (None, "interrupted") or is_kept:
+            ledger.reopen_trial(trial["trial_id"], job.train.epochs)
+
+
+def _checked(values: Mapping[str, Any]) -> JobSpec:
+    job, problems = check_job(dict(values))
+    if job is None:
+        raise JobError(problems)
+    return job
+
+
+def _unfit_changes(before: JobSpec, job: JobSpec) -> Iterator[Problem]:
+    old, new = (dict(_flat(one.model_dump(mode="json"))) for one in (before, job))
+    for path in sorted({**old, **new}):
+        if old.get(path) != new.get(path) and not path.startswith(_FREE):
+            text = f"the search began with {old.get(path)!r}; expected a change of {', '.join(_FREE)}"
+            yield Problem(path, new.get(path), f"{text}, or another folder")
+
+
+def _shortened(before: JobSpec, job: JobSpec, num_begun: int) -> Iterator[Problem]:
+    epochs, num_trials = job.train.epochs, job.search.num_trials
+    if epochs < before.train.epochs:
+        yield Problem("train.epochs", epochs, f"expected at least {before.train.epochs}, which trials have")
+    if epochs > before.train.epochs and before.train.schedule != "constant":
+        text = (
+            f"with train.schedule={before.train.schedule} every learning rate depends on the number of epochs"
+        )
+        yield Problem("train.epochs", epochs, f"{text}: trials of two lengths cannot be compared")
+    if num_trials < before.search.num_trials:
+        yield Problem("search.num_trials", num_trials, f"expected at least {before.search.num_trials}")
+    if num_trials > before.search.num_trials and before.search.seeds > 1 and num_begun:
+        yield Problem(
+            "search.num_trials", num_trials, "with search.seeds above 1 the seeds of trials would change"
+        )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

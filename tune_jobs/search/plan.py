@@ -1,0 +1,171 @@
+"""What a job would cost before it runs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from tune_jobs.job.data_checks import check_data
+from tune_jobs.job.spec import JobSpec
+from tune_jobs.search.run import plan_resources, search_folder
+from tune_jobs.stopping.asha import Rule
+from tune_jobs.stopping.simulate import Band, epochs_band
+from zsharp.models import build_model
+from zsharp.optim.methods import find_method
+
+# Upper bounds, measured on ledgers and Parquet files of real searches.
+_BYTES_PER_SEARCH = 100_000
+_BYTES_PER_REPORT = 1_500
+_BYTES_PER_TRIAL = 3_000
+_BYTES_PER_CHECKPOINT = 200_000  # beside the weights and what is of their size
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """The cost of one study.
+
+    Attributes:
+        name: The study.
+        num_trials: Its trials.
+        max_epochs: Epochs if nothing is stopped.
+        steps_per_epoch: Optimizer steps of an epoch.
+        gradient_evaluations_per_epoch: Forward and backward passes of an epoch.
+    """
+
+    name: str
+    num_trials: int
+    max_epochs: int
+    steps_per_epoch: int
+    gradient_evaluations_per_epoch: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cost of a job.
+
+    Attributes:
+        folder: Where the search will be kept.
+        studies: One row each.
+        spend_random: Epochs of all studies if later trials are no better than earlier ones.
+        spend_improving: Epochs of all studies if later trials are better.
+        explanation: How trials fill the machine.
+        storage_bytes: Size of ledger and Parquet files if nothing is stopped.
+        checkpoint_bytes: Size of all checkpoints that can be there at once.
+    """
+
+    folder: str
+    studies: tuple[StudyPlan, ...]
+    spend_random: Band
+    spend_improving: Band
+    explanation: list[str]
+    storage_bytes: int
+    checkpoint_bytes: int
+
+
+def make_plan(job: JobSpec, out: str | Path | None = None) -> Plan:
+    """Returns what `job` would cost on this machine, or on the Ray that is there to connect to.
+
+    Raises:
+        JobError: If it could not run.
+    """
+    info = check_data(job)
+    slots, _ = plan_resources(job)
+    num_images = job.data.max_images or info.num_train
+    num_train = num_images - round(job.data.val_fraction * num_images)
+    steps = num_train // job.train.batch_size
+    studies = tuple(
+        StudyPlan(
+            study.name,
+            job.search.num_trials,
+            job.search.num_trials * job.train.epochs,
+            steps,
+            steps * find_method(study.method).gradient_evaluations_per_step,
+        )
+        for study in job.studies()
+    )
+    rule = Rule.of_job(job.model_dump())
+    at_once = max(1, round(slots.num_slots / len(studies)))
+    num_trials = job.search.num_trials
+    reports = sum(study.max_epochs for study in studies)
+    return Plan(
+        folder=search_folder(job, out).place,
+        studies=studies,
+        spend_random=_of_all(epochs_band(rule, num_trials, at_once, improving=False), len(studies)),
+        spend_improving=_of_all(epochs_band(rule, num_trials, at_once, improving=True), len(studies)),
+        explanation=slots.explanation,
+        storage_bytes=(
+            _BYTES_PER_SEARCH + reports * _BYTES_PER_REPORT + len(studies) * num_trials * _BYTES_PER_TRIAL
+        ),
+        checkpoint_bytes=_checkpoint_bytes(job, info.image_shape, info.num_classes, slots.num_slots),
+    )
+
+
+def _checkpoint_bytes(
+    job: JobSpec, image_shape: tuple[int, int, int], num_classes: int, num_slots: int
+) -> int:
+    """Returns the size of the checkpoints of running trials, each old and new for a moment, and of the best ones."""
+    import torch
+
+    sizes: dict[str, int] = {}
+    for study in job.studies():
+        with torch.device("meta"):  # counts without memory or time
+            model = build_model(study.architecture, image_shape, num_classes)
+        weights = sum(tensor.numel() for tensor in model.state_dict().values())
+        # Beside the weights: AdamW's two moments or SGD's one, the average, Friendly-SAM's running gradient.
+        copies = 1 + (1 if job.train.base_optimizer == "sgd" else 2) + (job.train.ema_decay is not None)
+        copies += find_method(study.method).rules.ascent == "friendly_sam"
+        sizes[study.name] = _BYTES_PER_CHECKPOINT + 4 * copies * weights
+    kept = min(job.search.keep_checkpoints, job.search.num_trials) * sum(sizes.values())
+    return kept + 2 * min(num_slots, job.num_trials) * max(sizes.values())
+
+
+def render_plan(plan: Plan) -> Group:
+    """Returns the plan for a terminal."""
+    table = Table(box=None, padding=(0, 1), header_style="bold")
+    table.add_column("study", no_wrap=True)
+    for name in ("trials", "epochs at most", "steps per epoch", "gradient evaluations at most"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for study in plan.studies:
+        evaluations = study.max_epochs * study.gradient_evaluations_per_epoch
+        table.add_row(
+            Text(study.name),
+            f"{study.num_trials:,}",
+            f"{study.max_epochs:,}",
+            f"{study.steps_per_epoch:,}",
+            f"{evaluations:,}",
+        )
+    most = sum(study.max_epochs for study in plan.studies)
+    studies = _count(len(plan.studies), "study", "studies")
+    trials = _count(sum(study.num_trials for study in plan.studies), "trial", "trials")
+    lines = [
+        f"{studies}, {trials}, at most {_count(most, 'epoch', 'epochs')}.",
+        *_spend_lines(plan, most),
+        *(f"Resources: {line}." for line in plan.explanation),
+        f"Storage: at most {plan.storage_bytes / 1e6:,.1f} MB of results and {plan.checkpoint_bytes / 1e6:,.1f} MB of "
+        f"checkpoints in {plan.folder}",
+    ]
+    return Group(table, "", *map(Text, lines))
+
+
+def _spend_lines(plan: Plan, most: int) -> list[str]:
+    if plan.spend_random.low == most:
+        return ["No trial would be stopped early."]
+    random, improving = (
+        f"{band.low:,} to {band.high:,} of them ({band.low / most:.0%} to {band.high / most:.0%})"
+        for band in (plan.spend_random, plan.spend_improving)
+    )
+    return [
+        f"Early stopping, simulated, leaves {random}.",
+        f"If the sampler gets better as it goes, it leaves {improving}.",
+    ]
+
+
+def _of_all(band: Band, num_studies: int) -> Band:
+    """Returns the band of a job: its studies have data and budget in common, so what is easy in one is in all."""
+    return Band(band.low * num_studies, band.median * num_studies, band.high * num_studies)
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"

@@ -1,0 +1,152 @@
+"""Which trials go on: Ray's ASHAScheduler, with rungs per study and every decision recorded when it is taken."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.tune import Stopper
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+
+from tune_jobs.cluster.watch import dead_process, has_lost_node
+from tune_jobs.search.recorder import Recorder
+from tune_jobs.search.room import Room
+from tune_jobs.search.searcher import METRIC, JobSearch
+from tune_jobs.search.wind_down import WIND_DOWN_S
+
+if TYPE_CHECKING:
+    from ray.tune.execution.tune_controller import TuneController
+    from ray.tune.experiment import Trial
+
+_LOOK_EVERY_S = 1.0
+
+
+class JobASHA(ASHAScheduler):
+    """ASHA over all studies of a job; each has rungs of its own (`tune_jobs.stopping.asha`, the same rule).
+
+    It alone ends trials, at full fidelity too, so that every report passes through it once.
+
+    Args:
+        recorder: Judges and records reports.
+        search: Is told each epoch's metric, which Ray would leave out for the report that stops a trial.
+        room: How many trials run at once, where that can grow.
+    """
+
+    def __init__(self, recorder: Recorder, search: JobSearch, room: Room | None = None) -> None:
+        rule = next(iter(recorder.rungs.values())).rule
+        super().__init__(
+            time_attr="epoch",
+            metric=METRIC,
+            mode="max",
+            max_t=rule.max_epochs,
+            grace_period=rule.grace_epochs,
+            reduction_factor=rule.reduction_factor,
+        )
+        self._recorder, self._search, self._room = recorder, search, room
+        self._heard_s: dict[str, float] = {}  # when each running trial was last heard of
+        self._killed: dict[str, str] = {}
+        self._looked_s = 0.0
+
+    def on_trial_result(
+        self, tune_controller: "TuneController", trial: "Trial", result: dict[str, Any]
+    ) -> str:
+        """Records the report and returns whether its trial goes on."""
+        self._heard_s[trial.trial_id] = time.monotonic()
+        decision = self._recorder.report(trial.trial_id, result)
+        if decision is not None:
+            self._search.on_report(trial.trial_id, result)
+        goes_on = (decision is None or decision.action == "continue") and not self._recorder.stopping
+        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
+
+    def on_trial_complete(
+        self, tune_controller: "TuneController", trial: "Trial", result: dict[str, Any]
+    ) -> None:
+        """Does nothing: the last report was recorded by `on_trial_result`."""
+        self._heard_s.pop(trial.trial_id, None)
+        self._recorder.active.discard(trial.trial_id)
+
+    def on_trial_error(self, tune_controller: "TuneController", trial: "Trial") -> None:
+        """Records a trial whose function raised or whose worker died; it may wait for another try."""
+        self._heard_s.pop(trial.trial_id, None)
+        self._recorder.active.discard(trial.trial_id)
+        if dead_process() is not None:  # no fault of the trial's
+            return
+        error = self._killed.pop(trial.trial_id, None) or _error_of(trial)
+        if has_lost_node(error):
+            self._recorder.move(trial.trial_id, error)
+        else:
+            self._recorder.fail(trial.trial_id, error)
+
+    def choose_trial_to_run(self, tune_controller: "TuneController") -> "Trial | None":
+        """Returns the trial to start next; Ray asks at every turn of its loop, so this looks after workers and room."""
+        now = time.monotonic()
+        if now - self._looked_s >= _LOOK_EVERY_S:
+            self._looked_s = now
+            self._kill_hung(tune_controller, now)
+            if self._recorder.stopping and now - self._recorder.stopped_s > WIND_DOWN_S:
+                self._kill_all(tune_controller)
+            if self._room is not None:
+                self._room.grow()
+        chosen: Trial | None = super().choose_trial_to_run(tune_controller)
+        return chosen
+
+    def _kill_hung(self, tune_controller: "TuneController", now: float) -> None:
+        limit_s = self._recorder.job.failures.report_timeout_s
+        for trial in tune_controller.get_live_trials():  # type: ignore[no-untyped-call]
+            actor = trial.temporary_state.ray_actor
+            if trial.status != trial.RUNNING or actor is None or trial.trial_id in self._killed:
+                continue
+            silent_s = now - self._heard_s.setdefault(trial.trial_id, now)
+            if silent_s > limit_s:
+                text = f"no report for {silent_s:.0f} s (failures.report_timeout_s is {limit_s:g})"
+                self._killed[trial.trial_id] = f"{text}; its worker was killed"
+                ray.kill(actor)
+
+    def _kill_all(self, tune_controller: "TuneController") -> None:
+        """Ends workers whose epoch has not ended; Ray would wait for each to answer, and a hung one never does."""
+        for trial in tune_controller.get_live_trials():  # type: ignore[no-untyped-call]
+            actor = trial.temporary_state.ray_actor
+            if actor is not None and trial.trial_id not in self._killed:
+                self._killed[trial.trial_id] = "the search was stopped"
+                ray.kill(actor)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Ray pickles the scheduler into a snapshot that nothing here reads."""
+        return {}
+
+
+def _error_of(trial: "Trial") -> str:
+    """Returns the text of a trial's error; Ray's own `get_error` looks where nothing was synced to yet."""
+    file = trial.error_file
+    if file is None or not Path(file).exists():
+        return "the worker died"
+    heading, _, text = Path(file).read_text(errors="replace").partition("\n")
+    return text.strip() or heading
+
+
+class WindDown(Stopper):
+    """Ends the whole run when the budget is used up or somebody stops it, some seconds after that.
+
+    In these seconds running epochs end and are recorded. None is lost if they do not: each trial has its checkpoint.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Returns whether one trial has to stop: never, that is the scheduler's part."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Returns whether everything has to stop."""
+        recorder = self._recorder
+        recorder.check_budget()
+        if recorder.stopping is None:
+            return False
+        # Trials that are still starting have no epoch to end, and may take long to get to one. What has not ended
+        # is killed by the scheduler, which is given the time to do so.
+        return not recorder.active or time.monotonic() - recorder.stopped_s > WIND_DOWN_S + 3 * _LOOK_EVERY_S
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Ray pickles the stopper into a snapshot that nothing here reads."""
+        return {}

@@ -1,0 +1,213 @@
+"""What the trials of a job try: Ray's OptunaSearch, one per study, behind one searcher for the job."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from tune_jobs.job.space import to_optuna
+from tune_jobs.job.spec import JobSpec, Study
+from tune_jobs.search.recorder import Recorder
+from tune_jobs.search.samplers import sampler_of
+from tune_jobs.search.trial import LiveTrial
+
+METRIC = "val_accuracy"
+_STATES = {"completed": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
+_NEXT = "next"  # what Ray's class calls the trial that has no id yet
+
+
+class StudySearch(OptunaSearch):
+    """OptunaSearch for one study, which tells Optuna the truth about how trials ended.
+
+    Ray's own tells stopped trials as complete with whatever value they had, leaves diverged ones running for ever,
+    and reports no intermediate value for the epoch a trial was stopped at. This one knows trials by their own ids,
+    and takes up those of earlier sessions.
+
+    Args:
+        job: The job.
+        study: The study to search.
+        past: Its trials so far, in the order started.
+        storage: Where Optuna keeps the study; in memory if not given.
+    """
+
+    def __init__(
+        self,
+        job: JobSpec,
+        study: Study,
+        past: Sequence[LiveTrial] = (),
+        storage: optuna.storages.BaseStorage | None = None,
+    ) -> None:
+        self._job, self._study = job, study
+        self._first_points = first_points(job, study)
+        self._open: dict[str, optuna.Trial] = {}
+        self.num_suggested = len(past)
+        super().__init__(
+            space={name: to_optuna(job.space[name]) for name in study.parameters},
+            metric=METRIC,
+            mode="max",
+            sampler=optuna.samplers.RandomSampler(seed=0),  # replaced before each suggestion
+            study_name=f"{job.name}/{study.name}",
+            storage=storage,
+        )
+        if (
+            not study.parameters
+        ):  # a job may fix everything; Ray's class takes an empty space for a missing one
+            self._setup_study("max")
+        for trial in past:
+            self._take_up(trial)
+
+    @property
+    def optuna_study(self) -> optuna.Study:
+        """The study as Optuna sees it."""
+        study: optuna.Study = self._ot_study  # type: ignore[assignment]  # Ray's class sets it later
+        return study
+
+    def _take_up(self, past: LiveTrial) -> None:
+        """Adds a trial of an earlier session, as it stands."""
+        study = self.optuna_study
+        params = {name: past.params[name] for name in self._study.parameters}
+        values = {i: value for i, value in enumerate(past.values, 1) if value is not None}
+        if past.status in (None, "interrupted"):
+            study.enqueue_trial(params)
+            trial = self._open[past.trial_id] = study.ask(self._distributions)
+            for step, value in values.items():
+                trial.report(value, step)
+            return
+        state = _STATES.get(past.status, TrialState.FAIL)
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=state,
+                value=None if state is TrialState.FAIL else past.val_accuracy,
+                params=params,
+                distributions=self._distributions,
+                intermediate_values=values,
+            )
+        )
+
+    @property
+    def _distributions(self) -> dict[str, Any]:
+        return {name: to_optuna(self._job.space[name]) for name in self._study.parameters}
+
+    def suggest_next(self) -> dict[str, Any]:
+        """Returns the searched parameters of the study's next trial; `begin` names it afterwards."""
+        study, number = self._study, self.num_suggested
+        self.optuna_study.sampler = sampler_of(self._job, study, number)
+        self.num_suggested += 1
+        if number < len(self._first_points):
+            self.optuna_study.enqueue_trial(self._first_points[number])
+        if not study.parameters:
+            self._ot_trials[_NEXT] = self.optuna_study.ask()
+            return {}
+        params: dict[str, Any] | None = self.suggest(_NEXT)
+        assert params is not None
+        return params
+
+    def begin(self, trial_id: str) -> None:
+        """Gives the trial suggested last its own id."""
+        self._open[trial_id] = self._ot_trials.pop(_NEXT)
+
+    def report(self, trial_id: str, epoch: int, value: float | None) -> None:
+        """Passes on one epoch's metric."""
+        if value is not None and math.isfinite(value):
+            self._open[trial_id].report(value, epoch)
+
+    def end_trial(self, trial_id: str, status: str, value: float | None) -> None:
+        """Tells Optuna how a trial ended: complete, pruned, or failed for every other status."""
+        state = _STATES.get(status, TrialState.FAIL)
+        told = value if state is TrialState.COMPLETE else None
+        self.optuna_study.tell(self._open.pop(trial_id), told, state=state)
+
+
+class JobSearch(Searcher):
+    """Hands out the trials of all studies of a job: unfinished ones first, then the study with the fewest.
+
+    One searcher for the whole job keeps every slot busy to its end. Each suggestion is in the ledger before Ray
+    sees it.
+
+    Args:
+        job: The job.
+        recorder: Where trials are recorded, and those of earlier sessions found.
+        storage: Where Optuna keeps the studies; in memory if not given. It must be empty.
+    """
+
+    def __init__(
+        self, job: JobSpec, recorder: Recorder, storage: optuna.storages.BaseStorage | None = None
+    ) -> None:
+        super().__init__(metric=METRIC, mode="max")
+        self._job, self._recorder = job, recorder
+        self._studies = {study.name: study for study in job.studies()}
+        past = list(recorder.trials.values())
+        self._searches = {
+            name: StudySearch(job, study, [trial for trial in past if trial.study == name], storage)
+            for name, study in self._studies.items()
+        }
+
+    def suggest(self, trial_id: str) -> Any:
+        """Returns the configuration of the job's next trial, None to wait for one, or that there is none."""
+        recorder = self._recorder
+        if recorder.stopping:
+            return Searcher.FINISHED
+        if recorder.waiting:
+            return _config(recorder.continue_trial(trial_id))
+        name = min(self._searches, key=lambda study: self._searches[study].num_suggested)
+        search = self._searches[name]
+        number = search.num_suggested
+        if number >= self._job.search.num_trials:
+            # Those that run may fail and be tried again.
+            is_over = all(trial.status is not None for trial in recorder.trials.values())
+            return Searcher.FINISHED if is_over else None
+        spec = self._job.trial_spec(self._studies[name], search.suggest_next(), number)
+        trial = recorder.start_trial(trial_id, self._studies[name], number, spec)
+        search.begin(trial.trial_id)
+        return _config(trial)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Does nothing: `on_report` was called by the scheduler, for the stopping report too."""
+
+    def on_report(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        """Passes one epoch's metric on to its study."""
+        trial = self._recorder.find(trial_id)
+        self._searches[trial.study].report(trial.trial_id, result["epoch"], result[METRIC])
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Tells the trial's study how it ended, as the ledger has it; a trial that goes on later has not ended."""
+        trial = self._recorder.find(trial_id)
+        if trial.status not in (None, "interrupted"):
+            self._searches[trial.study].end_trial(trial.trial_id, trial.status, trial.val_accuracy)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Saves nothing: the ledger is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Restores nothing: the ledger is the state."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Ray pickles the searcher into a snapshot that nothing here reads."""
+        return {}
+
+
+def first_points(job: JobSpec, study: Study) -> list[dict[str, float]]:
+    """Returns the job's first points as far as they concern a study, each once."""
+    points: list[dict[str, float]] = []
+    for point in job.search.first_points:
+        own = {name: value for name, value in point.items() if name in study.parameters}
+        if own and own not in points:
+            points.append(own)
+    return points
+
+
+def _config(trial: LiveTrial) -> dict[str, Any]:
+    """What a worker is told: which trial, and how many of its epochs are in the ledger."""
+    return {
+        "trial_id": trial.trial_id,
+        "study": trial.study,
+        "number": trial.number,
+        "params": dict(trial.params),
+        "epoch": trial.epoch,
+    }

@@ -1,0 +1,89 @@
+"""What runs on a worker: a Ray trainable around `zsharp.training.Training`, reused from trial to trial."""
+
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray import tune
+
+from tune_jobs.cluster.ray import node_name
+from tune_jobs.job.spec import JobSpec
+from tune_jobs.search.checkpoints import Checkpoints
+
+if TYPE_CHECKING:
+    from zsharp.training import Training
+    from zsharp.training.training import Report
+
+_logger = logging.getLogger(__name__)
+
+
+class TrialRunner(tune.Trainable):
+    """One trial after another on one worker; `step` is an epoch.
+
+    The configuration names the trial: `trial_id`, `study`, `number`, `params`, and `epoch`, how many of its epochs are
+    recorded. Each epoch's checkpoint is written before its row is returned, and holds the row: if the worker or the
+    driver dies in between, the next worker returns that row first.
+    """
+
+    def setup(self, config: dict[str, Any], job: dict[str, Any], place: str) -> None:  # type: ignore[override]
+        """Prepares the worker once; its first trial is begun by the first step, which can be timed out."""
+        import torch
+
+        # Its advice on slow set-ups is to reuse workers, which is done.
+        logging.getLogger("ray.tune.trainable.trainable").setLevel(logging.ERROR)
+        self._job = JobSpec.model_validate(job)
+        self._checkpoints = Checkpoints(place)
+        self._node = node_name()
+        self._studies = {study.name: study for study in self._job.studies()}
+        # More threads than cores is many times slower than one thread a trial.
+        torch.set_num_threads(max(1, int(self._job.resources.cpus_per_trial)))
+        self._training: Training | None = None
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Takes on the next trial; all state of the last one is dropped."""
+        self._training = None
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Trains one epoch, or returns the row of the last one if a checkpoint was continued from."""
+        if self._training is None:
+            self._training = self._begin(self.config)
+            if self._training.last_report is not None:
+                return self._row(self._training.last_report)
+        report = self._training.run_epoch()
+        if not report["diverged"]:
+            self._checkpoints.store(self.config["trial_id"], self._training.save)
+        return self._row(report)
+
+    def _row(self, report: "Report") -> dict[str, Any]:
+        return {**report, "node": self._node, "gpu_ids": self._gpu_ids, "worker_pid": os.getpid()}
+
+    def _begin(self, config: dict[str, Any]) -> "Training":
+        import torch
+
+        from zsharp.training import Training
+
+        gpu_ids = ray.get_runtime_context().get_accelerator_ids()["GPU"]
+        self._gpu_ids = ",".join(gpu_ids) or None
+        if not gpu_ids:
+            # Ray leaves all GPUs visible to trials that asked for none, which would all use the first.
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        elif not torch.cuda.is_available():
+            _logger.warning(
+                "Ray reserved GPU %s, but torch sees no CUDA device: training on the CPU", self._gpu_ids
+            )
+        study = self._studies[config["study"]]
+        searched = {name: value for name, value in config["params"].items() if name in study.parameters}
+        spec = self._job.trial_spec(study, searched, config["number"])
+        training = Training(spec)
+        file = self._checkpoints.fetch(config["trial_id"])
+        if file is not None:
+            try:
+                training.load(file)
+            except ValueError as error:
+                _logger.warning("%s starts again from its first epoch: %s", config["trial_id"], error)
+                return Training(spec, training.data)
+            if training.epoch > config["epoch"] + 1:  # of a record that was lost: its rows would have a gap
+                return Training(spec, training.data)
+        return training

@@ -1,0 +1,1 @@
+"""The rule that stops weak trials, as pure functions."""

@@ -1,0 +1,146 @@
+"""The stopping rule of asynchronous successive halving, as data: rungs in, decision out.
+
+The rule is Ray's (`ASHAScheduler`, stopping variant), decision for decision, which a test shows: at a milestone
+a trial stops if its value is below the (1 - 1/reduction_factor) percentile of the values other trials reached
+there before it; the first to arrive always goes on. What Ray lacks is added: a trial that diverges or crashes
+counts as worst in the rung it was heading for, the best few of a rung and a share of all trials are never stopped,
+and every decision carries its inputs. Nothing is drawn at random: which trials are immortal follows from their ids.
+
+References:
+    Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+
+from tune_jobs.ledger.writer import Decision
+
+# Accuracies are at least 0, so nothing is worse; an infinity would turn interpolated cutoffs into NaN.
+WORST = 0.0
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When trials are judged, and how many go on.
+
+    Attributes:
+        max_epochs: Full fidelity.
+        grace_epochs: First milestone; the others are it times powers of the factor, below `max_epochs`.
+        reduction_factor: About one of this many trials goes on at each milestone.
+        enabled: False never stops a trial early.
+        protect_top: A trial among this many best of a rung is not stopped there.
+        immortal_fraction: Share of trials that are never stopped, so that what stopping costs can be measured.
+        seed: Seed of which these are.
+    """
+
+    max_epochs: int
+    grace_epochs: int
+    reduction_factor: float
+    enabled: bool = True
+    protect_top: int = 0
+    immortal_fraction: float = 0.0
+    seed: int = 0
+
+    @classmethod
+    def of_job(cls, job: Mapping[str, Any]) -> Self:
+        """Returns the rule of a resolved job, given as its file has it."""
+        asha = job["asha"]
+        return cls(
+            job["train"]["epochs"],
+            asha["grace_epochs"],
+            asha["reduction_factor"],
+            asha["enabled"],
+            asha.get("protect_top", 0),
+            asha.get("immortal_fraction", 0.0),
+            job["search"]["seed"],
+        )
+
+    @property
+    def milestones(self) -> tuple[int, ...]:
+        """The epochs at which trials are judged, ascending."""
+        found, milestone = [], float(self.grace_epochs)
+        while self.enabled and milestone < self.max_epochs:
+            found.append(math.ceil(milestone))
+            milestone *= self.reduction_factor
+        return tuple(found)
+
+    def is_immortal(self, trial_id: str) -> bool:
+        """Whether a trial is never stopped."""
+        digest = hashlib.sha256(f"{self.seed}/{trial_id}".encode()).digest()
+        return int.from_bytes(digest[:4], "big") < self.immortal_fraction * 2**32
+
+
+@dataclass
+class Rungs:
+    """What the trials of one study reached at each milestone so far.
+
+    Attributes:
+        rule: The rule they are judged by.
+        values: By milestone, the value each trial reached there, by trial id.
+    """
+
+    rule: Rule
+    values: dict[int, dict[str, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.values = {milestone: {} for milestone in self.rule.milestones}
+
+    def judge(self, trial_id: str, epoch: int, value: float | None) -> Decision:
+        """Decides on a report, and records it if it stands at a milestone.
+
+        Args:
+            trial_id: Whose report it is; a trial reports every epoch once, in order.
+            epoch: Epochs trained, from 1.
+            value: The metric, larger is better; None or not finite if the trial diverged.
+
+        Raises:
+            ValueError: If the trial skipped a milestone: its value would be compared with those of other epochs.
+        """
+        if value is None or not math.isfinite(value):
+            self.record_worst(trial_id)
+            return Decision("diverge", reason="a loss is not finite")
+        skipped = [milestone for milestone in self.values if milestone < epoch]
+        if missing := [milestone for milestone in skipped if trial_id not in self.values[milestone]]:
+            raise ValueError(f"trial {trial_id} reports epoch {epoch} and did not report epoch {missing[0]}")
+        if epoch >= self.rule.max_epochs:
+            return Decision("complete", reason="reached full fidelity")
+        if epoch not in self.values:
+            return Decision("continue")
+        rung = self.values[epoch]
+        others = list(rung.values())
+        rung[trial_id] = value
+        if not others:
+            return Decision("continue", epoch, None, 0, "first at this rung")
+        return self._judge_in_rung(trial_id, epoch, value, others)
+
+    def _judge_in_rung(self, trial_id: str, epoch: int, value: float, others: list[float]) -> Decision:
+        cutoff = float(np.percentile(others, (1 - 1 / self.rule.reduction_factor) * 100))
+        place = sum(other > value for other in others) + 1
+        inputs = (epoch, cutoff, len(others))
+        if value >= cutoff:
+            return Decision("continue", *inputs, f"{value:.4f} reaches the cutoff {cutoff:.4f}")
+        below = f"{value:.4f} is below the cutoff {cutoff:.4f}"
+        if place <= self.rule.protect_top:
+            return Decision("continue", *inputs, f"{below}, but number {place} of this rung is protected")
+        if self.rule.is_immortal(trial_id):
+            return Decision("continue", *inputs, f"{below}, but the trial is immortal")
+        return Decision("stop", *inputs, below)
+
+    def record(self, trial_id: str, epoch: int, value: float | None) -> None:
+        """Takes in a report that was judged before, as `judge` would."""
+        if value is None or not math.isfinite(value):
+            self.record_worst(trial_id)
+        elif epoch in self.values:
+            self.values[epoch][trial_id] = value
+
+    def record_worst(self, trial_id: str) -> None:
+        """Counts a trial that diverged or crashed as worst at the first milestone it has not reached."""
+        for rung in self.values.values():
+            if trial_id not in rung:
+                rung[trial_id] = WORST
+                return

@@ -1,0 +1,87 @@
+"""The stopping rule over a record: the rungs it left, and whether it decides today what it decided then."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any
+
+from tune_jobs.ledger.writer import Decision
+from tune_jobs.stopping.asha import Rule, Rungs
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A report on which the rule decides otherwise than was recorded."""
+
+    trial_id: str
+    epoch: int
+    recorded: Decision
+    replayed: Decision
+
+
+def rungs_at_end(rule: Rule, trials: Iterable[Row], reports: Iterable[Row]) -> dict[str, Rungs]:
+    """Returns the rungs of each study as a record leaves them, for the search to go on.
+
+    Args:
+        rule: The rule from now on; its milestones need not be those of the past.
+        trials: Rows with `trial_id`, `study`, `status`, `ended_after`.
+        reports: Rows with `seq`, `trial_id`, `epoch`, `val_accuracy`, `decision`.
+    """
+    trials = list(trials)
+    study_of = {trial["trial_id"]: trial["study"] for trial in trials}
+    found: dict[str, Rungs] = {study: Rungs(rule) for study in study_of.values()}
+    for _, row in _in_order(trials, reports):
+        rungs = found[study_of[row["trial_id"]]]
+        if "epoch" in row:
+            rungs.record(row["trial_id"], row["epoch"], _value(row))
+        else:
+            rungs.record_worst(row["trial_id"])
+    return found
+
+
+def replay(
+    rules: Sequence[tuple[int, Rule]], trials: Iterable[Row], reports: Iterable[Row]
+) -> list[Difference]:
+    """Judges every report again and returns those with another outcome.
+
+    Args:
+        rules: The rule as created and as extended, each with the `seq` of the last report before it held.
+        trials: As for `rungs_at_end`.
+        reports: As for `rungs_at_end`, with `rung`, `cutoff`, `num_values` and `reason` too.
+    """
+    trials = list(trials)
+    study_of = {trial["trial_id"]: trial["study"] for trial in trials}
+    differences: list[Difference] = []
+    coming = list(rules)
+    past: list[Row] = []
+    rungs: dict[str, Rungs] = {}
+    for at, row in _in_order(trials, reports):
+        while coming and coming[0][0] < at:
+            _, rule = coming.pop(0)
+            failed = {entry["trial_id"] for entry in past if "epoch" not in entry}
+            known = [dict(t, status=t["status"] if t["trial_id"] in failed else None) for t in trials]
+            rungs = rungs_at_end(rule, known, [entry for entry in past if "epoch" in entry])
+        past.append(row)
+        of_study = rungs[study_of[row["trial_id"]]]
+        if "epoch" not in row:
+            of_study.record_worst(row["trial_id"])
+            continue
+        replayed = of_study.judge(row["trial_id"], row["epoch"], _value(row))
+        recorded = Decision(row["decision"], row["rung"], row["cutoff"], row["num_values"], row["reason"])
+        if replayed != recorded:
+            differences.append(Difference(row["trial_id"], row["epoch"], recorded, replayed))
+    return differences
+
+
+def _in_order(trials: Iterable[Row], reports: Iterable[Row]) -> Iterator[tuple[float, Row]]:
+    """Yields reports, and trials that failed, in the order in which the rule saw them."""
+    failed = [
+        (trial["ended_after"] + 0.5, trial) for trial in trials if trial["status"] == "failed"
+    ]  # after that report
+    yield from sorted([*((report["seq"], report) for report in reports), *failed], key=itemgetter(0))
+
+
+def _value(report: Row) -> float | None:
+    return None if report["decision"] == "diverge" else report["val_accuracy"]

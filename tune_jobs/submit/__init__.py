@@ -1,0 +1,1 @@
+"""Searches on a Ray cluster, from this end and at the other."""

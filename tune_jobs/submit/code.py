@@ -1,0 +1,70 @@
+"""Packs what a cluster needs to run a job: the code of the two packages and the job file, and nothing else."""
+
+import json
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import tune_jobs
+import zsharp
+from tune_jobs.errors import JobError, Problem
+from tune_jobs.provenance import SENT_FROM, git_state
+
+LIMIT_BYTES = 100 * 2**20  # Ray's job server answers 413 to a body of this size or more
+JOB_FILE = "job.yaml"
+
+_CODE = {".py", ".yaml", ".css", ".js", ".typed"}
+_ROOTS = tuple(Path(str(package.__file__)).parent for package in (zsharp, tune_jobs))
+_LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the same content is the same archive, which Ray then has already
+_NUM_NAMED = 5
+
+
+def pack_code(
+    archive: Path, job: str | None = None, roots: tuple[Path, ...] = _ROOTS, limit_bytes: int = LIMIT_BYTES
+) -> None:
+    """Writes a zip file with the packages' code and its commit, and the job as `job.yaml` if there is one.
+
+    Only files of code travel: no data, no `.git`, nothing hidden, nothing behind a symbolic link.
+
+    Args:
+        archive: Where to write it.
+        job: The text of the job file.
+        roots: Folders of packages; each keeps its name.
+        limit_bytes: The archive has to be smaller.
+
+    Raises:
+        JobError: It is not, with the largest files in it.
+    """
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, file in code_files(roots):
+            _add(packed, name, file.read_bytes())
+        _add(packed, f"tune_jobs/{SENT_FROM}", json.dumps(git_state(Path(tune_jobs.__file__))).encode())
+        if job is not None:
+            _add(packed, JOB_FILE, job.encode())
+        entries = packed.infolist()
+    size = archive.stat().st_size
+    if size >= limit_bytes:
+        largest = sorted(entries, key=lambda entry: -entry.compress_size)[:_NUM_NAMED]
+        named = ", ".join(f"{entry.filename} ({_mib(entry.compress_size)})" for entry in largest)
+        message = f"Ray takes less than {_mib(limit_bytes)}; nothing was sent; largest: {named}"
+        raise JobError([Problem("upload", _mib(size), message)])
+
+
+def code_files(roots: tuple[Path, ...] = _ROOTS) -> Iterator[tuple[str, Path]]:
+    """Yields what `pack_code` packs: names in the archive and the files."""
+    for root in roots:
+        for file in sorted(root.rglob("*")):
+            within = file.relative_to(root)
+            hidden = any(part.startswith((".", "__pycache__")) for part in within.parts)
+            if file.suffix in _CODE and not hidden and file.is_file() and not file.is_symlink():
+                yield (root.name / within).as_posix(), file
+
+
+def _add(packed: zipfile.ZipFile, name: str, content: bytes) -> None:
+    entry = zipfile.ZipInfo(name, _LONG_AGO)
+    entry.external_attr = 0o644 << 16
+    packed.writestr(entry, content, zipfile.ZIP_DEFLATED)
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB"

@@ -1,0 +1,72 @@
+"""Tells whether source files changed, reading them only when their sizes or times did.
+
+The *stamp* of a data set is made of names, sizes and modification times (cheap); its *checksum* of contents
+(reads everything). An index in the cache folder remembers which checksum a stamp had.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+from zsharp.data.errors import parsing
+from zsharp.data.sources.source import SourceFiles
+
+
+def stamp_files(files: SourceFiles) -> str:
+    """Returns a digest of every file's name, size and modification time, without reading any."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in files.files:
+        status = path.stat()
+        name = path.relative_to(files.base).as_posix()
+        digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    for line in _listing(files):
+        digest.update(line)
+    return digest.hexdigest()
+
+
+def checksum_files(files: SourceFiles) -> str:
+    """Returns a digest of names and contents (of `folders`: names, sizes, times), wherever the root is."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in files.files:
+        with parsing(path, "a readable file"), path.open("rb") as file:
+            content = hashlib.file_digest(file, "blake2b").digest()
+        digest.update(path.relative_to(files.base).as_posix().encode() + b"\0" + content)
+    for line in _listing(files):
+        digest.update(line)
+    return digest.hexdigest()
+
+
+def recall_checksum(cache: Path, name: str, files: SourceFiles, stamp: str) -> str | None:
+    """Returns the checksum remembered for these files if their stamp is still the same."""
+    try:
+        entry = json.loads(_index_path(cache, name, files).read_text())
+        return str(entry["checksum"]) if entry["stamp"] == stamp else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # not yet known, or damaged: then files are read again
+
+
+def remember_checksum(cache: Path, name: str, files: SourceFiles, stamp: str, checksum: str) -> None:
+    """Writes the index entry of these files; the stamp must have been taken before they were read."""
+    path = _index_path(cache, name, files)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{uuid4().hex}.tmp")
+    temporary.write_text(json.dumps({"base": str(files.base), "stamp": stamp, "checksum": checksum}))
+    temporary.replace(path)
+
+
+def _index_path(cache: Path, name: str, files: SourceFiles) -> Path:
+    place = hashlib.blake2b(str(files.base.resolve()).encode(), digest_size=8).hexdigest()
+    return cache / "index" / f"{name}-{place}.json"
+
+
+def _listing(files: SourceFiles) -> Iterator[bytes]:
+    """Yields a line for each file in `folders`: 110,000 take 0.2 s, most of it in `stat`."""
+    for folder in files.folders:
+        relative = folder.relative_to(files.base).as_posix()
+        with parsing(folder, "a folder of images"), os.scandir(folder) as entries:
+            statuses = sorted((entry.name, entry.stat()) for entry in entries)
+        for name, status in statuses:
+            yield f"{relative}/{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode()

@@ -1,0 +1,42 @@
+"""The digits data set inside scikit-learn: 1,797 real 8 x 8 images without a download."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from zsharp.data.checks import check_present
+from zsharp.data.sources.source import Decoded, Source, SourceFiles, Split
+from zsharp.data.split import split_indices
+
+TEST_FRACTION, TEST_SEED = 0.2, 0
+
+
+def _find(source: Source, _root: Path) -> SourceFiles:
+    spec = find_spec("sklearn")
+    assert spec is not None and spec.origin is not None, "scikit-learn is a dependency"
+    base = Path(spec.origin).parent / "datasets" / "data"
+    return check_present(source, base, [base / "digits.csv.gz"])
+
+
+def _read(_source: Source, _root: Path) -> Decoded:
+    """Scales 0..16 to 0..255 and cuts the stratified test split, fixed for ever by `TEST_SEED`."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[:, None]
+    labels = digits.target.astype(np.int64)
+    train, test = split_indices(labels, TEST_FRACTION, TEST_SEED)
+    where = "scikit-learn's digits.csv.gz"
+    return Decoded(Split(images[train], labels[train], where), Split(images[test], labels[test], where), 10)
+
+
+DIGITS = Source(
+    name="digits",
+    summary="1,797 grey 8x8 handwritten digits, 10 classes, embedded in scikit-learn (20 % fixed test split)",
+    flip=False,
+    find=_find,
+    read=_read,
+    obtain="an installation of scikit-learn with its embedded data",
+    needs_root=False,
+)

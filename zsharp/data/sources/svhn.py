@@ -1,0 +1,49 @@
+"""SVHN, cropped house-number digits, from the official .mat files (train and test; not `extra`)."""
+
+from pathlib import Path
+
+import numpy as np
+
+from zsharp.data.checks import check_present
+from zsharp.data.errors import parsing
+from zsharp.data.sources.source import Archive, Decoded, Source, SourceFiles, Split
+
+_FILES = {"train": "train_32x32.mat", "test": "test_32x32.mat"}
+
+
+def _find(source: Source, root: Path) -> SourceFiles:
+    return check_present(source, root, [root / name for name in _FILES.values()])
+
+
+def _read(source: Source, root: Path) -> Decoded:
+    return Decoded(_read_split(source, root, "train"), _read_split(source, root, "test"), 10)
+
+
+def _read_split(source: Source, root: Path, split: str) -> Split:
+    """Reads one file with torchvision's reader, which also maps the official label 10 to the digit 0."""
+    from torchvision import datasets
+
+    name = _FILES[split]
+    split_list = {split: ["", name, source.md5[name]]}
+    with parsing(root / name, "X [32, 32, 3, N] and y [N, 1] in MATLAB's format"):
+        reader = type("SVHN", (datasets.SVHN,), {"split_list": split_list})(root, split)
+        labels = np.atleast_1d(reader.labels)
+        return Split(np.ascontiguousarray(reader.data), labels, str(root / name))
+
+
+SVHN = Source(
+    name="svhn",
+    summary="99,289 colour 32x32 house-number digits, 10 classes (Netzer 2011; without the extra split)",
+    flip=False,
+    find=_find,
+    read=_read,
+    obtain="train_32x32.mat and test_32x32.mat in the data root",
+    md5={
+        "train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373",
+        "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3",
+    },
+    archives=(
+        Archive("http://ufldl.stanford.edu/housenumbers/train_32x32.mat", "e26dedcc434d2e4c54c9b2d4a06d8373"),
+        Archive("http://ufldl.stanford.edu/housenumbers/test_32x32.mat", "eb5a983be6a315427106f1b164d9cef3"),
+    ),
+)

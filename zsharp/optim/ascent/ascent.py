@@ -1,0 +1,90 @@
+"""From parameter groups to w + e: which tensors move, by which path, and what is noted of it."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch.amp.grad_scaler import GradScaler
+
+from zsharp.optim.ascent import device as device_ascent
+from zsharp.optim.ascent import host as host_ascent
+from zsharp.optim.ascent.backups import Backups
+from zsharp.optim.ascent.host_filter import Scratch
+from zsharp.optim.ascent.layer import Layer, Observed
+from zsharp.optim.ascent.radius import norms, total
+from zsharp.optim.checks import check_names
+from zsharp.optim.methods import SWITCHES, Rules
+from zsharp.optim.progress import Progress
+from zsharp.optim.triton import ascent as triton_ascent
+
+_CPU = torch.device("cpu")
+
+
+def ascend(
+    groups: Iterable[dict[str, Any]],
+    progress: Progress,
+    backups: Backups,
+    scratch: Scratch,
+    scaler: GradScaler | None,
+) -> None:
+    """Moves the weights from w to w + e and leaves w in `backups`; notes in `progress` what moved and what was found.
+
+    Args:
+        groups: Of the optimizer, with gradients in the parameters that take part; without any nothing happens.
+        progress: Also where running gradients and generators come from.
+        backups: Where w is saved.
+        scratch: Buffers of the CPU's path.
+        scaler: The loss was scaled with it.
+    """
+    layers = [layer for group in groups for layer in _layers(group, progress, scaler)]
+    if not layers:
+        return
+    backups.parts.clear()
+    home = layers[0].param.device
+    moving = [layer for layer in layers if not layer.is_skipped]
+    num_components = max(1, sum(layer.param.numel() for layer in layers))
+    gradients = [layer.param.grad for layer in layers if layer.param.grad is not None]
+    if not moving:
+        nothing = torch.zeros((), device=home)
+        kept = torch.zeros(0, dtype=torch.int64)
+        progress.last = Observed(nothing, kept, nothing, total(norms(gradients, home)))
+        return
+    if _is_host({layer.param.device for layer in moving}):
+        length, counts, dense_norms = host_ascent.ascend(moving, backups, scratch, progress.generator(_CPU))
+        kept = torch.tensor(counts)
+    elif triton_ascent.takes(moving):
+        length, kept, dense_norms = triton_ascent.ascend(moving, backups, home)
+    else:
+        draws = {layer.param.device for layer in moving if layer.rules.filter == "random"}
+        generators = {device: progress.generator(device) for device in draws}
+        length, kept, dense_norms = device_ascent.ascend(moving, backups, home, generators)
+    progress.moved = [layer.param for layer in moving]
+    is_plain = len(moving) == len(layers) and all(layer.direction is layer.param.grad for layer in layers)
+    if is_plain and not any(layer.is_adaptive for layer in layers):
+        grad_norm = total(dense_norms)  # of the gradients themselves: no second pass over them
+    else:
+        grad_norm = total(norms(gradients, home))
+    progress.last = Observed(length, kept, kept.sum() / num_components, grad_norm)
+
+
+def _layers(group: dict[str, Any], progress: Progress, scaler: GradScaler | None) -> list[Layer]:
+    check_names(group)
+    rules = Rules(**{name: group[name] for name in SWITCHES})
+    rho = -group["rho"] if group.get("maximize") else group["rho"]
+    layers = []
+    for param in group["params"]:
+        direction = param.grad
+        if direction is None:
+            continue
+        if direction.is_sparse:
+            raise RuntimeError("sparse gradients have no per-layer statistics: use dense embeddings")
+        if rules.ascent == "friendly_sam":
+            sigma, lmbda = group["sigma"], group["lmbda"]
+            direction = progress.running.direction(param, direction, sigma, lmbda, scaler)
+        layers.append(Layer(param, direction, rules, rho, group["q_p"], group["eta"]))
+    return layers
+
+
+def _is_host(devices: set[torch.device]) -> bool:
+    """Whether numbers may be read: on the CPU that costs nothing, but a compiler cannot trace it."""
+    return devices == {_CPU} and not torch.compiler.is_compiling()

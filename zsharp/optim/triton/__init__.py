@@ -1,0 +1,1 @@
+"""The ascent on GPUs: kernels in Triton."""
