@@ -9,7 +9,7 @@ from typer.main import get_command
 
 from tune_jobs.cli.app import app
 from tune_jobs.submit.code import LIMIT_BYTES
-from tune_jobs.submit.pack import MAX_BYTES
+from tune_jobs.submit.protocol import MAX_BYTES
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "clusters.md").read_text()

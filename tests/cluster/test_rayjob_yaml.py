@@ -12,7 +12,7 @@ import yaml
 
 from tune_jobs.job.checks import check_job
 from tune_jobs.job.plain_yaml import read_mapping
-from tune_jobs.submit.submit import STOP_WAIT_S
+from tune_jobs.submit.protocol import STOP_WAIT_S
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "deploy" / "rayjob.yaml").read_text(encoding="utf-8")

@@ -393,7 +393,9 @@ def test_damage_found_later_is_a_message_too(whole, tmp_path):
 
 
 def test_needs_neither_ray_nor_torch():
-    names = "tune_jobs.ledger.writer, tune_jobs.results.compare, tune_jobs.results.write, tune_jobs.provenance"
+    names = (
+        "tune_jobs.ledger.writer, tune_jobs.results.compare, tune_jobs.results.write, tune_jobs.provenance"
+    )
     code = f"import sys, {names}\n"
     code += "assert {'ray', 'torch', 'optuna'}.isdisjoint(sys.modules)"
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}

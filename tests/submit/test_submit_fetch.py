@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from tune_jobs.cli.printable import Printable, printable
 from tune_jobs.results.write import read_results
 from tune_jobs.submit.client import ClusterError
 from tune_jobs.submit.fetch import unpack
-from tune_jobs.submit.pack import NAMES, lines, pack
-from tune_jobs.submit.watch import Printable, printable
+from tune_jobs.submit.pack import lines, pack
+from tune_jobs.submit.protocol import FILES
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,7 +32,7 @@ def test_results_and_report_survive_a_log(search):
     packed = pack(str(search))
     noise = ["Running entrypoint for job x: exec python", "a warning"]
     files = unpack("\n".join([*noise, *lines(packed)]) + "\n")
-    assert set(files) == set(NAMES) - {"job.yaml"}, "the simulation writes no job.yaml"
+    assert set(files) == set(FILES) - {"job.yaml"}, "the simulation writes no job.yaml"
     assert files["parquet/trials.parquet"] == (search / "parquet" / "trials.parquet").read_bytes()
     assert files["report.html"].startswith(b"<!")
     assert read_results(search).trials.shape[0] > 3
@@ -80,7 +81,7 @@ def test_no_file_gets_out_of_the_folder(name):
 
 
 def test_a_small_log_cannot_become_a_large_file():
-    bomb = zipped(dict.fromkeys(NAMES[:4], b"0" * 300 * 2**20))
+    bomb = zipped(dict.fromkeys(FILES[:4], b"0" * 300 * 2**20))
     assert len(bomb) < 8 * 2**20
     with pytest.raises(ClusterError, match="1 GiB"):
         unpack("\n".join(lines(bomb)))

@@ -19,7 +19,8 @@ from tune_jobs.job.load import load_job
 from tune_jobs.provenance import provenance
 from tune_jobs.search.wind_down import WIND_DOWN_S
 from tune_jobs.submit.code import LIMIT_BYTES, code_files, pack_code
-from tune_jobs.submit.submit import STOP_WAIT_S, _pip, entrypoint, folder_on_cluster
+from tune_jobs.submit.protocol import STOP_WAIT_S
+from tune_jobs.submit.submit import _pip, entrypoint, folder_on_cluster
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = [

@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -303,12 +303,16 @@ def _console() -> Console:
     return Console(highlight=False, emoji=False, width=1000, force_interactive=False)
 
 
-def main() -> None:
-    """Runs the command line; bad input ends with its problems on the error output and exit code 2."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line; bad input ends with its problems on the error output and exit code 2.
+
+    Args:
+        argv: The words after `tune-jobs`; by default those of this process.
+    """
     # As SIGINT from the first moment on: a search takes both over once it has begun.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        app()
+        app(argv, prog_name=None if argv is None else "tune-jobs")
     except ValueError as error:
         if not _is_bad_input(error):
             raise

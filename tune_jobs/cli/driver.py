@@ -9,15 +9,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from tune_jobs.cli.app import main as command_line
+from tune_jobs.cli import app
 from tune_jobs.cluster.ray import cluster_totals, connect
 from tune_jobs.cluster.slots import plan_slots
 from tune_jobs.errors import JobError
 from tune_jobs.job.load import load_job
 from tune_jobs.job.spec import JobSpec
-from tune_jobs.submit.code import JOB_FILE
-
-JOB_VARIABLE = "TUNE_JOBS_JOB"  # the job file in base64, where no code is sent that it could travel with
+from tune_jobs.submit.protocol import JOB_FILE, JOB_VARIABLE
 
 
 def main() -> None:
@@ -35,8 +33,7 @@ def main() -> None:
         Path(options.job).write_bytes(base64.b64decode(os.environ[JOB_VARIABLE]))
     if options.wait_for_workers > 0:
         wait_for_workers(load_job(options.job), options.wait_for_workers)
-    sys.argv = ["tune-jobs", "run", options.job, f"--out={options.out}"]
-    command_line()
+    app.main(["run", options.job, f"--out={options.out}"])
 
 
 def wait_for_workers(job: JobSpec, within_s: float) -> None:

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tune_jobs.cli.printable import Printable, printable
+from tune_jobs.submit.protocol import FOLDER
+
 if TYPE_CHECKING:
     from tune_jobs.submit.client import Cluster
 
@@ -74,8 +77,8 @@ def status(
 ) -> None:
     """How submitted searches stand."""
     with _cluster(address, job_id) as cluster:
-        from tune_jobs.submit.submit import FOLDER, dashboard
-        from tune_jobs.submit.watch import details, printable, submitted
+        from tune_jobs.submit.submit import dashboard
+        from tune_jobs.submit.watch import details, submitted
 
         if job_id is None:
             for one in submitted(cluster):
@@ -162,15 +165,13 @@ def _cluster(address: str, job_id: str | None = None) -> "Iterator[Cluster]":
     try:
         yield cluster
     except ClusterError as error:
-        from tune_jobs.submit.watch import printable
-
         typer.echo(printable(str(error)), err=True)
         raise typer.Exit(1) from None
 
 
 def _follow(cluster: "Cluster", job_id: str) -> None:
     """Prints a job's log until it ends, and ends with the exit code of its class."""
-    from tune_jobs.submit.watch import exit_code, follow, printable
+    from tune_jobs.submit.watch import exit_code, follow
 
     try:
         with _printable() as write:
@@ -191,8 +192,6 @@ def _follow(cluster: "Cluster", job_id: str) -> None:
 
 @contextmanager
 def _printable() -> Iterator[Callable[[str], None]]:
-    from tune_jobs.submit.watch import Printable
-
     def write(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()

@@ -9,9 +9,9 @@ import tune_jobs
 import zsharp
 from tune_jobs.errors import JobError, Problem
 from tune_jobs.provenance import SENT_FROM, git_state
+from tune_jobs.submit.protocol import JOB_FILE
 
 LIMIT_BYTES = 100 * 2**20  # Ray's job server answers 413 to a body of this size or more
-JOB_FILE = "job.yaml"
 
 _CODE = {".py", ".yaml", ".css", ".js", ".typed"}
 _ROOTS = tuple(Path(str(package.__file__)).parent for package in (zsharp, tune_jobs))

@@ -13,8 +13,8 @@ from typing import Any
 
 from tune_jobs.errors import JobError, Problem
 from tune_jobs.submit.client import Cluster, ClusterError, answers
-from tune_jobs.submit.pack import END, FAILED, MAX_BYTES, NAMES, PART
-from tune_jobs.submit.submit import ENVIRONMENT, FOLDER, PYTHON, interpreter, start
+from tune_jobs.submit.protocol import END, ENVIRONMENT, FAILED, FILES, FOLDER, MAX_BYTES, PART, PYTHON
+from tune_jobs.submit.submit import interpreter, start
 from tune_jobs.submit.watch import ENDED, details, logs
 
 _LOOK_EVERY_S = 0.5
@@ -46,7 +46,7 @@ def fetch(cluster: Cluster, job_id: str, target: Path) -> list[Path]:
 
 
 def unpack(log: str) -> dict[str, bytes]:
-    """Returns the files that a log holds, by those of `NAMES` that are among them.
+    """Returns the files that a log holds, by those of `FILES` that are among them.
 
     Raises:
         ClusterError: It holds none, or they are damaged, too large or of other names.
@@ -69,7 +69,7 @@ def unpack(log: str) -> dict[str, bytes]:
         raise ClusterError("What arrived is damaged: its hash is not the one that was sent; fetch again")
     with zipfile.ZipFile(io.BytesIO(packed)) as archive:
         entries = archive.infolist()
-        if strange := [entry.filename for entry in entries if entry.filename not in NAMES]:
+        if strange := [entry.filename for entry in entries if entry.filename not in FILES]:
             raise ClusterError(f"What arrived has files of other names: {strange[0]!r}")
         if sum(entry.file_size for entry in entries) > _MAX_UNPACKED_BYTES:
             raise ClusterError("What arrived would be more than 1 GiB")

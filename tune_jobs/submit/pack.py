@@ -10,13 +10,7 @@ from pathlib import Path
 
 from tune_jobs.ledger.writer import LedgerError
 from tune_jobs.results.write import ResultsError, export
-
-NAMES = (
-    *("job.yaml", "parquet/trials.parquet", "parquet/epochs.parquet", "parquet/confirmations.parquet"),
-    "report.html",
-)
-MAX_BYTES = 64 * 2**20  # packed; the job server sends a log as one answer
-PART, END, FAILED = "tune-jobs-part ", "tune-jobs-end ", "tune-jobs-failed "
+from tune_jobs.submit.protocol import END, FAILED, FILES, MAX_BYTES, PART
 
 _PART_BYTES = 48 * 1024
 
@@ -32,7 +26,7 @@ def main() -> None:
 
 
 def pack(place: str) -> bytes:
-    """Returns a zip file of what there is of `NAMES` in a search folder, written anew from its ledger.
+    """Returns a zip file of what there is of `FILES` in a search folder, written anew from its ledger.
 
     Raises:
         LedgerError: There is no search.
@@ -45,7 +39,7 @@ def pack(place: str) -> bytes:
         zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive,
     ):
         report = _report(folder, Path(scratch) / "report.html")
-        files = {name: report if name == "report.html" else folder / name for name in NAMES}
+        files = {name: report if name == "report.html" else folder / name for name in FILES}
         for name, file in files.items():
             if file.is_file():
                 archive.writestr(name, file.read_bytes())

@@ -15,15 +15,12 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from tune_jobs.cli.driver import JOB_VARIABLE
 from tune_jobs.errors import NOTHING, JobError, Problem
 from tune_jobs.job.load import dump_job
 from tune_jobs.job.spec import JobSpec
 from tune_jobs.submit.client import Cluster, answers
-from tune_jobs.submit.code import JOB_FILE, pack_code
-
-STOP_WAIT_S = 60  # epochs wind down, then results are written; Ray alone would kill after 3 s
-FOLDER, PYTHON, ENVIRONMENT = "tune_jobs.folder", "tune_jobs.python", "tune_jobs.environment"  # of a Ray job
+from tune_jobs.submit.code import pack_code
+from tune_jobs.submit.protocol import ENVIRONMENT, FOLDER, JOB_FILE, JOB_VARIABLE, PYTHON, STOP_WAIT_S
 
 _ENV_VARS = {
     "RAY_JOB_STOP_SIGNAL": "SIGTERM",

@@ -1,20 +1,18 @@
 """Watches what was submitted: how a job stands, what it prints, how it ends; and ends it."""
 
 import asyncio
-import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from tune_jobs.submit.client import Cluster, ClusterError, answers
-from tune_jobs.submit.submit import FOLDER, STOP_WAIT_S
+from tune_jobs.submit.protocol import FOLDER, STOP_WAIT_S
 
 ENDED = ("SUCCEEDED", "STOPPED", "FAILED")
 
 _LOOK_EVERY_S = 1.0
 _SILENT_AT_MOST_S = 60.0  # of a cluster behind a tunnel that comes back
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def details(cluster: Cluster, job_id: str) -> Any:
@@ -98,33 +96,3 @@ def follow(cluster: Cluster, job_id: str, write: Callable[[str], None]) -> Any:
             if time.monotonic() - answered > _SILENT_AT_MOST_S:
                 raise
         time.sleep(_LOOK_EVERY_S)
-
-
-class Printable:
-    """Passes whole lines on without colours, and with everything else that moves a terminal written out."""
-
-    def __init__(self, write: Callable[[str], None]) -> None:
-        self._write = write
-        self._line = ""
-
-    def __call__(self, text: str) -> None:
-        """Takes text as it comes, in lines or not."""
-        *lines, self._line = (self._line + text).split("\n")
-        for line in lines:
-            self._write(printable(line) + "\n")
-
-    def close(self) -> None:
-        """Passes on what is left of a last line."""
-        if self._line:
-            self._write(printable(self._line) + "\n")
-            self._line = ""
-
-
-def printable(line: str) -> str:
-    """Returns a line of somebody else's text so that a terminal shows it and does nothing else."""
-    return "".join(_shown(_COLOURS.sub("", line).rstrip("\r")))
-
-
-def _shown(line: str) -> Iterator[str]:
-    for char in line:
-        yield char if char.isprintable() or char == "\t" else repr(char)[1:-1]
