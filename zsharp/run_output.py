@@ -38,7 +38,7 @@ def run_facts(training: "Training") -> dict[str, Any]:
 def result_facts(result: "TrialResult") -> dict[str, Any]:
     """How it ended: the best and the last epoch of those just trained, and what they cost."""
     rows = result.reports
-    last = rows[-1] if rows else {}
+    last: Mapping[str, object] = rows[-1] if rows else {}
     accuracies = [(row["val_accuracy"], row["epoch"]) for row in rows if not row["diverged"]]
     measured = [(float(accuracy), epoch) for accuracy, epoch in accuracies if accuracy is not None]
     best, best_epoch = max(measured, key=lambda pair: pair[0], default=(None, None))

@@ -9,27 +9,15 @@ from numbers import Integral, Real
 from typing import Any
 
 from tune_jobs.ledger.file import LedgerError
+from zsharp.training.epoch_row import MEASURES, TOTALS
 
 ACTIONS = ("continue", "stop", "complete", "diverge")
 STATUSES = ("completed", "pruned", "diverged", "failed", "interrupted")
 EVENTS = ("start", "stop", "retry", "job", "checkpoint", "pack", "move", "slots")
 
 # What a report may measure. Other metrics are kept too, unchecked, in the ledger only; Parquet has these.
-METRICS: dict[str, type[float] | type[int] | type[str]] = {
-    **dict.fromkeys(("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "grad_norm"), float),
-    **dict.fromkeys(("perturbation_norm", "kept_fraction", "epoch_s"), float),
-    # from here on: totals since the trial began, or constants of it
-    "gradient_evaluations": int,
-    "train_s": float,
-    "wall_s": float,
-    "images_per_s": float,
-    "peak_memory_bytes": int,
-    "num_parameters": int,
-    "device": str,
-    "node": str,
-    "gpu_ids": str,
-    "worker_pid": int,
-}
+WORKER_FACTS: dict[str, type] = {"node": str, "gpu_ids": str, "worker_pid": int}
+METRICS: dict[str, type] = {**MEASURES, **TOTALS, **WORKER_FACTS}
 
 START_COLUMNS = ("trial_id", "study", "number", "dataset", "architecture", "method", "variant", "seed")
 TRIAL_COLUMNS = (

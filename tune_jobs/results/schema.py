@@ -1,8 +1,10 @@
 """The columns and types of the Parquet tables that a search leaves behind."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
+
+from zsharp.training.epoch_row import MEASURES, TOTALS
 
 SCHEMA_VERSION = 1  # raised when a column changes its meaning or leaves, not when one is added at the end
 PARAM_PREFIX = "param."
@@ -52,13 +54,7 @@ def trials_schema(params: Iterable[str] = ()) -> pa.Schema:
             ("val_loss", _NUMBER),
             ("train_loss", _NUMBER),
             *_param_fields(params),
-            ("gradient_evaluations", _COUNT),
-            ("train_s", _NUMBER),
-            ("wall_s", _NUMBER),
-            ("images_per_s", _NUMBER),
-            ("peak_memory_bytes", _COUNT),
-            ("num_parameters", _COUNT),
-            ("device", _TEXT),
+            *_fields(TOTALS),
             ("started_at", _TIME),
             ("finished_at", _TIME),
             ("error", _TEXT),
@@ -80,15 +76,7 @@ def epochs_schema() -> pa.Schema:
             ("study", _TEXT),
             ("trial_id", _TEXT),
             ("epoch", _COUNT),
-            ("train_loss", _NUMBER),
-            ("train_accuracy", _NUMBER),
-            ("val_loss", _NUMBER),
-            ("val_accuracy", _NUMBER),
-            ("lr", _NUMBER),
-            ("grad_norm", _NUMBER),
-            ("perturbation_norm", _NUMBER),
-            ("kept_fraction", _NUMBER),
-            ("epoch_s", _NUMBER),
+            *_fields(MEASURES),
             ("decision", _TEXT),
             ("rung", _COUNT),
             ("cutoff", _NUMBER),
@@ -139,6 +127,11 @@ def confirmations_schema(params: Iterable[str] = (), sharpness: Iterable[str] = 
             ("error", _TEXT),
         ]
     )
+
+
+def _fields(kinds: Mapping[str, type]) -> list[tuple[str, pa.DataType]]:
+    types = {float: _NUMBER, int: _COUNT, str: _TEXT}
+    return [(name, types[kind]) for name, kind in kinds.items()]
 
 
 def _param_fields(params: Iterable[str]) -> list[tuple[str, pa.DataType]]:

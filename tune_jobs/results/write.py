@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tune_jobs.ledger.rows import WORKER_FACTS
 from tune_jobs.ledger.writer import Ledger
 from tune_jobs.results.schema import (
     LATER_COLUMNS,
@@ -22,12 +23,11 @@ from tune_jobs.results.schema import (
     epochs_schema,
     trials_schema,
 )
+from zsharp.training.epoch_row import TOTALS
 
 _BATCH = 20_000  # rows; the reports of a long search need not fit in memory as Python objects
-_LAST_REPORT = (  # columns of a trial that its last report has
-    *("val_accuracy", "val_loss", "train_loss", "gradient_evaluations", "train_s", "wall_s", "images_per_s"),
-    *("peak_memory_bytes", "num_parameters", "device", "node", "gpu_ids", "worker_pid"),
-)
+# Columns of a trial that its last report has.
+_LAST_REPORT = ("val_accuracy", "val_loss", "train_loss", *TOTALS, *WORKER_FACTS)
 _JSON_METADATA = ("job", "job_history", "package_versions", "hardware")
 
 

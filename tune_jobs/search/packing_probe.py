@@ -3,7 +3,6 @@
 import os
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import ray
 
@@ -15,9 +14,6 @@ from tune_jobs.search.packing import PACKINGS, Measured, choose_packing, explain
 from tune_jobs.search.wind_down import say
 from zsharp.optim.methods import find_method
 from zsharp.training.spec import TrialSpec
-
-if TYPE_CHECKING:
-    from zsharp.training.training import Report
 
 _STEPS = 20  # of an epoch of the probe
 
@@ -118,17 +114,11 @@ def _train(spec: TrialSpec, begin: float, needs_cuda: bool, seconds: float) -> t
     until, last = time.time() + seconds, first
     while time.time() < until:
         last = training.run_epoch()
-    evaluations, trained_s = (
-        _total(last, name) - _total(first, name) for name in ("gradient_evaluations", "train_s")
-    )
+    evaluations = last["gradient_evaluations"] - first["gradient_evaluations"]
+    trained_s = last["train_s"] - first["train_s"]
     images = evaluations / training.method.gradient_evaluations_per_step * spec.train.batch_size
     if torch.cuda.is_available():
         memory = torch.cuda.get_device_properties(0).total_memory
     else:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return images / trained_s, int(_total(last, "peak_memory_bytes")), memory
-
-
-def _total(report: "Report", name: str) -> float:
-    value = report[name]
-    return value if isinstance(value, int | float) else 0.0
+    return images / trained_s, last["peak_memory_bytes"], memory

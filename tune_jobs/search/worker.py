@@ -13,7 +13,7 @@ from tune_jobs.search.checkpoints import Checkpoints
 
 if TYPE_CHECKING:
     from zsharp.training import Training
-    from zsharp.training.training import Report
+    from zsharp.training.epoch_row import EpochRow
 
 _logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class TrialRunner(tune.Trainable):
             self._checkpoints.store(self.config["trial_id"], self._training.save)
         return self._row(report)
 
-    def _row(self, report: "Report") -> dict[str, Any]:
+    def _row(self, report: "EpochRow") -> dict[str, Any]:
         return {**report, "node": self._node, "gpu_ids": self._gpu_ids, "worker_pid": os.getpid()}
 
     def _begin(self, config: dict[str, Any]) -> "Training":

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 from zsharp.data.training_data import TrainingData
+from zsharp.training.epoch_row import EpochRow
 from zsharp.training.spec import TrialSpec
-from zsharp.training.training import Report, Training
+from zsharp.training.training import Training
 
 
 @dataclass(frozen=True)
@@ -21,13 +22,13 @@ class TrialResult:
     """
 
     status: Literal["completed", "diverged"]
-    reports: list[Report]
+    reports: list[EpochRow]
     training: Training
 
 
 def train(
     spec: TrialSpec,
-    report: Callable[[Report], object] | None = None,
+    report: Callable[[EpochRow], object] | None = None,
     *,
     data: TrainingData | None = None,
     checkpoint: Path | None = None,
@@ -58,7 +59,7 @@ def train(
 
 def train_on(
     training: Training,
-    report: Callable[[Report], object] | None = None,
+    report: Callable[[EpochRow], object] | None = None,
     *,
     checkpoint: Path | None = None,
 ) -> TrialResult:

@@ -21,6 +21,7 @@ from zsharp.training.build_optimizer import DEFAULT_LR, build_optimizer
 from zsharp.training.checkpoint import read_checkpoint, rng_state, set_rng_state, write_checkpoint
 from zsharp.training.deterministic import repeatable
 from zsharp.training.device import choose_device, device_name
+from zsharp.training.epoch_row import EpochRow
 from zsharp.training.metrics import StepSums, answer_sums
 from zsharp.training.peak_memory import peak_memory_bytes, reset_peak_memory
 from zsharp.training.precision import memory_format, uses_bf16
@@ -29,8 +30,6 @@ from zsharp.training.spec import TrialSpec
 from zsharp.training.spec_checks import check_spec
 from zsharp.training.step_graph import StepGraph
 from zsharp.training.unchanged import unchanged
-
-Report = dict[str, float | int | str | None]
 
 
 class Training:
@@ -91,7 +90,7 @@ class Training:
         self._use_graph = use_graph and self.device.type == "cuda" and self._batches.runs_on_device
         self._graph: StepGraph | None = None
         self.epoch = 0
-        self.last_report: Report | None = None
+        self.last_report: EpochRow | None = None
         self._gradient_evaluations = 0
         self._train_s = 0.0
         self._wall_s_before = 0.0
@@ -111,14 +110,8 @@ class Training:
         """Number of trained components."""
         return sum(param.numel() for param in self._params)
 
-    def run_epoch(self) -> Report:
-        """Trains one epoch, validates, and returns one flat row.
-
-        Losses are mean cross-entropies in nats, the training loss at w and with label smoothing; accuracies are
-        fractions. `gradient_evaluations`, `train_s` and `wall_s` count from the start of the run, `lr` is that of
-        the last step, norms and fractions are means over the steps. None stands where a number does not apply.
-        `diverged` is 1 if a loss is not finite, or, where nothing is validated, the norm of the weights.
-        """
+    def run_epoch(self) -> EpochRow:
+        """Trains one epoch, validates, and returns what was measured."""
         assert not self.is_finished
         began = time.perf_counter()
         self.model.train()
