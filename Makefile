@@ -4,21 +4,22 @@ BIN := .venv/bin
 RESULTS ?= results/digits
 
 BROWSER := command -v chromium || command -v chromium-browser || command -v google-chrome
+# Without a Chromium, and without the right to install one, the tests in a browser are left out.
+TEST_ENV := OMP_NUM_THREADS=1; export OMP_NUM_THREADS; if ! ($(BROWSER)) >/dev/null; then export ZSHARP_NO_BROWSER=1; fi
 
-.PHONY: search test test-slow browser check format bench clean
+.PHONY: search test test-slow browser check docs dist format bench clean
 
-search: .venv/installed
+search: .venv/runs
 	$(BIN)/tune-jobs run digits --out $(RESULTS) --fresh
 	$(BIN)/tune-jobs compare $(RESULTS) --html $(RESULTS)/report.html
 
-# Without a Chromium, and without the right to install one, the tests in a browser are left out.
 test: .venv/installed
 	@$(MAKE) --silent browser || echo "No Chromium: tests in a browser are left out."
-	if ! ($(BROWSER)) >/dev/null; then export ZSHARP_NO_BROWSER=1; fi; OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	$(TEST_ENV); $(BIN)/python -m pytest --numprocesses 2
 
 test-slow: .venv/installed
 	@$(MAKE) --silent browser || echo "No Chromium: tests in a browser are left out."
-	if ! ($(BROWSER)) >/dev/null; then export ZSHARP_NO_BROWSER=1; fi; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+	$(TEST_ENV); $(BIN)/python -m pytest -m slow
 
 browser:
 	@($(BROWSER)) >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium >/dev/null)
@@ -27,6 +28,7 @@ check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .
@@ -39,13 +41,32 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/ledger.py --out benchmarks/results/ledger-cpu.json
 	$(BIN)/python benchmarks/scale.py --out benchmarks/results/scale-cpu.json
 
-# The stamp is written last, so an interrupted installation is taken up again.
-.venv/installed: pyproject.toml constraints.txt
+docs: .venv/installed
+	$(BIN)/mkdocs build --strict
+
+dist: .venv/installed
+	$(BIN)/python -m build --no-isolation
+
+# uv installs in seconds what takes pip minutes. Where uv cannot be had, or cannot reach the package index that
+# pip is set up for, pip does it. A stamp is written last, so that an interrupted installation starts again.
+UV := $(shell command -v uv || echo $(BIN)/uv)
+INSTALL := sh -c '$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt "$$@" \
+	|| $(BIN)/python -m pip install --quiet --constraint constraints.txt "$$@"' install
+
+.venv/python: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable . --group dev
+	$(UV) --version 2>/dev/null || $(BIN)/python -m pip install --quiet uv || echo "No uv: pip takes its time."
+	$(BIN)/python -m pip --version | grep -qE 'pip (2[5-9]|[3-9][0-9])\.' || $(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	touch $@
+
+.venv/runs: .venv/python pyproject.toml constraints.txt
+	$(INSTALL) --editable .
+	touch $@
+
+.venv/installed: .venv/runs
+	$(INSTALL) --editable . --group dev
 	touch $@
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist site
