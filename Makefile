@@ -19,7 +19,7 @@ test: .venv/installed
 
 test-slow: .venv/installed
 	@$(MAKE) --silent browser || echo "No Chromium: tests in a browser are left out."
-	$(TEST_ENV); $(BIN)/python -m pytest -m slow
+	$(TEST_ENV); $(BIN)/python -m pytest -m slow --numprocesses 2
 
 browser:
 	@($(BROWSER)) >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium >/dev/null)

@@ -13,12 +13,16 @@ STARTS_A_RAY = ("tests/end_to_end/", "tests/faults/", "tests/storage/test_remote
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Gives each file to one process, and all tests that start a Ray to the same one, which begins with them.
+    """Gives each file to one process. Tests that start a Ray come first, since they take longest.
 
-    A Ray fills the machine and its start is slow: two at once would measure each other.
+    The short ones share a Ray, hence a process. The slow ones have clusters of their own and mostly wait.
     """
-    for item in items:
+
+    def group(item: pytest.Item) -> str:
         file = item.nodeid.partition("::")[0]
-        starts_a_ray = file.startswith(STARTS_A_RAY)
-        item.add_marker(pytest.mark.xdist_group("ray" if starts_a_ray else file))
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args[0] != "ray")
+        shares_a_ray = file.startswith(STARTS_A_RAY) and item.get_closest_marker("slow") is None
+        return "ray" if shares_a_ray else file
+
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+    items.sort(key=lambda item: not item.nodeid.startswith(STARTS_A_RAY))
