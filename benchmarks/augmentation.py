@@ -7,7 +7,6 @@ end at a normalised float batch on the device. They are timed in turn, so a rati
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision import transforms
 
+from zsharp.cpu import cpu_model
 from zsharp.data import prepare
 from zsharp.data.augment.augment import Augmentation, augment, normalise
 
@@ -158,10 +158,7 @@ def _summary(values: list[float]) -> str:
 
 
 def _hardware(device: str) -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    cpu = names[0] if names else platform.processor() or platform.machine()
+    cpu = cpu_model() or "unknown CPU"
     return f"{cpu}, {torch.cuda.get_device_name()}" if device == "cuda" else cpu
 
 

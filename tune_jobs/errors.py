@@ -3,9 +3,10 @@
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from enum import Enum
 from typing import Final
+
+from zsharp.names import did_you_mean
 
 _LONGEST_SHOWN = 80
 
@@ -71,14 +72,7 @@ def show_path(keys: Iterable[str | int]) -> str:
     return path
 
 
-def nearest(name: str, valid: Iterable[str]) -> str | None:
-    """Returns the valid name that is spelt most like `name`, or None if none is close."""
-    return next(iter(get_close_matches(name.lower(), list(valid), n=1, cutoff=0.65)), None)
-
-
 def unknown(kind: str, name: str, valid: Iterable[str]) -> str:
     """Returns a message that names the unknown name, the nearest valid one, and all of them."""
     names = list(valid)
-    near = nearest(name, names)
-    hint = f"did you mean {near}? " if near else ""
-    return f"unknown {kind} {show(name)}; {hint}valid: {', '.join(names) or 'none'}"
+    return f"unknown {kind} {show(name)}; {did_you_mean(name, names)}valid: {', '.join(names) or 'none'}"

@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from zsharp.cpu import cpu_model
+
 PACKAGES = ("zsharp-tune", "torch", "torchvision", "ray", "optuna", "numpy", "pandas", "pyarrow")
 SENT_FROM = "sent_from.json"  # beside this file where `tune-jobs submit` has sent it
 
@@ -30,7 +32,7 @@ def provenance(gpus: Sequence[str] = ()) -> dict[str, Any]:
         "git_commit": commit,
         "git_dirty": dirty,
         "hardware": {
-            "cpu_model": _cpu_model(),
+            "cpu_model": cpu_model(),
             "num_cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
             "memory_bytes": _memory_bytes(),
             "gpus": list(gpus),
@@ -90,15 +92,6 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _cpu_model() -> str | None:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return platform.processor() or None
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or None)  # ARM kernels list no name
 
 
 def _memory_bytes() -> int | None:

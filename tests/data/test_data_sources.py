@@ -142,5 +142,5 @@ def test_digits_are_scikit_learns_scaled_and_split_for_ever(tmp_path):
 
 
 def test_unknown_name_suggests_the_nearest():
-    with pytest.raises(DataError, match=r"unknown name 'cifar-10', did you mean 'cifar10'.*tiny_imagenet"):
+    with pytest.raises(DataError, match=r"unknown data set 'cifar-10'; did you mean cifar10.*tiny_imagenet"):
         prepare("cifar-10")

@@ -34,8 +34,8 @@ def test_every_parameter_of_every_method_is_accepted(method):
             "method 'zsharp' has no parameter 'foo'; valid: lr, weight_decay, .*rho, q_p$",
         ),
         ("base", {"rho": 0.1}, "method 'base' has no parameter 'rho'; valid: lr, weight_decay"),
-        ("sam", {"rhoo": 0.1}, "no parameter 'rhoo'; did you mean 'rho'?"),
-        ("zsharpe", {}, "unknown method 'zsharpe'; did you mean 'zsharp'?"),
+        ("sam", {"rhoo": 0.1}, "no parameter 'rhoo'; did you mean rho?"),
+        ("zsharpe", {}, "unknown method 'zsharpe'; did you mean zsharp?"),
         ("base", {"momentum": 0.9}, "'momentum' with 'adamw'; valid: only with 'sgd'"),
         ("base", {"lr": 0.0}, "lr is 0.0; valid: 0 < lr < inf"),
         ("base", {"lr": NAN}, "lr is nan; valid: 0 < lr"),
@@ -69,7 +69,7 @@ def test_parameters(method, params, message):
         ("ema_decay", 1.0, "train.ema_decay is 1.0; valid: 0 < ema_decay < 1"),
         ("momentum", 1.0, "train.momentum is 1.0"),
         ("label_smoothing", -0.1, "train.label_smoothing is -0.1"),
-        ("schedule", "cosin", "train.schedule is 'cosin'; did you mean 'cosine'.* valid: constant, cosine"),
+        ("schedule", "cosin", "train.schedule is 'cosin'; did you mean cosine.* valid: constant, cosine"),
         ("precision", "fp16", "train.precision is 'fp16'; .*valid: auto, fp32, bf16"),
         ("base_optimizer", "lion", "train.base_optimizer is 'lion'; valid: sgd, adam, adamw"),
     ],
@@ -82,7 +82,7 @@ def test_training_settings(name, value, message):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("name", "digts", "did you mean 'digits'"),
+        ("name", "digts", "did you mean digits"),
         ("val_fraction", -0.1, "data.val_fraction is -0.1; valid: 0 <= val_fraction < 1"),
         ("val_fraction", 1.0, "data.val_fraction is 1.0"),
         ("max_images", 0, "data.max_images is 0; valid: whole numbers, 1 <= max_images"),
@@ -101,7 +101,7 @@ def test_a_negative_share_is_refused_by_the_data_as_well():
 
 
 def test_architectures_and_devices():
-    with pytest.raises(ValueError, match="unknown architecture 'resnet9'; did you mean 'resnet8'"):
+    with pytest.raises(ValueError, match="unknown architecture 'resnet9'; did you mean resnet8"):
         Training(TrialSpec("resnet9"))
     with pytest.raises(ValueError, match=r"device is 'tpu'; .*valid: auto, cpu, cuda"):
         Training(replace(small_spec(), device="tpu"))

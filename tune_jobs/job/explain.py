@@ -7,9 +7,10 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from tune_jobs.errors import NOTHING, Problem, nearest, show_path, unknown
+from tune_jobs.errors import NOTHING, Problem, show_path, unknown
 from tune_jobs.job.space import KINDS
 from tune_jobs.job.spec import SECTIONS
+from zsharp.names import did_you_mean
 
 Context = Mapping[str, Any]
 
@@ -63,8 +64,7 @@ def _value_at(values: object, keys: tuple[int | str, ...]) -> object:
 
 
 def _one_of(choices: list[str], value: object) -> str:
-    near = nearest(value, choices) if isinstance(value, str) else None
-    hint = f"did you mean {near}? " if near else ""
+    hint = did_you_mean(value, choices) if isinstance(value, str) else ""
     return f"{hint}valid: {', '.join(choices)}"
 
 

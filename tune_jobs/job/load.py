@@ -6,11 +6,12 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from tune_jobs.errors import NOTHING, JobError, Problem, nearest
+from tune_jobs.errors import NOTHING, JobError, Problem
 from tune_jobs.job.checks import check_job
 from tune_jobs.job.overrides import apply_sets
 from tune_jobs.job.plain_yaml import MAX_BYTES, read_mapping, write_mapping
 from tune_jobs.job.spec import JobSpec
+from zsharp.names import did_you_mean
 
 __all__ = ["JobError", "Problem", "dump_job", "load_job", "presets", "schema"]
 
@@ -83,8 +84,7 @@ def _read(source: str) -> str:
         with Path(source).open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        near = nearest(source, found)
-        hint = f"did you mean {near}? " if near else ""
+        hint = did_you_mean(source, found)
         message = f"neither a preset nor a file; {hint}presets: {', '.join(found)}"
         raise JobError([Problem("job", source, message)]) from None
     except (OSError, ValueError) as error:

@@ -1,6 +1,5 @@
 """The table of architectures: build and check one by its name."""
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +9,7 @@ from torch import nn
 
 from zsharp.models import resnet, resnet18, vgg, vit
 from zsharp.models.image_shape import ImageShape, check_min_side, check_patch_grid
+from zsharp.names import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,8 @@ def check_architecture(name: str, image_shape: ImageShape) -> None:
         ValueError: on an unknown name, or on a shape that it cannot take, with the shapes that it can.
     """
     if name not in ARCHITECTURES:
-        nearest = difflib.get_close_matches(name.lower(), ARCHITECTURES, n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ";"
-        raise ValueError(f"unknown architecture {name!r}{hint} valid: {', '.join(ARCHITECTURES)}")
+        hint = did_you_mean(name, ARCHITECTURES)
+        raise ValueError(f"unknown architecture {name!r}; {hint}valid: {', '.join(ARCHITECTURES)}")
     ARCHITECTURES[name].check(image_shape)
 
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Literal
+
+from zsharp.names import did_you_mean
 
 Ascent = Literal["none", "sam", "asam", "friendly_sam"]
 Filter = Literal["none", "zscore", "magnitude", "random"]
@@ -152,6 +153,5 @@ def find_method(name: str) -> Method:
     """
     if name in METHODS:
         return METHODS[name]
-    near = get_close_matches(name, METHODS, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    hint = did_you_mean(name, METHODS)
     raise ValueError(f"unknown method {name!r}; {hint}valid: {', '.join(METHODS)}")

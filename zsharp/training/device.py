@@ -1,11 +1,10 @@
 """The device a trial runs on."""
 
-import platform
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 
+from zsharp.cpu import cpu_model
 from zsharp.training.spec import Device
 
 
@@ -27,9 +26,4 @@ def device_name(device: torch.device) -> str:
     """The device's make, such as `cuda NVIDIA H200` or `cpu Intel(R) Xeon(R) ...`."""
     if device.type == "cuda":
         return f"cuda {torch.cuda.get_device_name(device)}"
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return f"cpu {platform.processor()}".strip()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"cpu {names[0] if names else platform.processor()}".strip()
+    return f"cpu {cpu_model() or ''}".strip()

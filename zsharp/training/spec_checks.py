@@ -1,11 +1,10 @@
 """Checks the names and numbers of a trial's spec before anything is loaded or built."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import get_args
 
+from zsharp.names import did_you_mean
 from zsharp.optim import find_method
 from zsharp.training.spec import BaseOptimizer, DataSpec, Device, Precision, Schedule, TrainSpec, TrialSpec
 
@@ -87,7 +86,7 @@ def _check_params(spec: TrialSpec) -> None:
     valid = [*_SHARED_PARAMS, *method.defaults]
     for name, value in spec.params.items():
         if name not in valid:
-            hint = _hint(name, valid)
+            hint = did_you_mean(str(name), valid)
             raise ValueError(
                 f"method {method.name!r} has no parameter {name!r}; {hint}valid: {', '.join(valid)}"
             )
@@ -98,14 +97,11 @@ def _check_params(spec: TrialSpec) -> None:
 
 def _check_choice(where: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ValueError(f"{where} is {value!r}; {_hint(value, choices)}valid: {', '.join(choices)}")
+        raise ValueError(
+            f"{where} is {value!r}; {did_you_mean(str(value), choices)}valid: {', '.join(choices)}"
+        )
 
 
 def _check_number(where: str, value: object, valid: _Range) -> None:
     if value not in valid:
         raise ValueError(f"{where} is {value!r}; valid: {valid.describe(where.rpartition('.')[2])}")
-
-
-def _hint(name: str, valid: Iterable[str]) -> str:
-    near = get_close_matches(str(name), list(valid), n=1)
-    return f"did you mean {near[0]!r}? " if near else ""

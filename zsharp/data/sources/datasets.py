@@ -1,7 +1,5 @@
 """The table of data sets."""
 
-from difflib import get_close_matches
-
 from zsharp.data.errors import DataError
 from zsharp.data.sources.cifar import CIFAR10, CIFAR100
 from zsharp.data.sources.digits import DIGITS
@@ -10,6 +8,7 @@ from zsharp.data.sources.parquet import PARQUET
 from zsharp.data.sources.source import Source
 from zsharp.data.sources.svhn import SVHN
 from zsharp.data.sources.tiny_imagenet import TINY_IMAGENET
+from zsharp.names import did_you_mean
 
 DATASETS: dict[str, Source] = {
     source.name: source for source in (DIGITS, CIFAR10, CIFAR100, SVHN, FASHION_MNIST, TINY_IMAGENET, PARQUET)
@@ -20,6 +19,4 @@ def find_source(name: str) -> Source:
     """Returns the row of the table; raises `DataError` with the nearest valid name."""
     if name in DATASETS:
         return DATASETS[name]
-    nearest = get_close_matches(name.lower().replace("-", "_"), DATASETS, n=1, cutoff=0.5)
-    meant = f", did you mean {nearest[0]!r}?" if nearest else ""
-    raise DataError(f"data set: unknown name {name!r}{meant} (valid: {', '.join(DATASETS)})")
+    raise DataError(f"unknown data set {name!r}; {did_you_mean(name, DATASETS)}valid: {', '.join(DATASETS)}")
