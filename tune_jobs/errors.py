@@ -1,4 +1,16 @@
-"""What is wrong with a job: each problem with its place, what was given there and what is valid."""
+"""Every error that `tune_jobs` raises on purpose, and the problems that an error about a job lists.
+
+Each error carries the exit code that the command line ends with::
+
+    TuneJobsError                   1
+    |-- JobError (ValueError)       2   a job, or an option of a command, that is not valid
+    |-- LedgerError (ValueError)    2   a ledger that is not usable, or a call that would make it untrue
+    |-- ResultsError (ValueError)   2   Parquet files that are missing, or that this version cannot read
+    |-- StorageError (OSError)      1   an object store that does not answer, or refuses
+    `-- ClusterError (RuntimeError) 1   a Ray cluster that does not answer, or that cannot do what you asked
+
+Each is also the built-in error in parentheses, so `except ValueError` catches all bad input.
+"""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -16,17 +28,17 @@ class _Nothing(Enum):
 
 
 NOTHING: Final = _Nothing.NOTHING
-"""The value of a problem that is about something missing or misspelt, not about a value."""
+"""The value of a problem about a missing or misspelt name: there is no value to show."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing to put right. Its text is one line, with nothing that upsets a terminal.
+    """One thing to put right in a job. Its text is one line without control characters.
 
     Attributes:
-        path: Where, as in `space.q_p.uniform[1]`.
+        path: Where the problem is, for example `space.q_p.uniform[1]`.
         value: What was given there, or `NOTHING`.
-        message: What is wrong with it, and what is valid.
+        message: What is wrong, and what is valid.
     """
 
     path: str
@@ -39,8 +51,20 @@ class Problem:
         return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
 
 
-class JobError(ValueError):
-    """A job that cannot run as it is. Its text has one line a problem."""
+class TuneJobsError(Exception):
+    """The base of all errors of `tune_jobs`. The text of each is written for users.
+
+    Attributes:
+        exit_code: What the command line exits with: 2 for bad input, 1 for anything else.
+    """
+
+    exit_code = 1
+
+
+class JobError(TuneJobsError, ValueError):
+    """A job that is not valid. Its text has one line for each problem."""
+
+    exit_code = 2
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         assert problems, "an error without a problem"
@@ -51,8 +75,28 @@ class JobError(ValueError):
         return "\n".join(map(str, self.problems))
 
 
+class LedgerError(TuneJobsError, ValueError):
+    """A ledger that is not usable, or a call that would make its record untrue."""
+
+    exit_code = 2
+
+
+class ResultsError(TuneJobsError, ValueError):
+    """Parquet files that are missing, or that this version of `tune_jobs` cannot read."""
+
+    exit_code = 2
+
+
+class StorageError(TuneJobsError, OSError):
+    """An object store that does not answer, or refuses."""
+
+
+class ClusterError(TuneJobsError, RuntimeError):
+    """A Ray cluster that does not answer, or that cannot do what you asked."""
+
+
 def show(value: object) -> str:
-    """Returns a value about as users write it, on one line and shortened."""
+    """Returns a value roughly as a user would write it, on one line, cut to 80 characters."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -73,6 +117,6 @@ def show_path(keys: Iterable[str | int]) -> str:
 
 
 def unknown(kind: str, name: str, valid: Iterable[str]) -> str:
-    """Returns a message that names the unknown name, the nearest valid one, and all of them."""
+    """Returns a message with the unknown name, the closest valid one, and all valid ones."""
     names = list(valid)
     return f"unknown {kind} {show(name)}; {did_you_mean(name, names)}valid: {', '.join(names) or 'none'}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from tune_jobs.errors import JobError, Problem
+from tune_jobs.errors import JobError, Problem, StorageError
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -17,10 +17,6 @@ SCHEMES = ("s3", "gs")
 _TIMEOUT_S = 20.0
 _ATTEMPTS = 8  # of a request that the server answers with an error, each after a longer pause
 _AT_ONCE = 16  # transfers
-
-
-class StorageError(OSError):
-    """Remote storage that does not answer, or refuses."""
 
 
 class RemoteFolder:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from searches import HOOKS, ONE_SLOT, Search
 
-from tune_jobs.ledger.file import LedgerError
+from tune_jobs.errors import LedgerError
 from tune_jobs.ledger.writer import Ledger
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "deploy"))

@@ -17,7 +17,7 @@ import psutil
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from tune_jobs.ledger.file import LedgerError
+from tune_jobs.errors import LedgerError
 from tune_jobs.ledger.writer import Ledger
 from tune_jobs.search.optuna_journal import FILE_NAME as JOURNAL
 from tune_jobs.stopping.asha import Rule

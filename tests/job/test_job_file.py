@@ -9,8 +9,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tune_jobs.errors import NOTHING
-from tune_jobs.job.load import JobError, dump_job, load_job, presets
+from tune_jobs.errors import NOTHING, JobError
+from tune_jobs.job.load import dump_job, load_job, presets
 from tune_jobs.job.plain_yaml import read_mapping, write_mapping
 from tune_jobs.job.spec import JobSpec
 from zsharp.data import DATASETS

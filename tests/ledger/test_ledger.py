@@ -19,8 +19,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tune_jobs.errors import LedgerError
 from tune_jobs.ledger.file import keep_durably
-from tune_jobs.ledger.writer import FILE_NAME, METRICS, STATUSES, Decision, Ledger, LedgerError
+from tune_jobs.ledger.writer import FILE_NAME, METRICS, STATUSES, Decision, Ledger
 
 IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # many commits; a busy disk syncs slowly
 JOB = {"name": "tiny", "search": {"num_trials": 4}}

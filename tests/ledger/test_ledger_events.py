@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from test_ledger import IN_MEMORY, JOB, ON, start, unchanged_by
 
-from tune_jobs.ledger.writer import EVENTS, FILE_NAME, STATUSES, Decision, Ledger, LedgerError
+from tune_jobs.errors import LedgerError
+from tune_jobs.ledger.writer import EVENTS, FILE_NAME, STATUSES, Decision, Ledger
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from generated_search import START, write, write_search
 from markdown_it import MarkdownIt
 
 from tune_jobs.cli.app import main
+from tune_jobs.errors import ResultsError
 from tune_jobs.report import svg as report_images
 from tune_jobs.report.answer import answer_section
 from tune_jobs.report.cost import cost_section, sharpness_section
@@ -27,7 +28,7 @@ from tune_jobs.report.write import write_report
 from tune_jobs.results.schema import LATER_COLUMNS, confirmations_schema, epochs_schema, trials_schema
 from tune_jobs.results.statistics import compare_methods, smallest_n, summarize
 from tune_jobs.results.tables import to_latex, to_markdown
-from tune_jobs.results.write import ResultsError, read_results
+from tune_jobs.results.write import read_results
 
 EVIL = "<script>alert(1)</script>"
 

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from rich.console import Console
 
+from tune_jobs.errors import ResultsError
 from tune_jobs.ledger.writer import Decision, Ledger
 from tune_jobs.results.compare import comparison, render_table, to_csv, to_json, to_markdown
-from tune_jobs.results.write import ResultsError, export
+from tune_jobs.results.write import export
 
 IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # many commits; a busy disk syncs slowly
 ENDS = ("completed", "pruned", "diverged", "failed", "interrupted", None)

@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from tune_jobs import provenance as provenance_module
-from tune_jobs.ledger.writer import METRICS, Decision, Ledger, LedgerError
+from tune_jobs.errors import LedgerError, ResultsError
+from tune_jobs.ledger.writer import METRICS, Decision, Ledger
 from tune_jobs.provenance import git_state, provenance
 from tune_jobs.results.schema import SCHEMA_VERSION, confirmations_schema, epochs_schema, trials_schema
-from tune_jobs.results.write import ResultsError, export, read_results
+from tune_jobs.results.write import export, read_results
 
 JOB = {"name": "tiny", "space": {"lr": {"loguniform": [1e-4, 0.1]}}, "note": "Ümlaut"}
 FACTS = {

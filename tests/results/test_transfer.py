@@ -7,11 +7,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tune_jobs.errors import ResultsError
 from tune_jobs.job.load import load_job
 from tune_jobs.ledger.writer import Decision, Ledger
 from tune_jobs.report.write import write_report
 from tune_jobs.results.transfer import COLUMNS, describe, transfer
-from tune_jobs.results.write import ResultsError, export
+from tune_jobs.results.write import export
 
 IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # many commits; a busy disk syncs slowly
 

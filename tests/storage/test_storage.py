@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from tune_jobs.errors import JobError
-from tune_jobs.storage import RemoteFolder, StorageError, address_problem, is_remote
+from tune_jobs.errors import JobError, StorageError
+from tune_jobs.storage import RemoteFolder, address_problem, is_remote
 
 
 def test_objects_are_written_listed_read_and_deleted(address, tmp_path):

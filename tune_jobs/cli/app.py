@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tune_jobs.cli import submit as submit_cli
-from tune_jobs.storage import StorageError
+from tune_jobs.errors import TuneJobsError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +36,7 @@ Out = Annotated[str | None, typer.Option("--out", metavar="DIR", help="Search fo
 Folders = Annotated[list[str], typer.Argument(metavar="DIR...", help="Search folders.")]
 Folder = Annotated[str, typer.Argument(metavar="DIR", help="A search folder.")]
 
-EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 
 
 @app.command("list")
@@ -304,7 +304,7 @@ def _console() -> Console:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the command line; bad input ends with its problems on the error output and exit code 2.
+    """Runs the command line. Prints an error of ours as text, and exits with its code.
 
     Args:
         argv: The words after `tune-jobs`; by default those of this process.
@@ -313,24 +313,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app(argv, prog_name=None if argv is None else "tune-jobs")
-    except ValueError as error:
-        if not _is_bad_input(error):
-            raise
+    except TuneJobsError as error:
         typer.echo(error, err=True)
-        sys.exit(EXIT_BAD_INPUT)
-    except StorageError as error:
-        typer.echo(error, err=True)
-        sys.exit(EXIT_FAILED)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:  # before a search has begun, or after it ended
         sys.exit(EXIT_INTERRUPTED)
     finally:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-
-
-def _is_bad_input(error: ValueError) -> bool:
-    """Whether an error is about what the user gave; imported late, since most of the start-up time is pandas."""
-    from tune_jobs.errors import JobError
-    from tune_jobs.ledger.writer import LedgerError
-    from tune_jobs.results.write import ResultsError
-
-    return isinstance(error, JobError | LedgerError | ResultsError)

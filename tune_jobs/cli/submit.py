@@ -152,7 +152,8 @@ VERBS = (submit, status, logs, stop, fetch)
 @contextmanager
 def _cluster(address: str, job_id: str | None = None) -> "Iterator[Cluster]":
     """Connects; what the cluster fails at inside is one line and exit code 1."""
-    from tune_jobs.submit.client import ClusterError, checked_id, connect
+    from tune_jobs.errors import ClusterError
+    from tune_jobs.submit.client import checked_id, connect
 
     if job_id is not None:
         checked_id(job_id)

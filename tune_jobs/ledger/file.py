@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from tune_jobs.errors import LedgerError
+
 if sys.platform != "win32":
     import fcntl
 
@@ -34,10 +36,6 @@ CREATE TABLE events (
 );
 CREATE TABLE confirmations (seq INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, data TEXT NOT NULL);
 """
-
-
-class LedgerError(ValueError):
-    """A ledger that cannot be used, or a call that would make it untrue."""
 
 
 def make_file(file: Path, meta: Mapping[str, str]) -> None:

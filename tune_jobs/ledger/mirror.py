@@ -19,8 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tune_jobs.ledger.file import FILE_NAME, LedgerError
-from tune_jobs.storage import RemoteFolder, StorageError
+from tune_jobs.errors import LedgerError, StorageError
+from tune_jobs.ledger.file import FILE_NAME
+from tune_jobs.storage import RemoteFolder
 
 Statement = tuple[str, Sequence[Any]]
 _FEW = 200  # transactions that are not worth a new copy

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tune_jobs.ledger.file import LedgerError
+from tune_jobs.errors import LedgerError
 from tune_jobs.ledger.rows import DECISION_COLUMNS, EVENT_COLUMNS, TRIAL_COLUMNS
 
 

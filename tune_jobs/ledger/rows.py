@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from numbers import Integral, Real
 from typing import Any
 
-from tune_jobs.ledger.file import LedgerError
+from tune_jobs.errors import LedgerError
 from zsharp.training.epoch_row import MEASURES, TOTALS
 
 ACTIONS = ("continue", "stop", "complete", "diverge")

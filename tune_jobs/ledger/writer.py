@@ -19,8 +19,8 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from tune_jobs.errors import LedgerError
 from tune_jobs.ledger.file import FILE_NAME as FILE_NAME
-from tune_jobs.ledger.file import LedgerError as LedgerError
 from tune_jobs.ledger.file import is_there, leave_one_file, lock_for_writing, make_file, open_file, unlock
 from tune_jobs.ledger.reader import LedgerReader
 from tune_jobs.ledger.rows import (

@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tune_jobs.errors import ResultsError
 from tune_jobs.ledger.rows import WORKER_FACTS
 from tune_jobs.ledger.writer import Ledger
 from tune_jobs.results.schema import (
@@ -29,10 +30,6 @@ _BATCH = 20_000  # rows; the reports of a long search need not fit in memory as 
 # Columns of a trial that its last report has.
 _LAST_REPORT = ("val_accuracy", "val_loss", "train_loss", *TOTALS, *WORKER_FACTS)
 _JSON_METADATA = ("job", "job_history", "package_versions", "hardware")
-
-
-class ResultsError(ValueError):
-    """Parquet files that are missing, or not ones of ours that this version can read."""
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tune_jobs.errors import JobError, Problem
+from tune_jobs.errors import JobError, LedgerError, Problem
 from tune_jobs.ledger.mirror import RemoteRecord
-from tune_jobs.ledger.writer import FILE_NAME, Ledger, LedgerError
+from tune_jobs.ledger.writer import FILE_NAME, Ledger
 from tune_jobs.storage import RemoteFolder, is_remote
 
 _PUBLISHED = ("job.yaml", "optuna.journal", "parquet/trials.parquet", "parquet/epochs.parquet")

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from packaging.version import Version
 
-from tune_jobs.errors import NOTHING, JobError, Problem
+from tune_jobs.errors import NOTHING, ClusterError, JobError, Problem
 
 OLDEST_RAY = "2.60"  # CVE-2026-27482 is fixed since 2.54, tokens are checked everywhere since 2.59
 
@@ -23,10 +23,6 @@ _ANSWERS_WITHIN_S = 10
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 _ADDRESS_VARIABLES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")  # Ray prefers these to any argument
-
-
-class ClusterError(RuntimeError):
-    """What a cluster failed to do; its text is for users."""
 
 
 @dataclass(frozen=True)

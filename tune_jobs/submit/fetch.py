@@ -11,8 +11,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from tune_jobs.errors import JobError, Problem
-from tune_jobs.submit.client import Cluster, ClusterError, answers
+from tune_jobs.errors import ClusterError, JobError, Problem
+from tune_jobs.submit.client import Cluster, answers
 from tune_jobs.submit.protocol import END, ENVIRONMENT, FAILED, FILES, FOLDER, MAX_BYTES, PART, PYTHON
 from tune_jobs.submit.submit import interpreter, start
 from tune_jobs.submit.watch import ENDED, details, logs

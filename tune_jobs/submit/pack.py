@@ -8,8 +8,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from tune_jobs.ledger.writer import LedgerError
-from tune_jobs.results.write import ResultsError, export
+from tune_jobs.errors import LedgerError, ResultsError
+from tune_jobs.results.write import export
 from tune_jobs.submit.protocol import END, FAILED, FILES, MAX_BYTES, PART
 
 _PART_BYTES = 48 * 1024

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from tune_jobs.submit.client import Cluster, ClusterError, answers
+from tune_jobs.errors import ClusterError
+from tune_jobs.submit.client import Cluster, answers
 from tune_jobs.submit.protocol import FOLDER, STOP_WAIT_S
 
 ENDED = ("SUCCEEDED", "STOPPED", "FAILED")
