@@ -33,9 +33,8 @@ MODELS = ("resnet20", "resnet56", "resnet110", "vgg16_bn", "vit_7_8_8_384", "lin
 OURS = {
     "base": ("base", {}),
     "sam": ("sam", {}),
-    "zsharp": ("zsharp", {"save": "dense"}),
-    "zsharp sparse save": ("zsharp", {"save": "sparse"}),
-    "zsharp_official": ("zsharp_official", {"save": "dense"}),
+    "zsharp": ("zsharp", {}),
+    "zsharp_official": ("zsharp_official", {}),
 }
 SHAPE = (3, 32, 32)
 
@@ -72,8 +71,6 @@ def main() -> None:
                     f"  {kind:<6} {ratio:<26} {spread(values)}{verdict(kind, ratio, name, values)}",
                     flush=True,
                 )
-        for variant, num_bytes in row["saved_bytes"].items():
-            print(f"  saved  {variant:<26} {num_bytes / 2**20:6.2f} MiB", flush=True)
         write(rows, device, batch_size, arguments)  # each time: a lease may end any time
 
 
@@ -100,13 +97,12 @@ def measure(name: str, device: torch.device, batch_size: int, repeats: int) -> d
     model, forward_backward, precision = build(name, device, batch_size)
     params = list(model.parameters())
     forward_backward()
-    steps, ascents, memory, saved = {}, {}, {}, {}
+    steps, ascents, memory = {}, {}, {}
     for variant, (method, settings) in OURS.items():
         optimizer = make_optimizer(params, method, torch.optim.SGD, lr=1e-6, momentum=0.9, **settings)
         steps[variant] = whole_step(model, optimizer, forward_backward)
         if method != "base":
             ascents[variant] = two_halves(optimizer)
-            saved[variant] = saved_bytes(optimizer)
     if (theirs := pytorch_optimizer_sam(params)) is not None:
         steps["pytorch_optimizer_sam"] = whole_step(model, theirs, forward_backward)
         ascents["pytorch_optimizer_sam"] = lambda: their_ascent(theirs, params)
@@ -131,13 +127,11 @@ def measure(name: str, device: torch.device, batch_size: int, repeats: int) -> d
         "graph_step_ms": graph_ms,
         "ascent_ms": ascent_ms,
         "peak_bytes": memory,
-        "saved_bytes": saved,
         "step_ratios": ratios(
             step_ms,
             ("sam", "base"),
             ("zsharp", "sam"),
             ("zsharp_official", "sam"),
-            ("zsharp sparse save", "zsharp"),
             ("sam", "pytorch_optimizer_sam"),
         ),
         "graph_ratios": ratios(graph_ms, ("sam", "base"), ("zsharp", "sam"), ("zsharp_official", "sam"))
@@ -152,7 +146,6 @@ def measure(name: str, device: torch.device, batch_size: int, repeats: int) -> d
             ("sam_loop", "sam"),
             ("sam", "pytorch_optimizer_sam"),
             ("zsharp", "sam"),
-            ("zsharp sparse save", "zsharp"),
         ),
     }
 
@@ -224,14 +217,6 @@ def two_halves(optimizer: Any) -> Callable[[], None]:
         optimizer.restore()
 
     return there_and_back
-
-
-def saved_bytes(optimizer: Any) -> int:
-    """What the weights are restored from while they are at w + e."""
-    optimizer.first_step()
-    num_bytes = optimizer.num_saved_bytes
-    optimizer.restore()
-    return num_bytes
 
 
 def pytorch_optimizer_sam(params: list[nn.Parameter]) -> Any:

@@ -83,7 +83,7 @@ def test_memory_kept_between_steps_is_as_stated(method):
         model(torch.randn(4, 700)).square().mean().backward()
         optimizer.second_step(zero_grad=True)
     num = sum(p.numel() for p in model.parameters())
-    assert sum(t.numel() for t in optimizer._backups.wholes.values()) == num
+    assert sum(t.numel() for t in optimizer._backups.buffers.values()) == num
     assert sum(t.numel() for t in optimizer._progress.running.values.values()) == (
         num if method == "friendly_sam" else 0
     )

@@ -115,6 +115,12 @@ def test_other_values_are_refused_wherever_they_come_from(name):
             ZSharp(classifier().parameters(), torch.optim.SGD, lr=0.1, **{name: "z-score"})
 
 
+@pytest.mark.parametrize("build", [SAM, ZSharp])
+def test_the_removed_sparse_save_is_refused_with_what_to_do_instead(build):
+    with pytest.raises(ValueError, match=r"save is 'sparse'.*without it"):
+        build([nn.Parameter(torch.ones(2))], torch.optim.SGD, lr=0.1, save="sparse")
+
+
 def test_switches_survive_a_checkpoint_and_stay_where_a_plain_state_has_none():
     def build(norm):
         model = classifier()

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from zsharp.optim.ascent.backups import Save
 from zsharp.optim.methods import Ascent, Filter, OneDim, Scope
 
 _RANGES: dict[str, tuple[float, float]] = {
@@ -22,7 +21,6 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "threshold": get_args(Scope),
     "norm": get_args(Scope),
     "one_dim": get_args(OneDim),
-    "save": get_args(Save),
 }
 
 
@@ -40,6 +38,15 @@ def check_names(settings: Mapping[str, Any]) -> None:
     for name, choices in _CHOICES.items():
         if name in settings and settings[name] not in choices:
             raise ValueError(f"{name} is {settings[name]!r}; valid: {', '.join(choices)}")
+
+
+def check_removed(settings: Mapping[str, Any]) -> None:
+    """Raises ValueError if `save` is among the settings, which version 0.1 had."""
+    if "save" in settings:
+        raise ValueError(
+            f"save is {settings['save']!r}, but this setting was removed; use the optimizer without it: "
+            "it keeps one copy of the weights"
+        )
 
 
 def check_base(base_optimizer: Optimizer, ours: Iterable[str]) -> None:

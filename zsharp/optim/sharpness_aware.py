@@ -11,10 +11,10 @@ from torch.optim import Optimizer
 
 from zsharp.optim import checkpoint
 from zsharp.optim.ascent import ascent
-from zsharp.optim.ascent.backups import Backups, Save
+from zsharp.optim.ascent.backups import Backups
 from zsharp.optim.ascent.host_filter import Scratch
 from zsharp.optim.ascent.layer import Observed
-from zsharp.optim.checks import check_base, check_params, check_settings
+from zsharp.optim.checks import check_base, check_params, check_removed, check_settings
 from zsharp.optim.methods import Rules
 from zsharp.optim.passes import Closure, run_groups, run_passes
 from zsharp.optim.progress import Progress
@@ -26,7 +26,7 @@ _CLOSURE_HELP = (
     "then second_step(zero_grad=True)"
 )
 # By copies, beside the groups, the defaults and the state.
-_CARRIED = ("base_optimizer", "_is_built", "_interval", "_start_step", "_settings", "_save", "_progress")
+_CARRIED = ("base_optimizer", "_is_built", "_interval", "_start_step", "_settings", "_progress")
 
 
 class SharpnessAware(Optimizer):
@@ -61,10 +61,6 @@ class SharpnessAware(Optimizer):
         interval: Ascend at every so many steps; the others are the base optimizer's.
         start_step: Number of steps before the first ascent.
         seed: Seed of the random filter.
-        save: `dense` copies every tensor that moves; `sparse` saves of filtered ones only the kept components, with
-            their positions, where that is smaller (not ASAM, float16, or where nothing is kept). The weights are equal.
-            Only on the CPU: elsewhere, and under `torch.compile`, the host does not know how many components are
-            kept, and it may be all, so that memory for a copy would have to be reserved anyway.
         base_kwargs: `lr`, `momentum`, `weight_decay`, ... of the base optimizer.
 
     Raises:
@@ -88,7 +84,6 @@ class SharpnessAware(Optimizer):
         interval: int = 1,
         start_step: int = 0,
         seed: int = 0,
-        save: Save = "dense",
         **base_kwargs: Any,
     ) -> None:
         if interval < 1 or start_step < 0:
@@ -97,7 +92,8 @@ class SharpnessAware(Optimizer):
             )
         numbers = {"rho": rho, "q_p": q_p, "eta": eta, "sigma": sigma, "lmbda": lmbda}
         defaults = {**numbers, **asdict(rules)}
-        check_settings({**defaults, "save": save})
+        check_settings(defaults)
+        check_removed(base_kwargs)
         self._is_built = False
         super().__init__(params, defaults)
         self.base_optimizer = base_optimizer(self.param_groups, **base_kwargs)
@@ -106,9 +102,9 @@ class SharpnessAware(Optimizer):
         self.defaults = {**self.base_optimizer.defaults, **defaults}
         self._is_built = True
         self._interval, self._start_step = interval, start_step
-        self._settings, self._save = tuple(defaults), save
+        self._settings = tuple(defaults)
         self._scratch: Scratch = {}
-        self._backups = Backups(save)
+        self._backups = Backups()
         self._progress = Progress(seed)
 
     @property
@@ -125,11 +121,6 @@ class SharpnessAware(Optimizer):
     def last_loss_increase(self) -> Tensor | None:
         """loss(w + e) - loss(w) of the last `step` with two passes, a 0-d tensor."""
         return self._progress.loss_increase
-
-    @property
-    def num_saved_bytes(self) -> int:
-        """Memory that holds what the weights are restored from; that of a sparse save is given back by `restore`."""
-        return self._backups.num_bytes
 
     @property
     def num_steps(self) -> int:
@@ -296,7 +287,7 @@ class SharpnessAware(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._scratch, self._backups = {}, Backups(self._save)
+        self._scratch, self._backups = {}, Backups()
 
     def _share(self) -> None:
         """Takes over the base optimizer's groups and state: the objects themselves."""

@@ -39,7 +39,6 @@ def ascend(
     layers = [layer for group in groups for layer in _layers(group, progress, scaler)]
     if not layers:
         return
-    backups.parts.clear()
     home = layers[0].param.device
     moving = [layer for layer in layers if not layer.is_skipped]
     num_components = max(1, sum(layer.param.numel() for layer in layers))

@@ -21,7 +21,7 @@ def ascend(
     home: torch.device,
     generators: dict[torch.device, torch.Generator],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Moves the weights of `layers` to w + e and leaves w in `backups`, whole.
+    """Moves the weights of `layers` to w + e and leaves w in `backups`.
 
     Args:
         layers: At least one tensor, none skipped; tensors may lie on several devices.
@@ -56,7 +56,7 @@ def ascend(
         counts = torch.stack(num_kept)
     lengths = found * torch.where(empty, dense_norms, kept_norms) if scales is None else norms(steps, home)
     params = [layer.param for layer in layers]
-    torch._foreach_copy_([backups.whole(param) for param in params], params)
+    torch._foreach_copy_([backups.buffer(param) for param in params], params)
     torch._foreach_add_(params, steps)
     return total(lengths), counts, dense_norms
 

@@ -1,25 +1,45 @@
-"""The ascent on the CPU: numpy's selection and in-place passes over buffers that stay.
+"""The ascent on the CPU: numpy's selection and in-place passes over buffers that are kept.
 
-Fresh memory is what costs most here: a temporary of a large layer takes several times longer to touch for the first
-time than to compute. So the kept direction is put where the weights are saved afterwards, and all else into scratch
-space of the size of the largest layer. Small tensors cost calls instead; those of one size are ranked together.
-
-A sparse save needs no place for the whole direction either: only the positions that are kept. Both saves round the
-same numbers in the same order, so that they lead to equal weights.
+Fresh memory is what costs most here: touching a large temporary for the first time takes several times longer than
+computing it. So the kept direction is written to the backup buffer, which holds w only afterwards, and everything
+else goes into scratch space the size of the largest layer. Small tensors cost calls instead, so those of one size
+are ranked together and moved together.
 """
 
-import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from zsharp.optim.ascent.backups import Backups
-from zsharp.optim.ascent.host_filter import TOGETHER, Scratch, batches, buffer, find_kept
+from zsharp.optim.ascent.host_filter import TOGETHER, Scratch, batches, buffer, keep
 from zsharp.optim.ascent.layer import Layer, storage_order
 from zsharp.optim.ascent.radius import factors, norms, total
 
 _HOME = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class _Move:
+    """How one tensor gets to w + e: `param += factor * direction`, with w saved in `backup`.
+
+    Attributes:
+        param: The weights.
+        backup: Where w goes.
+        direction: What is added; the backup itself where that held the kept components or ASAM's scaled ones.
+        factor: From `radius.factors`.
+    """
+
+    param: Tensor
+    backup: Tensor
+    direction: Tensor
+    factor: float
+
+    @property
+    def is_in_backup(self) -> bool:
+        """Whether the direction has to be used before w overwrites it."""
+        return self.direction is self.backup
 
 
 def ascend(
@@ -37,106 +57,95 @@ def ascend(
         ||e||, the number of components kept of each tensor, and ||T d|| of each.
     """
     values = [layer.direction * layer.scale() if layer.is_adaptive else layer.direction for layer in layers]
+    sizes = [layer.param.numel() for layer in layers]
     dense_norms = norms(values, _HOME)
-    kept_norms, counts = dense_norms, [layer.param.numel() for layer in layers]
-    filtered: set[int] = set()
-    parts: dict[int, Tensor] = {}
+    kept_norms = dense_norms
+    kept_counts: dict[int, int] = {}
     for members, cutoff in batches(layers, generator):
-        if not filtered:
+        if not kept_counts:
             kept_norms = dense_norms.clone()
-        kept_counts, norms_of_kept, positions = find_kept(
-            layers, values, members, cutoff, backups, scratch, generator
-        )
-        for i, count, norm in zip(members, kept_counts, norms_of_kept, strict=True):
-            counts[i], kept_norms[i] = int(count), norm
-        filtered.update(members)
-        parts.update(positions)
+        counts, norms_of_kept = keep(layers, values, members, cutoff, backups, scratch, generator)
+        for i, count, norm in zip(members, counts, norms_of_kept, strict=True):
+            kept_counts[i], kept_norms[i] = int(count), norm
 
-    found, empty = factors(layers, kept_norms, dense_norms)
-    lengths = found * torch.where(empty, dense_norms, kept_norms)
-    factor_of = found.tolist()
-    for i in [i for i in filtered if empty[i]] if filtered else []:
-        filtered.discard(i)  # nothing is kept of it: the whole direction is used
-        parts.pop(i, None)
-        counts[i] = layers[i].param.numel()
-    for i, layer in enumerate(layers):
-        if layer.is_adaptive:
-            step = storage_order(backups.whole(layer.param))
-            value = step if i in filtered else storage_order(values[i], layer.param)
-            torch.mul(value, storage_order(layer.scale(), layer.param), out=step)
-            lengths[i] = torch.linalg.vector_norm(step, dtype=lengths.dtype) * factor_of[i]
-            filtered.add(i)
-    halves = {i for i, layer in enumerate(layers) if layer.param.dtype == torch.float16}
-    for i in halves:
-        backup = backups.whole(layers[i].param)
-        _add_half(layers[i], backup if i in filtered else layers[i].direction, backup, factor_of[i])
-    for i in [i for i in parts if not math.isfinite(factor_of[i])]:
-        _widen(layers[i], parts.pop(i), backups)  # it makes NaN of zeros too
-    _add_parts(layers, parts, factor_of, backups)
-    rest = [i for i in range(len(layers)) if i not in halves and i not in parts]
-    _add_directions(layers, [i for i in rest if i not in filtered], factor_of, backups)
-    _add_backups(layers, [i for i in rest if i in filtered], factor_of, backups, scratch)
-    return total(lengths), counts, dense_norms
+    factor_of, empty = factors(layers, kept_norms, dense_norms)
+    lengths = factor_of * torch.where(empty, dense_norms, kept_norms)
+    # Where nothing is kept the unfiltered direction is used.
+    kept_counts = {i: count for i, count in kept_counts.items() if not empty[i]}
+    moves = []
+    for i, (layer, factor) in enumerate(zip(layers, factor_of.tolist(), strict=True)):
+        move = _plan(layer, values[i], i in kept_counts, factor, backups)
+        if layer.is_adaptive:  # ||T^2 d|| is not known before
+            step = storage_order(move.backup)
+            lengths[i] = torch.linalg.vector_norm(step, dtype=lengths.dtype) * factor
+        moves.append(move)
+    _apply(moves, scratch)
+    return total(lengths), [kept_counts.get(i, size) for i, size in enumerate(sizes)], dense_norms
 
 
-def _widen(layer: Layer, positions: Tensor, backups: Backups) -> None:
-    """Puts the kept direction into the backup, as if the save had been dense."""
-    direction = storage_order(layer.direction, layer.param).to(layer.param.dtype)
-    whole = storage_order(backups.whole(layer.param)).zero_()
-    whole.index_copy_(0, positions.long(), direction.index_select(0, positions))
+def _plan(layer: Layer, value: Tensor, is_kept: bool, factor: float, backups: Backups) -> _Move:
+    """Returns how a tensor moves; ASAM's T^2 d is written to the backup here.
+
+    Args:
+        layer: The tensor.
+        value: T d, unfiltered.
+        is_kept: Whether the backup holds the kept components of T d.
+        factor: On its direction.
+        backups: Of all tensors.
+    """
+    backup = backups.buffer(layer.param)
+    if layer.is_adaptive:
+        step = storage_order(backup)
+        source = step if is_kept else storage_order(value, layer.param)
+        torch.mul(source, storage_order(layer.scale(), layer.param), out=step)
+    is_in_backup = is_kept or layer.is_adaptive
+    return _Move(layer.param, backup, backup if is_in_backup else layer.direction, factor)
 
 
-def _add_parts(
-    layers: Sequence[Layer], parts: dict[int, Tensor], factor_of: list[float], backups: Backups
-) -> None:
-    """Saves w and adds the step at the positions of tensors that are saved in part."""
-    for i, positions in parts.items():
-        param = layers[i].param
-        direction = storage_order(layers[i].direction, param).index_select(0, positions)
-        moved = direction.to(param.dtype).mul_(factor_of[i]).add_(backups.keep_part(param, positions))
-        storage_order(param).index_copy_(0, positions.long(), moved)
-
-
-def _add_directions(
-    layers: Sequence[Layer], members: list[int], factor_of: list[float], backups: Backups
-) -> None:
-    """Saves w and adds the step for tensors whose whole direction is used."""
-    by_factor: dict[float, list[int]] = {}
-    for i in members:
-        by_factor.setdefault(factor_of[i], []).append(i)
+def _apply(moves: Sequence[_Move], scratch: Scratch) -> None:
+    """Saves w and adds the step, each tensor by the cheapest of four paths."""
+    by_factor: dict[float, list[_Move]] = {}
+    small = []
+    for move in moves:
+        if move.param.dtype == torch.float16:
+            _add_in_float32(move)
+        elif not move.is_in_backup:
+            by_factor.setdefault(move.factor, []).append(move)
+        elif move.param.numel() * 4 <= TOGETHER:
+            small.append(move)
+        else:
+            _add_through_scratch(move, scratch)
     for factor, together in by_factor.items():
-        params = [layers[i].param for i in together]
-        torch._foreach_copy_([backups.whole(param) for param in params], params)
-        torch._foreach_add_(params, [layers[i].direction for i in together], alpha=factor)
-
-
-def _add_backups(
-    layers: Sequence[Layer],
-    members: list[int],
-    factor_of: list[float],
-    backups: Backups,
-    scratch: Scratch,
-) -> None:
-    """Saves w and adds the step for tensors whose kept direction lies in the backup."""
-    small = [i for i in members if layers[i].param.numel() * 4 <= TOGETHER]
+        _add_directions(together, factor)
     if small:
-        params = [layers[i].param for i in small]
-        wholes = [backups.whole(param) for param in params]
-        for i, whole in zip(small, wholes, strict=True):
-            whole.mul_(factor_of[i])  # _foreach_mul_ would round the factor to bfloat16 first
-        moved = torch._foreach_add(params, wholes)
-        torch._foreach_copy_(wholes, params)
-        torch._foreach_copy_(params, moved)
-    for i in [i for i in members if layers[i].param.numel() * 4 > TOGETHER]:
-        weights, whole = storage_order(layers[i].param), storage_order(backups.whole(layers[i].param))
-        new = buffer(scratch, "score", weights.dtype, 1, weights.numel())[0]
-        torch.mul(whole, factor_of[i], out=new).add_(weights)
-        whole.copy_(weights)
-        weights.copy_(new)
+        _add_backups(small)
 
 
-def _add_half(layer: Layer, direction: Tensor, backup: Tensor, factor: float) -> None:
-    """Saves w and adds the step in float32: for small gradients the factor is beyond float16's range."""
-    moved = layer.param.float().add_(direction, alpha=factor)
-    backup.copy_(layer.param)
-    layer.param.copy_(moved)
+def _add_in_float32(move: _Move) -> None:
+    """For small float16 gradients the factor is beyond float16's range."""
+    moved = move.param.float().add_(move.direction, alpha=move.factor)
+    move.backup.copy_(move.param)
+    move.param.copy_(moved)
+
+
+def _add_directions(moves: Sequence[_Move], factor: float) -> None:
+    params = [move.param for move in moves]
+    torch._foreach_copy_([move.backup for move in moves], params)
+    torch._foreach_add_(params, [move.direction for move in moves], alpha=factor)
+
+
+def _add_backups(moves: Sequence[_Move]) -> None:
+    params, backups = [move.param for move in moves], [move.backup for move in moves]
+    for move in moves:
+        move.backup.mul_(move.factor)  # _foreach_mul_ would round the factor to bfloat16 first
+    moved = torch._foreach_add(params, backups)
+    torch._foreach_copy_(backups, params)
+    torch._foreach_copy_(params, moved)
+
+
+def _add_through_scratch(move: _Move, scratch: Scratch) -> None:
+    weights, backup = storage_order(move.param), storage_order(move.backup)
+    moved = buffer(scratch, "score", weights.dtype, 1, weights.numel())[0]
+    torch.mul(backup, move.factor, out=moved).add_(weights)
+    backup.copy_(weights)
+    weights.copy_(moved)

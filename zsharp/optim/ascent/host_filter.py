@@ -6,14 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zsharp.optim.ascent.backups import Backups, index_dtype
+from zsharp.optim.ascent.backups import Backups
 from zsharp.optim.ascent.filters import STD_FLOOR, rank
 from zsharp.optim.ascent.layer import Layer, pools, storage_order
 
 Scratch = dict[tuple[str, torch.dtype], Tensor]
 TOGETHER = 2**18  # components that are ranked, or moved, in one call
 _EXACT_COUNT = 2**24  # integers that float32 holds
-_BITS = {torch.float64: torch.int64, torch.float32: torch.int32, torch.bfloat16: torch.int16}
 
 
 def batches(layers: Sequence[Layer], generator: torch.Generator) -> list[tuple[list[int], float | None]]:
@@ -42,7 +41,7 @@ def batches(layers: Sequence[Layer], generator: torch.Generator) -> list[tuple[l
     return found
 
 
-def find_kept(
+def keep(
     layers: Sequence[Layer],
     values: Sequence[Tensor],
     members: list[int],
@@ -50,21 +49,28 @@ def find_kept(
     backups: Backups,
     scratch: Scratch,
     generator: torch.Generator,
-) -> tuple[list[float], Tensor, dict[int, Tensor]]:
-    """Finds the kept components of tensors of one size.
+) -> tuple[list[float], Tensor]:
+    """Writes the kept components of tensors of one size to their backups, and zeros elsewhere.
+
+    Args:
+        layers: All tensors of the ascent.
+        values: T d of each.
+        members: Which of them, as `batches` grouped them.
+        cutoff: Pooled over more tensors than these; None to rank each by itself.
+        backups: The kept components stay there until w takes their room.
+        scratch: Kept from call to call.
+        generator: Source of the random filter's numbers.
 
     Returns:
-        How many there are of each tensor, their norms, and the positions of those to be saved in part; the others'
-        kept components are put into their backups.
+        How many components are kept of each member, and their norms.
     """
     layer = layers[members[0]]
     num = layer.param.numel()
     wide = torch.float64 if layer.direction.dtype == torch.float64 else torch.float32
     if num == 0:
-        return [0.0] * len(members), torch.zeros(len(members), dtype=wide), {}
-    directions = _rows(
-        [storage_order(layers[i].direction, layers[i].param) for i in members], "directions", scratch
-    )
+        return [0.0] * len(members), torch.zeros(len(members), dtype=wide)
+    flat_directions = [storage_order(layers[i].direction, layers[i].param) for i in members]
+    directions = _rows(flat_directions, "directions", scratch)
     score = buffer(scratch, "score", wide, len(members), num)
     _rank(directions if directions.dtype == wide else directions.to(wide), layer, score, generator)
     if cutoff is None:
@@ -72,34 +78,25 @@ def find_kept(
         ordered.copy_(score)
         position = rank(float(layer.q_p), num)
         ordered.numpy().partition(position, axis=1)
-        cutoffs = ordered[:, position : position + 1].clone()
+        cutoffs = ordered[:, position : position + 1].clone()  # `kept` may overwrite `ordered`
     else:
         cutoffs = torch.full((1, 1), cutoff, dtype=wide)
-    in_place = len(members) == 1 and not _may_be_part(layer, backups)
-    if in_place:
-        kept = storage_order(backups.whole(layer.param)).view(1, -1)
+    flat_backups = [storage_order(backups.buffer(layers[i].param)) for i in members]
+    if len(members) == 1:
+        kept = flat_backups[0].view(1, -1)
     else:
         kept = buffer(scratch, "ordered", layer.param.dtype, len(members), num)
     # A mask of numbers: multiplying by bools takes four times as long.
     torch.gt(score, cutoffs, out=kept)
     is_exact = kept.dtype == torch.float64 or (kept.dtype == torch.float32 and num <= _EXACT_COUNT)
     counts: list[float] = kept.sum(1, dtype=None if is_exact else torch.float64).tolist()
-    positions = {
-        i: _positions(row)
-        for i, row, count in zip(members, kept, counts, strict=True)
-        if _may_be_part(layers[i], backups) and backups.is_smaller_in_part(layers[i].param, int(count))
-    }
-    is_same = layer.is_adaptive is False and all(values[i] is layers[i].direction for i in members)
-    kept.mul_(
-        directions
-        if is_same
-        else _rows([storage_order(values[i], layers[i].param) for i in members], "values", scratch)
-    )
-    whole = [] if in_place else [j for j, i in enumerate(members) if i not in positions]
-    if whole:
-        wholes = [storage_order(backups.whole(layers[members[j]].param)) for j in whole]
-        torch._foreach_copy_(wholes, [kept[j] for j in whole])
-    return counts, torch.linalg.vector_norm(kept, dim=1, dtype=wide), positions
+    if all(values[i] is layers[i].direction for i in members):
+        kept.mul_(directions)
+    else:  # ASAM's
+        kept.mul_(_rows([storage_order(values[i], layers[i].param) for i in members], "values", scratch))
+    if len(members) > 1:
+        torch._foreach_copy_(flat_backups, list(kept))
+    return counts, torch.linalg.vector_norm(kept, dim=1, dtype=wide)
 
 
 def _rank(directions: Tensor, layer: Layer, score: Tensor, generator: torch.Generator) -> None:
@@ -134,17 +131,6 @@ def _pooled_cutoff(layers: Sequence[Layer], generator: torch.Generator) -> float
     pooled = torch.cat(parts).numpy()
     position = rank(float(layers[0].q_p), len(pooled))
     return float(np.partition(pooled, position)[position])
-
-
-def _may_be_part(layer: Layer, backups: Backups) -> bool:
-    """Whether only the kept components may be saved: float16 and ASAM go through the whole tensor anyway."""
-    return backups.save == "sparse" and not layer.is_adaptive and layer.param.dtype in _BITS
-
-
-def _positions(mask: Tensor) -> Tensor:
-    """Where a mask of numbers is not zero."""
-    bits = mask.view(_BITS[mask.dtype]).numpy()  # numpy knows no bfloat16
-    return torch.from_numpy(np.flatnonzero(bits != 0)).to(index_dtype(mask.numel()))
 
 
 def _rows(tensors: Sequence[Tensor], name: str, scratch: Scratch) -> Tensor:

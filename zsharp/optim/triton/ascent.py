@@ -38,7 +38,7 @@ def takes(layers: Sequence[Layer]) -> bool:
 def ascend(
     layers: Sequence[Layer], backups: Backups, home: torch.device, *, block: int = 4096
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Moves the weights of `layers` to w + e and leaves w in `backups`, whole.
+    """Moves the weights of `layers` to w + e and leaves w in `backups`.
 
     Args:
         layers: At least one tensor, none skipped, such as `takes` accepts.
@@ -69,7 +69,7 @@ def ascend(
     factor, empty = factors(layers, kept_norms, dense_norms)
     centre, limit = torch.where(empty, 0.0, centre), torch.where(empty, -1.0, limit)
     params = [layer.param for layer in layers]
-    wholes = [backups.whole(param) for param in params]
+    wholes = [backups.buffer(param) for param in params]
     apply_kept(params, directions, wholes, centre, limit, factor.float().contiguous(), block=block)
     counts = torch.where(empty, full_counts(tuple(param.numel() for param in params), home), counts)
     return total(factor * torch.where(empty, dense_norms, kept_norms)), counts, dense_norms
