@@ -79,7 +79,7 @@ def page() -> str:
 
 
 def _page(report: Report) -> str:
-    job = report.metadata[0]["job"]
+    job = report.results[0].metadata["job"]
     head = HEAD.format(
         images=job["data"]["max_images"],
         val=job["data"]["val_fraction"],
@@ -88,14 +88,14 @@ def _page(report: Report) -> str:
     )
     parts = [head, "## Answer", *_markdown(answer_section(report)), NOTES]
     parts += ["## Sharpness", *_sharpness(report), "## Cost", *_markdown(cost_section(report))]
-    parts += ["```\n" + "\n".join(describe(SEARCHES)) + "\n```", *_controls()]
+    parts += ["```\n" + "\n".join(describe(report.results)) + "\n```", *_controls()]
     parts += ["## Where it ran", *_provenance(report), *_provenance(load(CONTROLS[:1]))]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
 def _controls() -> Iterator[str]:
     reports = {folder.name: load([folder]) for folder in CONTROLS}
-    jobs = [report.metadata[0]["job"] for report in reports.values()]
+    jobs = [report.results[0].metadata["job"] for report in reports.values()]
     train, data = jobs[0]["train"], jobs[0]["data"]
     assert all(job["data"] == data and job["train"] == train for job in jobs)
     settings = (
@@ -105,7 +105,7 @@ def _controls() -> Iterator[str]:
     for name, report in reports.items():
         yield f"### {name}"
         if name == "transfer":
-            yield "\n".join(f"- {line}" for line in transfer.describe([HERE / "controls" / name]))
+            yield "\n".join(f"- {line}" for line in transfer.describe(report.results))
         else:
             yield from _markdown(answer_section(report))
 
@@ -126,13 +126,15 @@ def _part(part: Part) -> Iterator[str]:
 
 def _sharpness(report: Report) -> Iterator[str]:
     rows = []
-    for place in report.places:
-        confirmed = report.of(report.confirmations, place)
+    for workload in report.workloads:
+        confirmed = report.of(report.confirmations, workload)
         for label, own in confirmed.groupby("label", sort=False):
             means = {name: summarize(own[SHARPNESS_PREFIX + name].tolist()) for name in MEASURES}
-            rows.append({"place": place, "label": label, "n": max(one.n for one in means.values()), **means})
+            rows.append(
+                {"workload": workload, "label": label, "n": max(one.n for one in means.values()), **means}
+            )
     columns = [
-        Column("architecture", lambda row: row["place"], False),
+        Column("architecture", lambda row: row["workload"], False),
         Column("method", lambda row: row["label"], False),
         Column("seeds", lambda row: str(row["n"])),
         *(
@@ -149,8 +151,8 @@ def _sharpness(report: Report) -> Iterator[str]:
             rows,
         )
     )
-    for place in report.places:
-        confirmed = report.of(report.confirmations, place)
+    for workload in report.workloads:
+        confirmed = report.of(report.confirmations, workload)
         found = {
             name: rank_correlation(
                 confirmed[SHARPNESS_PREFIX + name].tolist(), confirmed["test_accuracy"].tolist()
@@ -160,11 +162,11 @@ def _sharpness(report: Report) -> Iterator[str]:
         said = ", ".join(
             f"{name} {fixed(one.tau, 2)} (p = {short(one.p_value)})" for name, one in found.items()
         )
-        yield f"{place}: Kendall's tau with test accuracy over all n = {len(confirmed)} models: {said}."
+        yield f"{workload}: Kendall's tau with test accuracy over all n = {len(confirmed)} models: {said}."
 
 
 def _provenance(report: Report) -> Iterator[str]:
-    for metadata in report.metadata:
+    for metadata in (result.metadata for result in report.results):
         hardware, versions = metadata["hardware"] or {}, metadata["package_versions"] or {}
         facts = {**hardware, "commit": metadata["git_commit"], "python": metadata["python_version"]}
         facts |= {name: versions.get(name) for name in ("torch", "ray", "optuna")}

@@ -6,7 +6,8 @@ from tune_jobs.confirmation.plan import done_already, plan_confirmations, result
 from tune_jobs.errors import JobError
 from tune_jobs.job.load import load_job
 from tune_jobs.ledger.writer import Decision, Ledger
-from tune_jobs.results.write import export, read_results
+from tune_jobs.results.read import read_results
+from tune_jobs.results.write import export
 
 
 def search(folder, accuracies, *sets, epochs=4):

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from tune_jobs.results.write import read_results
+from tune_jobs.results.read import read_results
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 

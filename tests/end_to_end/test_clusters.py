@@ -12,7 +12,7 @@ import pytest
 from ray_head import RayHead, below
 
 from tune_jobs.ledger.writer import Ledger
-from tune_jobs.results.write import read_results
+from tune_jobs.results.read import read_results
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 

@@ -14,7 +14,7 @@ from clusters import LONG, ClusterSearch, LocalCluster, cluster_of
 from searches import Row
 
 from tune_jobs.ledger.writer import Ledger
-from tune_jobs.results.write import read_results
+from tune_jobs.results.read import read_results
 
 pytestmark = pytest.mark.slow
 

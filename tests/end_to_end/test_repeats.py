@@ -3,8 +3,8 @@
 import pytest
 
 from tune_jobs.job.load import load_job
+from tune_jobs.results.read import read_results
 from tune_jobs.results.statistics import compare_methods
-from tune_jobs.results.write import read_results
 from tune_jobs.search.run import run
 
 pytestmark = pytest.mark.usefixtures("ray_with_four_gpus")

@@ -9,7 +9,7 @@ import psutil
 import pytest
 from ray_head import RayHead, below
 
-from tune_jobs.results.write import read_results
+from tune_jobs.results.read import read_results
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ from networks import HOST, cabled
 from searches import TABLE, Row
 
 from tune_jobs.ledger.writer import Ledger
-from tune_jobs.results.write import read_results
+from tune_jobs.results.read import read_results
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 

@@ -25,10 +25,10 @@ from tune_jobs.report.data import load
 from tune_jobs.report.importance import importance, warnings
 from tune_jobs.report.page import Bullets
 from tune_jobs.report.write import write_report
+from tune_jobs.results.read import read_results
 from tune_jobs.results.schema import LATER_COLUMNS, confirmations_schema, epochs_schema, trials_schema
 from tune_jobs.results.statistics import compare_methods, smallest_n, summarize
 from tune_jobs.results.tables import to_latex, to_markdown
-from tune_jobs.results.write import read_results
 
 EVIL = "<script>alert(1)</script>"
 
@@ -107,8 +107,8 @@ def test_the_answer_of_confirmations_is_that_of_the_statistics(confirmed):
     words = words_of(section)
     rows = read_results(confirmed).confirmations
     rows = rows[rows["place"] == 1]
-    table = {(row["place"], row["label"]): row for row in rows_of(section, "methods")}
-    differences = {(row["place"], row["a"], row["b"]): row for row in rows_of(section, "differences")}
+    table = {(row["workload"], row["label"]): row for row in rows_of(section, "methods")}
+    differences = {(row["workload"], row["a"], row["b"]): row for row in rows_of(section, "differences")}
     verdicts = set()
     for architecture, members in rows.groupby("architecture"):
         values = {
@@ -141,7 +141,7 @@ def test_the_answer_of_confirmations_is_that_of_the_statistics(confirmed):
                 assert said in words
     assert len(verdicts) > 1, "the generated methods differ, but not all of them"
     candidates = rows_of(section, "candidates")
-    assert {(row["place_in_study"], row["n"]) for row in candidates} == {(1, 8), (2, 8)}
+    assert {(row["rank_in_study"], row["n"]) for row in candidates} == {(1, 8), (2, 8)}
 
 
 def test_no_p_value_stands_without_its_n(confirmed, tmp_path):
@@ -219,9 +219,9 @@ def test_budget_counts_gradient_evaluations(searched):
     report = load([searched])
     pictures = {picture.name: picture for picture in budget_section(report).pictures}
     for study in report.studies.to_dict(orient="records"):
-        place, method = study["architecture"].replace("_", "-"), study["method"]
+        workload, method = study["architecture"].replace("_", "-"), study["method"]
         training, searching = (
-            {trace.name: trace for trace in pictures[f"{kind}-{place}"].figure.data}[method]
+            {trace.name: trace for trace in pictures[f"{kind}-{workload}"].figure.data}[method]
             for kind in ("winners", "anytime")
         )
         winner = trials.loc[study["best_trial_id"]]
@@ -236,7 +236,7 @@ def test_cost_is_the_sum_over_trials(searched):
     rows = rows_of(cost_section(load([searched])), "cost")
     assert len(rows) == 6
     for row in rows:
-        members = trials[(trials["architecture"] == row["place"]) & (trials["method"] == row["label"])]
+        members = trials[(trials["architecture"] == row["workload"]) & (trials["method"] == row["label"])]
         saved_epochs = saved_s = 0.0
         for one in members[members["status"] == "pruned"].to_dict(orient="records"):
             saved_epochs += one["max_epochs"] - one["epochs_trained"]
@@ -382,7 +382,7 @@ def test_tables_stand_beside_the_page_in_three_forms(tmp_path, confirmed):
     summary = read_results(confirmed).confirmations.query("place == 1").groupby(["architecture", "method"])
     means = summary["test_accuracy"].mean()
     for row in rows:
-        assert float(row["test_mean"]) == pytest.approx(means[row["place"], row["label"]])
+        assert float(row["test_mean"]) == pytest.approx(means[row["workload"], row["label"]])
     for name in names:
         html = MarkdownIt("commonmark").enable("table").render((files / f"{name}.md").read_text())
         latex = (files / f"{name}.tex").read_text()

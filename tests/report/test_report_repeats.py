@@ -9,9 +9,9 @@ from generated_search import START, write
 
 from tune_jobs.cli.app import main
 from tune_jobs.report.answer import answer_section
+from tune_jobs.report.contests import repeats
 from tune_jobs.report.data import load
 from tune_jobs.report.page import Bullets
-from tune_jobs.report.repeats import repeats
 from tune_jobs.report.write import write_report
 from tune_jobs.results.schema import confirmations_schema, epochs_schema, trials_schema
 from tune_jobs.results.statistics import compare_methods, summarize
@@ -88,10 +88,10 @@ def words_of(section):
 def test_methods_are_compared_seed_by_seed(tmp_path):
     trials = write_repeats(tmp_path)
     report = load([tmp_path])
-    found = {contest.place: contest for contest in repeats(report)}
+    found = {contest.workload: contest for contest in repeats(report)}
     assert list(found) == ["resnet8", "vit_tiny"]
-    for place, contest in found.items():
-        values = {method: by_seed(trials, place, method) for method in GAIN}
+    for workload, contest in found.items():
+        values = {method: by_seed(trials, workload, method) for method in GAIN}
         assert contest.values == values
         for method, own in values.items():
             assert contest.summaries[method].mean == pytest.approx(np.mean(list(own.values())))

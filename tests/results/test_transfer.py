@@ -11,6 +11,7 @@ from tune_jobs.errors import ResultsError
 from tune_jobs.job.load import load_job
 from tune_jobs.ledger.writer import Decision, Ledger
 from tune_jobs.report.write import write_report
+from tune_jobs.results.read import read_all
 from tune_jobs.results.transfer import COLUMNS, describe, transfer
 from tune_jobs.results.write import export
 
@@ -62,7 +63,7 @@ def test_two_architectures_by_hand(folder):
     small, large = [0.5, 0.7, 0.9, 0.8], [0.6, 0.95, 0.85, 0.7]
     rows = [("small", p, v, 0) for p, v in zip(points(4), small, strict=True)]
     rows += [("large", p, v, 0) for p, v in zip(reversed(points(4)), reversed(large), strict=True)]
-    table = transfer([make_search(folder, rows)])
+    table = transfer(read_all([make_search(folder, rows)]))
     assert list(table.columns) == [*COLUMNS, "param.q_p", "param.rho", "param.lr"]
     assert len(table) == 2
     forward, back = only(table, "small", "large"), only(table, "large", "small")
@@ -83,7 +84,7 @@ def test_architectures_that_agree_have_no_regret(folder):
     rows = [("a", p, 0.5 + p["lr"], 0) for p in points(6)] + [
         ("b", p, exp(log(p["lr"])), 0) for p in points(6)
     ]
-    table = transfer([make_search(folder, rows)])
+    table = transfer(read_all([make_search(folder, rows)]))
     assert table["regret"].tolist() == [0, 0]
     assert table["rank_correlation"].tolist() == pytest.approx([1, 1])
     assert table["p_value"].tolist() == pytest.approx([2 / 720] * 2)
@@ -93,7 +94,7 @@ def test_values_are_means_over_seeds(folder):
     rows = [(a, p, v + d, s) for a in "ab" for p, v in zip(points(2), (0.5, 0.6), strict=True)
             for s, d in ((0, 0.3 if v == 0.5 else 0.0), (1, -0.3))]  # fmt: skip
     rows += [("b", points(1)[0], "diverged", 2)]
-    row = only(transfer([make_search(folder, rows)]), "a", "b")
+    row = only(transfer(read_all([make_search(folder, rows)])), "a", "b")
     assert (row["own_best"], row["transferred"]) == (pytest.approx(0.5), pytest.approx(0.5))
     assert row["param.lr"] == 0.001, "0.9 is the best single trial, and so is the mean of 0.8 and 0.2"
 
@@ -102,7 +103,7 @@ def test_only_completed_trials_count(folder):
     p = points(4)
     rows = [("a", p[0], 0.9, 0), ("a", p[1], 0.8, 0), ("a", p[2], "pruned", 0), ("a", p[3], 0.7, 0)]
     rows += [("b", p[0], "diverged", 0), ("b", p[1], 0.5, 0), ("b", p[2], 0.6, 0), ("b", p[3], 0.4, 0)]
-    table = transfer([make_search(folder, rows)])
+    table = transfer(read_all([make_search(folder, rows)]))
     forward, back = only(table, "a", "b"), only(table, "b", "a")
     assert pd.isna(forward["transferred"])
     assert pd.isna(forward["regret"])
@@ -116,14 +117,14 @@ def test_only_what_both_tried_and_what_is_alike_is_compared(folder):
     rows = [("a", p[0], 0.9, 0), ("a", p[1], 0.5, 0), ("b", p[1], 0.6, 0), ("b", p[2], 0.8, 0)]
     rows += [("a", p[1], 0.99, 0, {"max_epochs": 20}), ("b", p[1], 0.99, 0, {"dataset": "moons"})]
     rows += [("b", p[1], 0.99, 0, {"method": "base"})]
-    row = only(transfer([make_search(folder, rows)]), "a", "b")
+    row = only(transfer(read_all([make_search(folder, rows)])), "a", "b")
     assert (row["num_configurations"], row["transferred"], row["own_best"]) == (1, 0.6, 0.6)
     assert row["rank_correlation"] is None or pd.isna(row["rank_correlation"])
 
 
 def test_nothing_in_common_is_a_row_that_says_so(folder):
     p = points(2)
-    table = transfer([make_search(folder, [("a", p[0], 0.9, 0), ("b", p[1], 0.8, 0)])])
+    table = transfer(read_all([make_search(folder, [("a", p[0], 0.9, 0), ("b", p[1], 0.8, 0)])]))
     assert table["num_configurations"].tolist() == table["n"].tolist() == [0, 0]
     assert table[["transferred", "own_best", "regret", "rank_correlation", "p_value"]].isna().all(axis=None)
 
@@ -133,7 +134,7 @@ def test_searches_of_one_architecture_each_and_of_other_parameters(folder):
     one = make_search(folder / "one", [("a", p, 0.5 + p["lr"], 0) for p in points(3)])
     two = make_search(folder / "two", [("b", p, 0.5 - p["lr"], 0) for p in points(3)])
     three = make_search(folder / "three", [("c", p, 0.5, 0) for p in wide])
-    table = transfer([one, two, one, three])
+    table = transfer(read_all([one, two, one, three]))
     assert len(table) == 6
     assert only(table, "a", "b")["rank_correlation"] == pytest.approx(-1)
     assert only(table, "a", "b")["n"] == 3
@@ -142,7 +143,7 @@ def test_searches_of_one_architecture_each_and_of_other_parameters(folder):
 
 def test_a_folder_without_results_is_a_clear_message(tmp_path):
     with pytest.raises(ResultsError, match="no such file"):
-        transfer([tmp_path])
+        transfer(read_all([tmp_path]))
 
 
 def test_the_table_is_told_in_words_and_on_the_page(folder):
@@ -156,7 +157,7 @@ def test_the_table_is_told_in_words_and_on_the_page(folder):
             for point, accuracy in zip(points, found, strict=True)
         ],
     )
-    lines = describe([folder / "s"])
+    lines = describe(read_all([folder / "s"]))
     assert len(lines) == 2
     assert (
         "resnet8's best of 3 reaches 0.4000 on vit_tiny, whose own best has 0.4000 (regret 0.0000)"
@@ -170,4 +171,4 @@ def test_the_table_is_told_in_words_and_on_the_page(folder):
 def test_searches_without_common_configurations_are_not_told_about(folder):
     rows = [("resnet8", {"rho": 0.1, "lr": 0.1}, 0.5, 0), ("vit_tiny", {"rho": 0.2, "lr": 0.1}, 0.5, 0)]
     make_search(folder / "s", rows)
-    assert describe([folder / "s"]) == []
+    assert describe(read_all([folder / "s"])) == []

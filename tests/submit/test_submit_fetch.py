@@ -10,7 +10,7 @@ import pytest
 
 from tune_jobs.cli.printable import Printable, printable
 from tune_jobs.errors import ClusterError
-from tune_jobs.results.write import read_results
+from tune_jobs.results.read import read_results
 from tune_jobs.submit.fetch import unpack
 from tune_jobs.submit.pack import lines, pack
 from tune_jobs.submit.protocol import FILES

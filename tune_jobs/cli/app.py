@@ -286,13 +286,17 @@ def _answer(folders: list[Path]) -> list[str]:
 
 
 def _print_comparison(console: Console, folders: list[Path]) -> None:
+    from tune_jobs.report.answer import answer_in_words
+    from tune_jobs.report.data import collect
     from tune_jobs.results import stopping_account as receipt
     from tune_jobs.results import transfer
-    from tune_jobs.results.compare import comparison, render_table
+    from tune_jobs.results.compare import compare_results, render_table
+    from tune_jobs.results.read import read_all
 
-    answer = _answer(folders)
-    console.print(render_table(comparison(folders), is_settled=bool(answer)))
-    for line in (*answer, *transfer.describe(folders), *receipt.describe(folders)):
+    results = read_all(folders)
+    answer = answer_in_words(collect(results))
+    console.print(render_table(compare_results(results), is_settled=bool(answer)))
+    for line in (*answer, *transfer.describe(results), *receipt.describe(results)):
         console.print(escape(line), soft_wrap=True)
 
 

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from tune_jobs.report.contests import Contest, budget_in_words, contests, searched_picture, seeds_picture
+from tune_jobs.report.contest_figures import searched_picture, seeds_picture, trend_pictures
+from tune_jobs.report.contests import Contest, budget_in_words, contests, repeats
 from tune_jobs.report.data import Report, records
 from tune_jobs.report.page import Bullets, Part, Section
-from tune_jobs.report.repeats import repeats, trend_pictures
 from tune_jobs.results.schema import PARAM_PREFIX
 from tune_jobs.results.statistics import VERDICTS, Comparison, smallest_n, summarize
 from tune_jobs.results.tables import NONE, Column, Table, count, fixed, interval, plain, short
@@ -28,16 +28,18 @@ def answer_section(report: Report) -> Section:
         parts.append(_repeats_table(repeated))
     if any(contest.comparisons for contest in repeated):
         parts.append(_differences_table("repeat-differences", repeated))
-    if found or {contest.place for contest in repeated} != set(report.places):
+    if found or {contest.workload for contest in repeated} != set(report.workloads):
         parts.append(_methods_table(report, found))
     if any(contest.comparisons for contest in found):
         parts.append(_differences_table("differences", found))
-    if (report.confirmations["place_in_study"] > 1).any():
+    if (report.confirmations["rank_in_study"] > 1).any():
         parts.append(_candidates_table(report))
     parts.append([seeds_picture(report, contest) for contest in (*found, *repeated)])
     parts.append([picture for contest in repeated for picture in trend_pictures(report, contest)])
-    shown = {contest.place for contest in (*found, *repeated)}
-    parts.append([searched_picture(report, place) for place in report.places if place not in shown])
+    shown = {contest.workload for contest in (*found, *repeated)}
+    parts.append(
+        [searched_picture(report, workload) for workload in report.workloads if workload not in shown]
+    )
     return Section("answer", "Answer", parts)
 
 
@@ -55,7 +57,7 @@ def _headline(report: Report, found: list[Contest], repeated: list[Contest]) -> 
     if repeated:
         return _verdict(repeated, "setting", "of settings repeated with the same seeds, on validation data")
     folder = shlex.quote(str(report.folders[0])) if len(report.folders) == 1 else "DIR"
-    most = max(len(report.labels_at(place)) for place in report.places) if report.places else 2
+    most = max(len(report.labels_on(workload)) for workload in report.workloads) if report.workloads else 2
     num_seeds = smallest_n(max(most, 2))
     return (
         "Searched on one seed each and not confirmed: differences between methods are not established. "
@@ -68,13 +70,15 @@ def _verdict(found: list[Contest], noun: str, how: str) -> str:
     won: dict[str, list[str]] = {}
     for contest in found:
         if best := _established(contest):
-            won.setdefault(best, []).append(contest.place)
+            won.setdefault(best, []).append(contest.workload)
     over = "one comparison" if len(found) == 1 else f"{len(found)} comparisons"
     if not won:
         return (
             f"No {noun} is shown to be better than all the others, in {over} {how}. {_needed(found)}".strip()
         )
-    wins = "; ".join(f"{label} in {len(places)} ({', '.join(places)})" for label, places in won.items())
+    wins = "; ".join(
+        f"{label} in {len(workloads)} ({', '.join(workloads)})" for label, workloads in won.items()
+    )
     return f"Shown to be better than every other {noun}, of {over} {how}: {wins}."
 
 
@@ -115,14 +119,14 @@ def _sentences(report: Report, found: list[Contest], repeated: list[Contest]) ->
     for contest in (*found, *repeated):
         best, summary = next(iter(contest.summaries.items()))
         yield (
-            f"{contest.place}, {budget_in_words(contest)}: {best} has the highest mean {contest.measure}, "
+            f"{contest.workload}, {budget_in_words(contest)}: {best} has the highest mean {contest.measure}, "
             f"{fixed(summary.mean)} ({_sure(summary.low, summary.high)}, "
             f"n = {summary.n} seeds). {' '.join(_rivals(best, contest))}".strip()
         )
-    shown = {contest.place for contest in (*found, *repeated)}
-    for place in report.places:
-        if place not in shown:
-            yield _searched_sentence(report, place)
+    shown = {contest.workload for contest in (*found, *repeated)}
+    for workload in report.workloads:
+        if workload not in shown:
+            yield _searched_sentence(report, workload)
 
 
 def _rivals(best: str, contest: Contest) -> Iterator[str]:
@@ -133,14 +137,14 @@ def _rivals(best: str, contest: Contest) -> Iterator[str]:
             yield f"Against {rival}: {difference}; n = {one.n} shared seeds{sure}), {verdict}."
 
 
-def _searched_sentence(report: Report, place: str) -> str:
-    rows = report.of(report.studies, place).dropna(subset=["best_val_accuracy"])
+def _searched_sentence(report: Report, workload: str) -> str:
+    rows = report.of(report.studies, workload).dropna(subset=["best_val_accuracy"])
     if not len(rows):
-        return f"{place}: no trial has reached full fidelity, so there is no best."
+        return f"{workload}: no trial has reached full fidelity, so there is no best."
     rows = rows.sort_values(["best_val_accuracy", "best_val_loss"], ascending=[False, True])
     best = rows.iloc[0]
     said = (
-        f"{place}: {best['label']} has the highest validation accuracy, {fixed(best['best_val_accuracy'])} "
+        f"{workload}: {best['label']} has the highest validation accuracy, {fixed(best['best_val_accuracy'])} "
         f"(best of {best['num_completed']} completed trials)"
     )
     if len(rows) > 1:
@@ -155,16 +159,16 @@ def _num_budgets(found: list[Contest]) -> int:
 
 
 def _methods_table(report: Report, found: list[Contest]) -> Table:
-    contests_of: dict[str, list[Contest | None]] = {place: [] for place in report.places}
+    contests_of: dict[str, list[Contest | None]] = {workload: [] for workload in report.workloads}
     for one in found:
-        contests_of[one.place].append(one)
+        contests_of[one.workload].append(one)
     rows = [
         _method_row(report, contest, study)
-        for place in report.places
-        for contest in contests_of[place] or [None]
-        for study in _ordered(records(report.of(report.studies, place)), contest)
+        for workload in report.workloads
+        for contest in contests_of[workload] or [None]
+        for study in _ordered(records(report.of(report.studies, workload)), contest)
     ]
-    text_of = Column("architecture", lambda row: row["place"], False)
+    text_of = Column("architecture", lambda row: row["workload"], False)
     budget_column = [Column("equal", lambda row: row["budget"] or NONE, False)] * (_num_budgets(found) > 1)
     confirmed = [
         Column("test accuracy", lambda row: fixed(row["test_mean"])),
@@ -192,7 +196,7 @@ def _methods_table(report: Report, found: list[Contest]) -> Table:
 
 
 def _ordered(studies: list[dict[str, Any]], contest: Contest | None) -> list[dict[str, Any]]:
-    """Returns a place's studies with the best test accuracy first, those without one as they were, last."""
+    """Returns a workload's studies with the best test accuracy first, those without one as they were, last."""
     if contest is None:
         return studies
     order = list(contest.summaries)
@@ -203,7 +207,7 @@ def _method_row(report: Report, contest: Contest | None, study: Mapping[str, Any
     summary = contest.summaries.get(study["label"]) if contest else None
     names = ("best_val_accuracy", "best_trial_id", "num_completed", "num_trials", "gradient_evaluations")
     return {
-        "place": study["place"],
+        "workload": study["workload"],
         "label": study["label"],
         "budget": contest.budget if contest else None,
         "job": study["job"],
@@ -224,12 +228,17 @@ def _parameter(row: Mapping[str, Any], name: str) -> str:
 
 def _repeats_table(repeated: list[Contest]) -> Table:
     rows = [
-        {"place": one.place, "setting": name, **vars(summary), "is_best": name == next(iter(one.summaries))}
+        {
+            "workload": one.workload,
+            "setting": name,
+            **vars(summary),
+            "is_best": name == next(iter(one.summaries)),
+        }
         for one in repeated
         for name, summary in one.summaries.items()
     ]
     columns = [
-        Column("architecture", lambda row: row["place"], False),
+        Column("architecture", lambda row: row["workload"], False),
         Column("setting", lambda row: row["setting"], False),
         Column("val accuracy", lambda row: fixed(row["mean"])),
         Column("95 % interval", lambda row: interval(row["low"], row["high"])),
@@ -246,7 +255,7 @@ def _repeats_table(repeated: list[Contest]) -> Table:
 def _differences_table(name: str, found: list[Contest]) -> Table:
     rows = [
         {
-            "place": one.place,
+            "workload": one.workload,
             "budget": one.budget,
             **{name: plain(value) for name, value in vars(pair).items()},
         }
@@ -255,7 +264,7 @@ def _differences_table(name: str, found: list[Contest]) -> Table:
     ]
     words = {"a better": "{a} better", "b better": "{b} better"}
     columns = [
-        Column("architecture", lambda row: row["place"], False),
+        Column("architecture", lambda row: row["workload"], False),
         *([Column("equal", lambda row: row["budget"], False)] * (_num_budgets(found) > 1)),
         Column("a", lambda row: row["a"], False),
         Column("b", lambda row: row["b"], False),
@@ -284,24 +293,24 @@ def _differences_table(name: str, found: list[Contest]) -> Table:
 
 def _candidates_table(report: Report) -> Table:
     rows: list[dict[str, Any]] = []
-    keys = ["place", "label", "budget", "place_in_study"]
+    keys = ["workload", "label", "budget", "rank_in_study"]
     for key, members in report.confirmations.dropna(subset=["test_accuracy"]).groupby(keys, sort=False):
         summary = summarize(members["test_accuracy"].tolist())
         val_accuracy = plain(members["val_accuracy"].iloc[0])
         rows.append(dict(zip(keys, key, strict=True)) | vars(summary) | {"val_accuracy": val_accuracy})
     rows.sort(
         key=lambda row: (
-            report.places.index(row["place"]),
+            report.workloads.index(row["workload"]),
             row["label"],
             row["budget"],
-            row["place_in_study"],
+            row["rank_in_study"],
         )
     )
     columns = [
-        Column("architecture", lambda row: row["place"], False),
+        Column("architecture", lambda row: row["workload"], False),
         Column("method", lambda row: row["label"], False),
         Column("equal", lambda row: row["budget"], False),
-        Column("rank in search", lambda row: count(row["place_in_study"])),
+        Column("rank in search", lambda row: count(row["rank_in_study"])),
         Column("val accuracy", lambda row: fixed(row["val_accuracy"])),
         Column("test accuracy", lambda row: fixed(row["mean"])),
         Column("95 % interval", lambda row: interval(row["low"], row["high"])),

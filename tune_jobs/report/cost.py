@@ -22,21 +22,20 @@ def sharpness_section(report: Report) -> Section:
         words = "No sharpness was measured: `tune-jobs confirm` does so when it retrains the winners."
         return Section("sharpness", "Sharpness against test accuracy", [words])
     confirmed = report.confirmations
-    places = [place for place in report.places if (confirmed["place"] == place).any()]
-    pictures = [_sharpness(report, place, measure) for measure in measures for place in places]
+    workloads = [workload for workload in report.workloads if (confirmed["workload"] == workload).any()]
+    pictures = [_sharpness(report, workload, measure) for measure in measures for workload in workloads]
     return Section("sharpness", "Sharpness against test accuracy", [pictures])
 
 
 def cost_section(report: Report) -> Section:
     """Returns what each study cost, and what early stopping saved."""
     rows = [
-        _cost_row(report, place, label, study)
-        for place in report.places
-        for label in report.labels_at(place)
-        for study in [report.of(report.trials, place, label)]
+        _cost_row(report, workload, label)
+        for workload in report.workloads
+        for label in report.labels_on(workload)
     ]
     columns = [
-        Column("architecture", lambda row: row["place"], False),
+        Column("architecture", lambda row: row["workload"], False),
         Column("method", lambda row: row["label"], False),
         Column("trials", lambda row: count(row["num_trials"])),
         Column("epochs", lambda row: count(row["epochs"])),
@@ -72,12 +71,12 @@ def failures_section(report: Report) -> Section:
     wrong = trials[trials["status"].isin(["failed", "diverged"]) | trials["error"].notna()]
     if len(wrong):
         rows = [
-            {name: plain(row[name]) for name in ("place", "label", "trial_id", "status", "epochs_trained")}
+            {name: plain(row[name]) for name in ("workload", "label", "trial_id", "status", "epochs_trained")}
             | {"reason": plain(row["error"]) or plain(row["stop_reason"])}
             for row in records(wrong.head(_MOST_ERRORS))
         ]
         columns = [
-            Column("architecture", lambda row: row["place"], False),
+            Column("architecture", lambda row: row["workload"], False),
             Column("method", lambda row: row["label"], False),
             Column("trial", lambda row: row["trial_id"], False),
             Column("status", lambda row: row["status"], False),
@@ -89,23 +88,20 @@ def failures_section(report: Report) -> Section:
     return Section("endings", "How trials ended", parts)
 
 
-def _cost_row(report: Report, place: str, label: str, trials: pd.DataFrame) -> dict[str, Any]:
+def _cost_row(report: Report, workload: str, label: str) -> dict[str, Any]:
+    trials = report.of(report.trials, workload, label)
     epochs, most = trials["epochs_trained"].astype("float64"), trials["max_epochs"].astype("float64")
     stopped = (trials["status"] == "pruned") & (epochs > 0)
     saved = (most - epochs)[stopped]
     trial_s = trials["wall_s"].astype("float64")
-    job = (
-        report.metadata[[str(one) for one in report.folders].index(str(trials["folder"].iloc[0]))]["job"]
-        or {}
-    )
-    resources = job.get("resources") or {}
+    resources = report.job(str(trials["folder"].iloc[0])).get("resources") or {}
     device = trials["device"].dropna()
     on_gpu = len(device) > 0 and str(device.iloc[0]).startswith("cuda")
     per_trial = resources.get("gpus_per_trial" if on_gpu else "cpus_per_trial")
     # "auto" is resolved on the machine and not recorded.
     num_devices = float(per_trial) if isinstance(per_trial, int | float) else None
     return {
-        "place": place,
+        "workload": workload,
         "label": label,
         "num_trials": len(trials),
         "epochs": float(epochs.sum()),
@@ -121,7 +117,7 @@ def _cost_row(report: Report, place: str, label: str, trials: pd.DataFrame) -> d
 
 
 def _spent_and_saved(rows: list[dict[str, Any]]) -> Picture:
-    names = [text(f"{row['place']}, {row['label']}") for row in rows]
+    names = [text(f"{row['workload']}, {row['label']}") for row in rows]
     traces = [
         go.Bar(
             y=names,
@@ -174,9 +170,9 @@ def _standard_errors(rows: pd.DataFrame, column: str) -> dict[str, Any] | None:
     return {"type": "data", "array": rows[column].fillna(0.0).tolist(), "width": 0, "thickness": 1}
 
 
-def _sharpness(report: Report, place: str, measure: str) -> Picture:
+def _sharpness(report: Report, workload: str, measure: str) -> Picture:
     colour, column = colours(report.labels), SHARPNESS_PREFIX + measure
-    rows = report.of(report.confirmations, place).dropna(subset=[column, "test_accuracy"])
+    rows = report.of(report.confirmations, workload).dropna(subset=[column, "test_accuracy"])
     traces = [
         go.Scatter(
             x=own[column].tolist(),
@@ -200,12 +196,12 @@ def _sharpness(report: Report, place: str, measure: str) -> Picture:
     is_positive = len(rows) > 0 and rows[column].min() > 0
     wide = is_positive and rows[column].max() > 20 * rows[column].min()
     return Picture(
-        slug("sharpness", measure, place),
-        f"{place}: one point a confirmed seed{bars}, n = {n}; {said}. A negative tau would say that flatter is more "
+        slug("sharpness", measure, workload),
+        f"{workload}: one point a confirmed seed{bars}, n = {n}; {said}. A negative tau would say that flatter is more "
         "accurate; over several methods it mixes differences between and within them.",
         new_figure(
             traces,
-            title=f"{place}: {measure}",
+            title=f"{workload}: {measure}",
             x={"title": text(measure), "type": "log" if wide else "linear"},
             y={"title": "test accuracy"},
         ),

@@ -21,8 +21,8 @@ def budget_section(report: Report) -> Section:
         "A gradient evaluation is one forward and backward pass over a batch. A step of a sharpness-aware method "
         "takes two, so at equal epochs it has spent twice as much as the base optimizer."
     )
-    winners = [_winners(report, place) for place in report.places]
-    searches = [_anytime(report, place) for place in report.places]
+    winners = [_winners(report, workload) for workload in report.workloads]
+    searches = [_anytime(report, workload) for workload in report.workloads]
     return Section("budget", "Accuracy against gradient evaluations", [words, winners, searches])
 
 
@@ -32,7 +32,9 @@ def curves_section(report: Report) -> Section:
         "One line a trial; the sign at its end says how it ended. A click on a method in a legend hides or shows "
         "it, a double click leaves it alone."
     )
-    return Section("curves", "Learning curves", [words, [_curves(report, place) for place in report.places]])
+    return Section(
+        "curves", "Learning curves", [words, [_curves(report, workload) for workload in report.workloads]]
+    )
 
 
 def describe_trial(row: dict[str, Any]) -> str:
@@ -48,41 +50,41 @@ def describe_trial(row: dict[str, Any]) -> str:
     return "<br>".join(text(line[:160]) for line in said if line)
 
 
-def _spent(report: Report, place: str) -> pd.DataFrame:
-    """Returns a place's reports with `cost`, the gradient evaluations of one epoch; it is the same in all."""
-    epochs = report.of(report.epochs, place)
-    trials = report.of(report.trials, place).set_index("uid")
+def _spent(report: Report, workload: str) -> pd.DataFrame:
+    """Returns a workload's reports with `cost`, the gradient evaluations of one epoch; it is the same in all."""
+    epochs = report.of(report.epochs, workload)
+    trials = report.of(report.trials, workload).set_index("uid")
     per_epoch = trials["gradient_evaluations"].astype("float64") / trials["epochs_trained"].astype("float64")
     return epochs.assign(cost=epochs["uid"].map(per_epoch)).dropna(subset=["cost", "val_accuracy"])
 
 
-def _winners(report: Report, place: str) -> Picture:
+def _winners(report: Report, workload: str) -> Picture:
     colour, traces = colours(report.labels), []
-    epochs, studies = _spent(report, place), report.of(report.studies, place)
-    for label in report.labels_at(place):
+    epochs, studies = _spent(report, workload), report.of(report.studies, workload)
+    for label in report.labels_on(workload):
         winner = studies.loc[studies["label"] == label, "best_trial_id"].iloc[0]
         own = epochs[(epochs["label"] == label) & (epochs["trial_id"] == winner)].sort_values("epoch")
         traces.append(
             _line(label, colour[label], (own["epoch"] * own["cost"]).tolist(), own["val_accuracy"].tolist())
         )
     return Picture(
-        slug("winners", place),
-        f"{place}: each method's best completed trial (n = 1 each): how accurate it was at equal cost, not at equal "
+        slug("winners", workload),
+        f"{workload}: each method's best completed trial (n = 1 each): how accurate it was at equal cost, not at equal "
         "epochs.",
         new_figure(
             traces,
-            title=f"{place}: training the best trial",
+            title=f"{workload}: training the best trial",
             x={"title": "gradient evaluations of the trial", "rangemode": "tozero"},
             y={"title": "validation accuracy"},
         ),
     )
 
 
-def _anytime(report: Report, place: str) -> Picture:
+def _anytime(report: Report, workload: str) -> Picture:
     colour, traces, sizes = colours(report.labels), [], []
-    epochs = _spent(report, place)
+    epochs = _spent(report, workload)
     early, top = 1.0, 0.0
-    for label in report.labels_at(place):
+    for label in report.labels_on(workload):
         own = epochs[epochs["label"] == label]
         sizes.append(f"{label} {own['uid'].nunique()}")
         spent, best = own["cost"].cumsum(), own["val_accuracy"].cummax()
@@ -94,12 +96,12 @@ def _anytime(report: Report, place: str) -> Picture:
         )
     pad = 0.05 * max(top - early, 0.01)  # above and below what the search still gained after its first tenth
     return Picture(
-        slug("anytime", place),
-        f"{place}: the best validation accuracy of any epoch so far against all that the study spent, in the order "
+        slug("anytime", workload),
+        f"{workload}: the best validation accuracy of any epoch so far against all that the study spent, in the order "
         f"of the reports; trials: {', '.join(sizes)}. The first tenth of each study may lie below the picture.",
         new_figure(
             traces,
-            title=f"{place}: the whole search",
+            title=f"{workload}: the whole search",
             x={"title": "gradient evaluations of the study", "rangemode": "tozero"},
             y={"title": "best validation accuracy so far"}
             | ({"range": [early - pad, top + pad]} if top else {}),
@@ -127,13 +129,13 @@ def _line(
     )
 
 
-def _curves(report: Report, place: str) -> Picture:
+def _curves(report: Report, workload: str) -> Picture:
     colour = colours(report.labels)
     traces = []
-    epochs = report.of(report.epochs, place).dropna(subset=["val_accuracy"])
-    trials = report.of(report.trials, place)
+    epochs = report.of(report.epochs, workload).dropna(subset=["val_accuracy"])
+    trials = report.of(report.trials, workload)
     shown, step = _thinned(epochs)
-    for label in report.labels_at(place):
+    for label in report.labels_on(workload):
         own = shown[shown["label"] == label]
         x: list[float | None] = []
         y: list[float | None] = []
@@ -158,12 +160,12 @@ def _curves(report: Report, place: str) -> Picture:
     ended = ", ".join(f"{number} {status}" for status, number in counts.items())
     thinned = "" if step == 1 else f" Every {step}th epoch is drawn, and all rungs and ends."
     return Picture(
-        slug("curves", place),
-        f"{place}: {len(trials)} trials, {ended}. Circles reached full fidelity, crosses were stopped by ASHA, "
+        slug("curves", workload),
+        f"{workload}: {len(trials)} trials, {ended}. Circles reached full fidelity, crosses were stopped by ASHA, "
         f"triangles diverged, open circles still run.{thinned}",
         new_figure(
             traces,
-            title=place,
+            title=workload,
             x={"title": "epoch", "rangemode": "tozero"},
             y={"title": "validation accuracy"},
             height=380,

@@ -1,6 +1,6 @@
-"""What the report is made from: the Parquet tables of all searches, side by side, with names to call them by."""
+"""What the report is made of: the tables of all searches, side by side, with names for what is compared."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,13 +9,15 @@ import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
 from tune_jobs.job.space import Choice, Distribution, LogUniform, Uniform
-from tune_jobs.results.compare import comparison
+from tune_jobs.results.compare import compare_results
+from tune_jobs.results.read import Results, read_all
 from tune_jobs.results.schema import PARAM_PREFIX, SHARPNESS_PREFIX, STANDARD_PARAMS
-from tune_jobs.results.write import Results, read_results
 
 STANDARD_ERROR = "_se"
+_PRECISION = (STANDARD_ERROR, "_converged", "_residual")
+"""Endings of columns that say how exact a measure of sharpness is, and are none themselves."""
+
 _STUDY = ["folder", "job", "dataset", "architecture", "method"]
-_OF_A_MEASURE = (STANDARD_ERROR, "_converged", "_residual")  # endings of columns that say how exact one is
 _SPACE: TypeAdapter[dict[str, Distribution]] = TypeAdapter(dict[str, Distribution])
 
 
@@ -23,29 +25,32 @@ _SPACE: TypeAdapter[dict[str, Distribution]] = TypeAdapter(dict[str, Distributio
 class Report:
     """All searches of a report.
 
-    Every frame has the columns `folder`, `place` (what is compared: an architecture on a data set) and `label`
-    (with what: a method; with job and folder where the method alone would be ambiguous).
+    Every frame has the columns `folder`, `workload` (an architecture on a data set: methods are compared within it)
+    and `label` (a method's name, with job and folder where the method alone would be ambiguous).
 
     Attributes:
-        folders: The search folders, in the order given.
-        metadata: What each folder's files say of themselves.
-        trials: One row a trial, with `uid`; `status` is "running" where it has not ended.
-        epochs: One row a report, with `uid`, in ledger order.
-        confirmations: One row a fresh seed, `dataset` and `place_in_study` filled in.
-        studies: The rows of `tune_jobs.results.compare.comparison`.
+        results: The results of each search, in the order given.
+        trials: One row per trial, with `uid`; `status` is "running" where it has not ended.
+        epochs: One row per report, with `uid`, in the order of the ledger.
+        confirmations: One row per fresh seed; `dataset` and `rank_in_study` are filled in.
+        studies: The rows of `tune_jobs.results.compare.compare`.
     """
 
-    folders: Sequence[Path]
-    metadata: Sequence[Mapping[str, Any]]
+    results: Sequence[Results]
     trials: pd.DataFrame
     epochs: pd.DataFrame
     confirmations: pd.DataFrame
     studies: pd.DataFrame
 
     @property
-    def places(self) -> list[str]:
-        """What is compared, in the order of the jobs."""
-        return list(dict.fromkeys(self.trials["place"]))
+    def folders(self) -> list[Path]:
+        """The search folders, in the order given."""
+        return [result.folder for result in self.results]
+
+    @property
+    def workloads(self) -> list[str]:
+        """All workloads, in the order of the jobs."""
+        return list(dict.fromkeys(self.trials["workload"]))
 
     @property
     def labels(self) -> list[str]:
@@ -59,51 +64,57 @@ class Report:
 
     @property
     def sharpness(self) -> list[str]:
-        """The measures of sharpness that at least one confirmation has; how exact they are is no measure."""
+        """The measures of sharpness that at least one confirmation has."""
         names = _present(self.confirmations, SHARPNESS_PREFIX)
-        return [name for name in names if name != "loss" and not name.endswith(_OF_A_MEASURE)]
+        return [name for name in names if name != "loss" and not name.endswith(_PRECISION)]
 
-    def of(self, frame: pd.DataFrame, place: str, label: str | None = None) -> pd.DataFrame:
-        """Returns the rows of a frame that belong to a place, and to a label if one is given."""
-        rows = frame["place"] == place
+    def of(self, frame: pd.DataFrame, workload: str, label: str | None = None) -> pd.DataFrame:
+        """Returns the rows of a frame that belong to a workload, and to a label if you give one."""
+        rows = frame["workload"] == workload
         return frame[rows if label is None else rows & (frame["label"] == label)]
 
-    def labels_at(self, place: str) -> list[str]:
-        """Returns the methods that were searched at a place, in the order of the jobs."""
-        found = set(self.of(self.trials, place)["label"])
-        return [label for label in self.labels if label in found]
+    def labels_on(self, workload: str) -> list[str]:
+        """Returns the methods that were searched on a workload, in the order of the jobs."""
+        searched = set(self.of(self.trials, workload)["label"])
+        return [label for label in self.labels if label in searched]
+
+    def job(self, folder: str) -> Mapping[str, Any]:
+        """Returns the job of a folder as its files have it; empty if they have none."""
+        by_folder = {str(result.folder): result.metadata["job"] for result in self.results}
+        return by_folder[folder] or {}
 
     def space(self, folder: str) -> dict[str, Distribution]:
-        """Returns the search space of a folder's job; nothing where this version cannot read it."""
-        job = self.metadata[[str(one) for one in self.folders].index(folder)]["job"] or {}
+        """Returns the search space of a folder's job; empty if this version cannot read it."""
         try:
-            return _SPACE.validate_python(job.get("space") or {})
+            return _SPACE.validate_python(self.job(folder).get("space") or {})
         except ValidationError:
             return {}
 
 
-def load(folders: Sequence[Path]) -> Report:
-    """Reads all searches.
+def load(folders: Iterable[Path | str]) -> Report:
+    """Reads the searches of a report.
 
     Raises:
-        ResultsError: a folder has no results that can be read.
+        ResultsError: A folder has no results that can be read.
     """
-    found = list(dict.fromkeys(Path(folder) for folder in folders))
-    results = [read_results(folder) for folder in found]
-    names = [str(folder) for folder in found]
-    trials = _together(names, [one.trials for one in results])
+    return collect(read_all(folders))
+
+
+def collect(results: Sequence[Results]) -> Report:
+    """Returns the tables of all searches side by side; `results` has at least one."""
+    names = [str(result.folder) for result in results]
+    trials = _together(names, [result.trials for result in results])
     trials["status"] = trials["status"].fillna("running")
-    called = _names(trials[_STUDY].drop_duplicates())
-    trials = trials.merge(called, on=_STUDY, how="left")
-    of_trial = trials[["folder", "trial_id", "place", "label", "uid"]]
-    epochs = _together(names, [one.epochs for one in results]).drop(columns="uid")
+    study_names = _study_names(trials[_STUDY].drop_duplicates())
+    trials = trials.merge(study_names, on=_STUDY, how="left")
+    of_trial = trials[["folder", "trial_id", "workload", "label", "uid"]]
+    epochs = _together(names, [result.epochs for result in results]).drop(columns="uid")
     return Report(
-        folders=found,
-        metadata=[one.metadata for one in results],
+        results=results,
         trials=trials,
         epochs=epochs.merge(of_trial, on=["folder", "trial_id"], how="inner"),
         confirmations=_confirmations(names, results, trials),
-        studies=comparison(found).merge(called, on=_STUDY, how="left"),
+        studies=compare_results(results).merge(study_names, on=_STUDY, how="left"),
     )
 
 
@@ -113,7 +124,7 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def limits(distribution: Distribution | None) -> tuple[float, float, bool] | None:
-    """Returns the lower and the upper end of a search range and whether it is logarithmic; None without range."""
+    """Returns the ends of a search range and whether it is logarithmic; None if it is a single value."""
     match distribution:
         case Uniform(uniform=(low, high)):
             return low, high, False
@@ -125,13 +136,13 @@ def limits(distribution: Distribution | None) -> tuple[float, float, bool] | Non
 
 
 def _together(names: Sequence[str], frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Returns frames below each other with their `folder`, and `uid`, which no two trials share."""
+    """Concatenates the frames of all folders; adds `folder`, and `uid`, which no two trials share."""
     marked = [frame.assign(folder=name) for name, frame in zip(names, frames, strict=True)]
     columns = list(dict.fromkeys(column for frame in marked for column in frame.columns))
     filled = [frame for frame in marked if len(frame)]
     if not filled:
         return marked[0].reindex(columns=[*columns, "uid"])
-    # What a frame lacks or has no value of says nothing about the column's type.
+    # pandas would infer the type of a column from the frames in which it is all null: leave those out.
     table = pd.concat([frame.dropna(axis=1, how="all") for frame in filled], ignore_index=True)
     types = {column: frame[column].dtype for frame in filled for column in frame}
     for column in set(columns) - set(table.columns):
@@ -140,25 +151,26 @@ def _together(names: Sequence[str], frames: Sequence[pd.DataFrame]) -> pd.DataFr
     return table.assign(uid=table["folder"] + "\n" + table["trial_id"].astype(str))
 
 
-def _names(studies: pd.DataFrame) -> pd.DataFrame:
-    """Returns the studies with `place` and `label`, as short as they can be without two being the same."""
+def _study_names(studies: pd.DataFrame) -> pd.DataFrame:
+    """Returns the studies with `workload` and `label`, as short as they can be while no two are the same."""
     studies = studies.copy()
     many = studies["dataset"].nunique() > 1
-    studies["place"] = studies["architecture"] + ((" on " + studies["dataset"]) if many else "")
+    studies["workload"] = studies["architecture"] + ((" on " + studies["dataset"]) if many else "")
     studies["label"] = studies["method"]
     names = studies["folder"].map(lambda folder: Path(folder).name)
     distinct = studies["folder"].nunique() == names.nunique()
     for more in (studies["job"], names if distinct else studies["folder"]):
-        twice = studies.duplicated(["place", "label"], keep=False)
+        twice = studies.duplicated(["workload", "label"], keep=False)
         studies.loc[twice, "label"] += " (" + more[twice] + ")"
     return studies
 
 
 def _confirmations(names: Sequence[str], results: Sequence[Results], trials: pd.DataFrame) -> pd.DataFrame:
-    table = _together(names, [one.confirmations for one in results])
-    of_study = trials[["folder", "study", "place", "label"]].drop_duplicates(["folder", "study"])
-    table = table.rename(columns={"place": "place_in_study"}).merge(of_study, on=["folder", "study"])
-    table["place_in_study"] = table["place_in_study"].fillna(1).astype("int64")
+    table = _together(names, [result.confirmations for result in results])
+    of_study = trials[["folder", "study", "workload", "label"]].drop_duplicates(["folder", "study"])
+    table = table.rename(columns={"place": "rank_in_study"}).merge(of_study, on=["folder", "study"])
+    # Files of older versions lack both columns: they confirmed the winner only, at equal epochs.
+    table["rank_in_study"] = table["rank_in_study"].fillna(1).astype("int64")
     table["budget"] = table["budget"].fillna("epochs")
     return table
 

@@ -15,9 +15,9 @@ from tune_jobs.results.tables import Column, Table, count, fixed, plain, share
 def search_section(report: Report) -> Section:
     """Returns the history of the searches and the rungs of ASHA."""
     judged = report.epochs[report.epochs["rung"].notna()]
-    parts: list[Part] = [[_history(report, place) for place in report.places]]
+    parts: list[Part] = [[_history(report, workload) for workload in report.workloads]]
     if len(judged):
-        parts.append([_rungs(report, judged, place) for place in dict.fromkeys(judged["place"])])
+        parts.append([_rungs(report, judged, workload) for workload in dict.fromkeys(judged["workload"])])
         parts.append(_rungs_table(report, judged))
     else:
         parts.append(
@@ -31,11 +31,11 @@ def numbered(trials: pd.DataFrame) -> pd.Series:
     return trials["number"].fillna(trials.groupby("label").cumcount()).astype("int64")
 
 
-def _history(report: Report, place: str) -> Picture:
+def _history(report: Report, workload: str) -> Picture:
     colour, traces = colours(report.labels), []
-    trials = report.of(report.trials, place)
+    trials = report.of(report.trials, workload)
     trials = trials.assign(order=numbered(trials)).dropna(subset=["val_accuracy"]).sort_values("order")
-    for label in report.labels_at(place):
+    for label in report.labels_on(workload):
         own = trials[trials["label"] == label]
         completed = own[own["status"] == "completed"]
         traces.append(key(label, colour[label]))
@@ -67,23 +67,23 @@ def _history(report: Report, place: str) -> Picture:
             )
         )
     return Picture(
-        slug("history", place),
-        f"{place}: last validation accuracy of {len(trials)} trials in the order proposed; lines are the best "
+        slug("history", workload),
+        f"{workload}: last validation accuracy of {len(trials)} trials in the order proposed; lines are the best "
         "completed so far. Flat lines say that more trials would hardly help.",
         new_figure(
             traces,
-            title=f"{place}: history",
+            title=f"{workload}: history",
             x={"title": "number of the trial in its study", "rangemode": "tozero"},
             y={"title": "validation accuracy"},
         ),
     )
 
 
-def _rungs(report: Report, judged: pd.DataFrame, place: str) -> Picture:
+def _rungs(report: Report, judged: pd.DataFrame, workload: str) -> Picture:
     colour, traces = colours(report.labels), []
-    own = report.of(judged, place)
+    own = report.of(judged, workload)
     rungs = sorted({int(rung) for rung in own["rung"]})
-    labels = report.labels_at(place)
+    labels = report.labels_on(workload)
     for offset, label in enumerate(labels):
         rows = own[(own["label"] == label) & own["val_accuracy"].notna()]
         shift = (offset - (len(labels) - 1) / 2) * 0.7 / max(len(labels), 1)
@@ -128,12 +128,12 @@ def _rungs(report: Report, judged: pd.DataFrame, place: str) -> Picture:
             )
         )
     return Picture(
-        slug("rungs", place),
-        f"{place}: validation accuracy on arrival at a rung; crosses were stopped, bars are the last cutoff. The "
+        slug("rungs", workload),
+        f"{workload}: validation accuracy on arrival at a rung; crosses were stopped, bars are the last cutoff. The "
         "cutoff moves as trials arrive, and the job may protect some, so dots can lie below it.",
         new_figure(
             traces,
-            title=f"{place}: rungs",
+            title=f"{workload}: rungs",
             x={
                 "title": "epochs trained",
                 "tickvals": list(range(len(rungs))),
@@ -147,14 +147,14 @@ def _rungs(report: Report, judged: pd.DataFrame, place: str) -> Picture:
 
 def _rungs_table(report: Report, judged: pd.DataFrame) -> Table:
     rows: list[dict[str, Any]] = []
-    for (place, label, rung), members in judged.astype({"rung": int}).groupby(
-        ["place", "label", "rung"], sort=False
+    for (workload, label, rung), members in judged.astype({"rung": int}).groupby(
+        ["workload", "label", "rung"], sort=False
     ):
         stopped = int((members["decision"] == "stop").sum())
         cutoffs = members["cutoff"].dropna()
         rows.append(
             {
-                "place": place,
+                "workload": workload,
                 "label": label,
                 "rung": rung,
                 "arrived": len(members),
@@ -164,10 +164,14 @@ def _rungs_table(report: Report, judged: pd.DataFrame) -> Table:
             }
         )
     rows.sort(
-        key=lambda row: (report.places.index(row["place"]), report.labels.index(row["label"]), row["rung"])
+        key=lambda row: (
+            report.workloads.index(row["workload"]),
+            report.labels.index(row["label"]),
+            row["rung"],
+        )
     )
     columns = [
-        Column("architecture", lambda row: row["place"], False),
+        Column("architecture", lambda row: row["workload"], False),
         Column("method", lambda row: row["label"], False),
         Column("epochs", lambda row: count(row["rung"])),
         Column("arrived", lambda row: count(row["arrived"])),

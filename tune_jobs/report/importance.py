@@ -34,7 +34,7 @@ class Importance:
     n: int
 
 
-def importance(report: Report, place: str, label: str) -> Importance:
+def importance(report: Report, workload: str, label: str) -> Importance:
     """Returns the importances of a study's parameters by fANOVA.
 
     Trials are only comparable at one fidelity, and those that early stopping let through are alike in what matters
@@ -46,9 +46,9 @@ def importance(report: Report, place: str, label: str) -> Importance:
     References:
         Hutter et al., "An Efficient Approach for Assessing Hyperparameter Importance", ICML 2014.
     """
-    epochs = report.of(report.epochs, place, label).dropna(subset=["val_accuracy"])
+    epochs = report.of(report.epochs, workload, label).dropna(subset=["val_accuracy"])
     reached = epochs.groupby("epoch")["uid"].nunique()
-    trials = report.of(report.trials, place, label)
+    trials = report.of(report.trials, workload, label)
     enough = reached[(reached >= MIN_TRIALS) & (2 * reached >= len(trials))]
     if not len(enough):
         return Importance({}, None, int(reached.max()) if len(reached) else 0)
@@ -66,11 +66,11 @@ def importance(report: Report, place: str, label: str) -> Importance:
     return Importance(_fit(trials, {name: space[name] for name in names}), epoch, len(trials))
 
 
-def warnings(report: Report, place: str) -> Iterator[str]:
-    """Yields what speaks against believing the optima that were found at a place."""
-    for study in records(report.of(report.studies, place)):
-        name = f"{place}, {study['label']}"
-        trials = report.of(report.trials, place, study["label"])
+def warnings(report: Report, workload: str) -> Iterator[str]:
+    """Yields what speaks against believing the optima that were found at a workload."""
+    for study in records(report.of(report.studies, workload)):
+        name = f"{workload}, {study['label']}"
+        trials = report.of(report.trials, workload, study["label"])
         space = report.space(str(study["folder"]))
         searched = {one: found for one in report.params if one in space and (found := limits(space[one]))}
         searched = {one: found for one, found in searched.items() if trials[PARAM_PREFIX + one].notna().any()}

@@ -19,19 +19,19 @@ from tune_jobs.results.tables import count
 def params_section(report: Report) -> Section:
     """Returns importance and slices of the parameters by architecture, with warnings."""
     parts: list[Part] = []
-    said = [warning for place in report.places for warning in warnings(report, place)]
+    said = [warning for workload in report.workloads for warning in warnings(report, workload)]
     if said:
         parts += ["Read the optima below with these reservations:", Bullets(said)]
     parts += _importances(report)
-    for place in report.places:
-        parts.append([_slice(report, place, name) for name in _searched(report, place)])
+    for workload in report.workloads:
+        parts.append([_slice(report, workload, name) for name in _searched(report, workload)])
     return Section("parameters", "Parameters", parts)
 
 
 def optima_section(report: Report) -> Section:
     """Returns where the best values of each parameter lie, across architectures."""
     pictures = [
-        _optima(report, name) for name in report.params if any(_searched(report, p) for p in report.places)
+        _optima(report, name) for name in report.params if any(_searched(report, p) for p in report.workloads)
     ]
     words = (
         "Does a setting carry over from one architecture to another? Large: the study's winner. Small: the other "
@@ -40,24 +40,31 @@ def optima_section(report: Report) -> Section:
     return Section("optima", "Optima across architectures", [words, pictures])
 
 
-def _searched(report: Report, place: str) -> list[str]:
-    """Returns the parameters that have several values at a place."""
-    trials = report.of(report.trials, place)
+def _searched(report: Report, workload: str) -> list[str]:
+    """Returns the parameters that have several values at a workload."""
+    trials = report.of(report.trials, workload)
     return [name for name in report.params if trials[PARAM_PREFIX + name].nunique() > 1]
 
 
 def _importances(report: Report) -> list[Part]:
     found: dict[str, dict[str, Importance]] = {}
     try:
-        for place in report.places:
-            found[place] = {label: importance(report, place, label) for label in report.labels_at(place)}
+        for workload in report.workloads:
+            found[workload] = {
+                label: importance(report, workload, label) for label in report.labels_on(workload)
+            }
     except ModuleNotFoundError as missing:
         return [f"Importances need Optuna, which is not installed here ({missing.name})."]
-    fitted = {place: {label: one for label, one in of.items() if one.shares} for place, of in found.items()}
+    fitted = {
+        workload: {label: one for label, one in of.items() if one.shares} for workload, of in found.items()
+    }
     lacking = [
-        f"{place}, {label}" for place, of in found.items() for label in of if label not in fitted[place]
+        f"{workload}, {label}"
+        for workload, of in found.items()
+        for label in of
+        if label not in fitted[workload]
     ]
-    parts: list[Part] = [[_importance_picture(report, place, of) for place, of in fitted.items() if of]]
+    parts: list[Part] = [[_importance_picture(report, workload, of) for workload, of in fitted.items() if of]]
     if lacking:
         parts.append(
             f"No importances for {'; '.join(lacking)}: they need {MIN_TRIALS} trials, and half of a study, that "
@@ -66,7 +73,7 @@ def _importances(report: Report) -> list[Part]:
     return parts
 
 
-def _importance_picture(report: Report, place: str, found: dict[str, Importance]) -> Picture:
+def _importance_picture(report: Report, workload: str, found: dict[str, Importance]) -> Picture:
     colour = colours(report.labels)
     traces = [
         go.Bar(
@@ -82,12 +89,12 @@ def _importance_picture(report: Report, place: str, found: dict[str, Importance]
     bases = "; ".join(f"{label} n = {one.n} at epoch {one.epoch}" for label, one in found.items())
     names = [name for name in report.params if any(name in one.shares for one in found.values())]
     return Picture(
-        slug("importance", place),
-        f"{place}: share of the variance of validation accuracy that each parameter explains within its range "
+        slug("importance", workload),
+        f"{workload}: share of the variance of validation accuracy that each parameter explains within its range "
         f"(fANOVA; {bases}; the last epoch that half of the trials reached).",
         new_figure(
             traces,
-            title=f"{place}: importance",
+            title=f"{workload}: importance",
             x={"title": "share of the variance", "tickformat": ".0%", "rangemode": "tozero"},
             y={
                 "type": "category",
@@ -100,12 +107,12 @@ def _importance_picture(report: Report, place: str, found: dict[str, Importance]
     )
 
 
-def _slice(report: Report, place: str, name: str) -> Picture:
+def _slice(report: Report, workload: str, name: str) -> Picture:
     colour, traces = colours(report.labels), []
     column = PARAM_PREFIX + name
-    trials = report.of(report.trials, place).dropna(subset=[column, "val_accuracy"])
-    studies = report.of(report.studies, place)
-    for label in report.labels_at(place):
+    trials = report.of(report.trials, workload).dropna(subset=[column, "val_accuracy"])
+    studies = report.of(report.studies, workload)
+    for label in report.labels_on(workload):
         own = trials[trials["label"] == label]
         if not len(own):
             continue
@@ -125,12 +132,12 @@ def _slice(report: Report, place: str, name: str) -> Picture:
         )
     ends, is_log = _range(report, trials, name)
     return Picture(
-        slug("slice", place, name),
-        f"{place}: last validation accuracy of n = {len(trials)} trials against {name}; rings are the winners, "
+        slug("slice", workload, name),
+        f"{workload}: last validation accuracy of n = {len(trials)} trials against {name}; rings are the winners, "
         "crosses were stopped early, dotted lines are the ends of the range.",
         new_figure(
             traces,
-            title=f"{place}: {name}",
+            title=f"{workload}: {name}",
             x=_axis(name, ends, is_log),
             y={"title": "validation accuracy"},
             shapes=_bounds(ends),
@@ -146,12 +153,12 @@ def _optima(report: Report, name: str) -> Picture:
     labels = [label for label in report.labels if (trials["label"] == label).any()]
     for offset, label in enumerate(labels):
         own = trials[trials["label"] == label]
-        bar = own.groupby("place")["val_accuracy"].transform(lambda values: values.quantile(0.75))
+        bar = own.groupby("workload")["val_accuracy"].transform(lambda values: values.quantile(0.75))
         good = own[own["val_accuracy"] >= bar]
         winners = report.studies.loc[report.studies["label"] == label, ["folder", "best_trial_id"]]
         is_winner = good.set_index(["folder", "trial_id"]).index.isin(list(map(tuple, winners.to_numpy())))
         shift = (offset - (len(labels) - 1) / 2) * 0.6 / len(labels)
-        rows = good.assign(row=[-report.places.index(place) - shift for place in good["place"]])
+        rows = good.assign(row=[-report.workloads.index(workload) - shift for workload in good["workload"]])
         group = {"legendgroup": label, "showlegend": False}
         traces.append(key(label, colour[label]))
         traces.append(_points(rows[~is_winner], column, "row", colour[label], 6, group, opacity=0.45))
@@ -168,12 +175,12 @@ def _optima(report: Report, name: str) -> Picture:
             x=_axis(name, ends, is_log),
             shapes=_bounds(ends),
             y={
-                "tickvals": [-position for position in range(len(report.places))],
-                "ticktext": [text(place) for place in report.places],
-                "range": [-len(report.places) + 0.5, 0.5],
+                "tickvals": [-position for position in range(len(report.workloads))],
+                "ticktext": [text(workload) for workload in report.workloads],
+                "range": [-len(report.workloads) + 0.5, 0.5],
                 "zeroline": False,
             },
-            height=170 + 60 * len(report.places),
+            height=170 + 60 * len(report.workloads),
         ),
     )
 

@@ -82,7 +82,7 @@ def _sections(report: Report) -> list[Section]:
 
 
 def _transfer(report: Report) -> Iterator[Section]:
-    lines = transfer.describe(report.folders)
+    lines = transfer.describe(report.results)
     if lines:
         yield Section("transfer", "Do settings carry over between architectures?", [Bullets(lines)])
 
@@ -106,18 +106,21 @@ def _distinct(sections: Iterable[Section]) -> list[Section]:
 
 def _provenance(report: Report) -> Section:
     rows = [
-        {"folder": str(folder), "fact": fact, "value": value}
-        for folder, metadata in zip(report.folders, report.metadata, strict=True)
-        for fact, value in _facts(metadata)
+        {"folder": str(result.folder), "fact": fact, "value": value}
+        for result in report.results
+        for fact, value in _facts(result.metadata)
     ]
     columns = [
-        *([Column("folder", lambda row: row["folder"], False)] if len(report.folders) > 1 else []),
+        *([Column("folder", lambda row: row["folder"], False)] if len(report.results) > 1 else []),
         Column("fact", lambda row: row["fact"], False),
         Column("value", lambda row: row["value"] or NONE, False, wraps=True),
     ]
     jobs = [
-        Details(f"The job of {folder} as resolved", json.dumps(metadata["job"], indent=2, ensure_ascii=False))
-        for folder, metadata in zip(report.folders, report.metadata, strict=True)
+        Details(
+            f"The job of {result.folder} as resolved",
+            json.dumps(result.metadata["job"], indent=2, ensure_ascii=False),
+        )
+        for result in report.results
     ]
     caption = "Where the results come from, as their files say: " + ", ".join(map(str, report.folders)) + "."
     return Section("provenance", "Provenance", [Table("provenance", caption, columns, rows), *jobs])

@@ -1,7 +1,7 @@
 """Puts architectures and methods of finished searches side by side, and writes that as text."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
@@ -14,9 +14,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from tune_jobs.results.read import Results, read_all
 from tune_jobs.results.schema import PARAM_PREFIX, STANDARD_PARAMS
 from tune_jobs.results.tables import escape_markdown, latex_table
-from tune_jobs.results.write import read_results
 
 _LEGEND = "* best of its architecture; sd: over completed trials, which differ in configuration or seed."
 _CAUTION = (
@@ -29,28 +29,50 @@ _COUNTS = ("rank", "max_epochs", "num_trials", "num_completed", "epochs", "gradi
 _NONE = "–"
 
 
-def comparison(folders: Sequence[Path]) -> pd.DataFrame:
+def compare(folders: Iterable[Path | str]) -> pd.DataFrame:
     """Returns one row for each study of the searches, the best of an architecture first.
 
     Winners are chosen on validation data among completed trials only: highest `val_accuracy`, then lower
     `val_loss`, then `trial_id`. Columns (nulls where no trial completed):
     - `folder job dataset architecture method`
-    - `rank` among all rows of that dataset and architecture, 1 is best; equal accuracy and loss share one
+    - `rank` among all rows of that dataset and architecture, 1 is best; equal accuracy and loss share a rank
     - `best_val_accuracy best_val_loss best_trial_id max_epochs` and `param.*` of the winner
     - `num_trials num_completed pruned_fraction diverged_fraction failed_fraction` (of `num_trials`)
     - `median_val_accuracy std_val_accuracy` over completed trials (sample standard deviation, null below two)
     - `epochs gradient_evaluations` that all trials of the study spent
 
+    Accuracies and fractions are in [0, 1]; counts are nullable `Int64`.
+
+    Args:
+        folders: Local search folders with exported results; a folder named twice counts once.
+
     Raises:
-        ResultsError: a folder has no results that can be read.
+        ResultsError: A folder has no results that can be read.
+
+    Example:
+        >>> table = compare(["results/digits"])  # doctest: +SKIP
+        >>> table[table["rank"] == 1][["architecture", "method", "best_val_accuracy"]]  # doctest: +SKIP
     """
+    return compare_results(read_all(folders))
+
+
+comparison = compare
+"""The name of `compare` in version 0.1."""
+
+
+def compare_results(results: Iterable[Results]) -> pd.DataFrame:
+    """Returns the table of `compare` for results that are loaded already."""
     rows = []
-    for folder in dict.fromkeys(Path(folder) for folder in folders):
-        trials = read_results(folder).trials
+    for result in results:
+        trials = result.trials
         params = [name for name in trials.columns if name.startswith(PARAM_PREFIX)]
         for study, members in trials.groupby(_STUDY, sort=False):
             rows.append(
-                {"folder": str(folder), **dict(zip(_STUDY, study, strict=True)), **_row(members, params)}
+                {
+                    "folder": str(result.folder),
+                    **dict(zip(_STUDY, study, strict=True)),
+                    **_row(members, params),
+                }
             )
     standard = [f"{PARAM_PREFIX}{name}" for name in STANDARD_PARAMS]
     others = sorted({name for row in rows for name in row if name.startswith(PARAM_PREFIX)} - {*standard})

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from tune_jobs.results.write import Results, read_results
+from tune_jobs.results.read import Results
 from tune_jobs.stopping.asha import Rule
 from tune_jobs.stopping.replay import Difference, replay
 
@@ -84,16 +83,16 @@ def replayed(results: Results) -> list[Difference] | None:
     return replay(rules, _rows(results.trials), _rows(results.epochs))
 
 
-def describe(folders: Sequence[Path]) -> list[str]:
+def describe(results: Sequence[Results]) -> list[str]:
     """Returns the account of searches in words, a few lines for each."""
-    return [line for folder in folders for line in _lines(Path(folder), read_results(folder))]
+    return [line for result in results for line in _lines(result)]
 
 
-def _lines(folder: Path, results: Results) -> list[str]:
+def _lines(results: Results) -> list[str]:
     found = receipts(results)
     used, saved = (sum(getattr(one, name) for one in found) for name in ("used_epochs", "saved_epochs"))
     share = saved / (saved + used) if saved + used else 0.0
-    spent = f"Early stopping ({folder.name}): {used:,} epochs trained, {saved:,} saved, {share:.0%} of all."
+    spent = f"Early stopping ({results.folder.name}): {used:,} epochs trained, {saved:,} saved, {share:.0%} of all."
     lines = [f"{spent} {_audit(results)}"]
     for one in found:
         for close in one.close:

@@ -6,25 +6,24 @@ Needs searches in which the architectures tried the same configurations, all at 
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import permutations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from tune_jobs.results.read import Results
 from tune_jobs.results.schema import PARAM_PREFIX
 from tune_jobs.results.statistics import rank_correlation
-from tune_jobs.results.write import read_results
 
-_PLACE = ["dataset", "method", "max_epochs"]
+_COMPARABLE = ["dataset", "method", "max_epochs"]
 COLUMNS = (
-    *(*_PLACE, "source", "target", "num_configurations", "transferred", "own_best", "regret"),
+    *(*_COMPARABLE, "source", "target", "num_configurations", "transferred", "own_best", "regret"),
     *("rank_correlation", "p_value", "n"),
 )
 """Of the table that `transfer` returns; `param.*` follow."""
 
 
-def transfer(folders: Sequence[Path]) -> pd.DataFrame:
+def transfer(results: Sequence[Results]) -> pd.DataFrame:
     """Returns one row for each ordered pair of architectures that a method was searched on, data and epochs alike.
 
     A configuration's value is its mean `val_accuracy` over the seeds it completed with; those that did not complete
@@ -38,29 +37,24 @@ def transfer(folders: Sequence[Path]) -> pd.DataFrame:
       since the best of many is partly luck
     - `rank_correlation p_value n`: Kendall's tau-b over the `n` configurations that have a value on both
     - `param.*` of the source's best
-
-    Raises:
-        ResultsError: a folder has no results that can be read.
     """
-    trials = pd.concat(
-        [read_results(folder).trials for folder in dict.fromkeys(map(Path, folders))], ignore_index=True
-    )
+    trials = pd.concat([result.trials for result in results], ignore_index=True)
     params = [name for name in trials.columns if name.startswith(PARAM_PREFIX)]
     rows = [
-        {**dict(zip(_PLACE, place, strict=True)), **row}
-        for place, members in trials.groupby(_PLACE, sort=False)
+        {**dict(zip(_COMPARABLE, shared, strict=True)), **row}
+        for shared, members in trials.groupby(_COMPARABLE, sort=False)
         for row in _pairs(_values(members, params), params)
     ]
     return pd.DataFrame(rows, columns=[*COLUMNS, *params])
 
 
-def describe(folders: Sequence[Path]) -> list[str]:
+def describe(results: Sequence[Results]) -> list[str]:
     """Returns the table of `transfer` in words, a line a pair; none where no configuration was tried on both."""
     return [
         f"{row['method']} on {row['dataset']}: {row['source']}'s best of {row['num_configurations']} reaches "
         f"{row['transferred']:.4f} on {row['target']}, whose own best has {row['own_best']:.4f} (regret "
         f"{row['regret']:.4f}); rank correlation of the configurations {_tau(row)}."
-        for row in transfer(folders).to_dict(orient="records")
+        for row in transfer(results).to_dict(orient="records")
         if row["num_configurations"] > 1 and pd.notna(row["regret"])
     ]
 

@@ -1,0 +1,165 @@
+"""Pictures of contests: accuracies by seed, of completed trials, and over the values of one parameter."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from tune_jobs.report.contests import Contest, budget_in_words
+from tune_jobs.report.data import Report
+from tune_jobs.report.figures import Picture, colours, new_figure, slug, text
+from tune_jobs.results.schema import PARAM_PREFIX
+from tune_jobs.results.statistics import summarize
+
+
+def seeds_picture(report: Report, contest: Contest) -> Picture:
+    """Returns the accuracies of one contest: each seed, mean and interval."""
+    colour = colours([*report.labels, *(name for name in contest.values if name not in report.labels)])
+    traces = []
+    for label, one in reversed(list(contest.summaries.items())):
+        seeds = contest.values[label]
+        traces.append(
+            go.Scatter(
+                x=list(seeds.values()),
+                y=[text(label)] * len(seeds),
+                mode="markers",
+                marker={"symbol": "line-ns-open", "size": 11, "color": colour[label]},
+                customdata=list(seeds),
+                hovertemplate=f"seed %{{customdata}}<br>{contest.measure} %{{x:.4f}}<extra></extra>",
+            )
+        )
+        traces.append(
+            go.Scatter(
+                x=[one.mean],
+                y=[text(label)],
+                mode="markers",
+                marker={"size": 11, "color": colour[label]},
+                error_x={
+                    "type": "data",
+                    "symmetric": False,
+                    "thickness": 2,
+                    "width": 6,
+                    "array": [0.0 if one.high is None else one.high - one.mean],
+                    "arrayminus": [0.0 if one.low is None else one.mean - one.low],
+                },
+                customdata=[one.n],
+                hovertemplate="mean %{x:.4f}, n = %{customdata} seeds<extra></extra>",
+            )
+        )
+    return Picture(
+        slug(
+            "confirmed" if contest.measure == "test accuracy" else "repeated",
+            contest.budget,
+            contest.workload,
+        ),
+        f"{contest.workload}, {budget_in_words(contest)}: {contest.measure} of each seed (ticks), mean "
+        f"and 95 % interval; n = {', '.join(str(one.n) for one in contest.summaries.values())} seeds from the top.",
+        new_figure(
+            traces,
+            title=contest.workload,
+            x={"title": contest.measure},
+            y={"type": "category"},
+            height=130 + 38 * len(contest.summaries),
+            showlegend=False,
+        ),
+    )
+
+
+def searched_picture(report: Report, workload: str) -> Picture:
+    """Returns the validation accuracies that completed trials reached, for a workload that was not confirmed."""
+    colour = colours(report.labels)
+    traces: list[go.Scatter] = []
+    sizes: list[int] = []
+    for label in reversed(report.labels_on(workload)):
+        rows = report.of(report.trials, workload, label)
+        rows = rows[(rows["status"] == "completed") & rows["val_accuracy"].notna()]
+        sizes.insert(0, len(rows))
+        traces.append(
+            go.Scatter(
+                x=rows["val_accuracy"].tolist(),
+                y=[text(label)] * len(rows),
+                mode="markers",
+                marker={"size": 9, "color": colour[label], "opacity": 0.8},
+                customdata=[text(name) for name in rows["trial_id"]],
+                hovertemplate="%{customdata}<br>validation accuracy %{x:.4f}<extra></extra>",
+            )
+        )
+    return Picture(
+        slug("searched", workload),
+        f"{workload}: validation accuracy of the completed trials, which differ in configuration, one seed each; "
+        f"n = {', '.join(map(str, sizes))} trials from the top.",
+        new_figure(
+            traces,
+            title=workload,
+            x={"title": "validation accuracy"},
+            y={
+                "type": "category",
+                "categoryorder": "array",
+                "categoryarray": [text(label) for label in reversed(report.labels_on(workload))],
+            },
+            height=130 + 32 * len(sizes),
+            showlegend=False,
+        ),
+    )
+
+
+def trend_pictures(report: Report, contest: Contest) -> list[Picture]:
+    """Returns mean and interval over the one number that a method's settings differ in, for each such method."""
+    pictures = []
+    rows = report.of(report.trials, contest.workload)
+    rows = rows[(rows["status"] == "completed") & rows["val_accuracy"].notna()]
+    for label, members in rows.groupby("label", sort=False):
+        varied = [name for name in report.params if members[PARAM_PREFIX + name].nunique() > 1]
+        if len(varied) == 1:
+            pictures.append(_trend(contest, str(label), members, varied[0], colours(report.labels)))
+    return pictures
+
+
+def _trend(
+    contest: Contest, label: str, members: pd.DataFrame, name: str, colour: Mapping[str, str]
+) -> Picture:
+    rows: list[dict[str, Any]] = []
+    for _, of in members.groupby(PARAM_PREFIX + name):
+        value = float(of[PARAM_PREFIX + name].iloc[0])
+        rows.append({"value": value, **vars(summarize(of["val_accuracy"].tolist()))})
+    traces = [
+        go.Scatter(
+            x=members[PARAM_PREFIX + name].tolist(),
+            y=members["val_accuracy"].tolist(),
+            mode="markers",
+            marker={"symbol": "line-ew-open", "size": 9, "color": colour[label], "opacity": 0.6},
+            customdata=members["seed"].tolist(),
+            hovertemplate=f"{text(name)} %{{x}}, seed %{{customdata}}<br>%{{y:.4f}}<extra></extra>",
+        ),
+        go.Scatter(
+            x=[row["value"] for row in rows],
+            y=[row["mean"] for row in rows],
+            mode="lines+markers",
+            marker={"size": 9, "color": colour[label]},
+            line={"color": colour[label], "width": 1},
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "thickness": 2,
+                "width": 6,
+                "array": [0.0 if row["high"] is None else row["high"] - row["mean"] for row in rows],
+                "arrayminus": [0.0 if row["low"] is None else row["mean"] - row["low"] for row in rows],
+            },
+            customdata=[row["n"] for row in rows],
+            hovertemplate=f"{text(name)} %{{x}}<br>mean %{{y:.4f}}, n = %{{customdata}} seeds<extra></extra>",
+        ),
+    ]
+    sizes = ", ".join(str(row["n"]) for row in rows)
+    return Picture(
+        slug("trend", name, label, contest.workload),
+        f"{contest.workload}, {label}: {contest.measure} over {name}, each seed (dashes), mean and 95 % interval; "
+        f"n = {sizes} seeds from the left.",
+        new_figure(
+            traces,
+            title=f"{contest.workload}: {label}",
+            x={"title": text(name)},
+            y={"title": contest.measure},
+            showlegend=False,
+        ),
+    )

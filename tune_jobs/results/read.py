@@ -1,0 +1,122 @@
+"""Reads the Parquet files of search folders."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tune_jobs.errors import ResultsError
+from tune_jobs.results.schema import (
+    LATER_COLUMNS,
+    SCHEMA_VERSION,
+    confirmations_schema,
+    epochs_schema,
+    trials_schema,
+)
+
+_JSON_METADATA = ("job", "job_history", "package_versions", "hardware")
+
+
+@dataclass(frozen=True)
+class Results:
+    """The results of one search. Counts are nullable `Int64`, times are UTC, missing values are null.
+
+    Attributes:
+        folder: The search folder.
+        trials: One row per trial, with the columns of `tune_jobs.results.schema.trials_schema`.
+        epochs: One row per report, with the columns of `epochs_schema`, in the order of the ledger.
+        confirmations: One row per fresh seed of a winner, with the columns of `confirmations_schema`; empty if
+            nothing was confirmed.
+        metadata: `job`, `package_versions`, `hardware` (dicts), `python_version`, `git_commit`, `git_dirty`,
+            `schema_version`, and `job_history`: each version of the job (as created, then as extended) with the
+            `seq` of the last report before it applied. None where unknown.
+    """
+
+    folder: Path
+    trials: pd.DataFrame
+    epochs: pd.DataFrame
+    confirmations: pd.DataFrame
+    metadata: dict[str, Any]
+
+
+def read_results(folder: Path | str) -> Results:
+    """Reads the Parquet files of a search folder. Columns that an older version did not write are null.
+
+    Args:
+        folder: A local search folder, with `parquet/trials.parquet`, `epochs.parquet` and `confirmations.parquet`.
+
+    Raises:
+        ResultsError: The folder has no such files, or they are foreign, damaged, or of a newer schema version.
+
+    Example:
+        >>> trials = read_results("results/digits").trials  # doctest: +SKIP
+        >>> trials.groupby("method")["val_accuracy"].max()  # doctest: +SKIP
+    """
+    folder = Path(folder)
+    parquet = folder / "parquet"
+    trials = _read(parquet / "trials.parquet", trials_schema())
+    epochs = _read(parquet / "epochs.parquet", epochs_schema())
+    confirmations = _read(parquet / "confirmations.parquet", confirmations_schema())
+    # All three files carry the same metadata; the trials' copy stands for all.
+    try:
+        raw = {key.decode(): value.decode() for key, value in trials.schema.metadata.items()}
+        metadata: dict[str, Any] = {name: json.loads(raw.get(name, "null")) for name in _JSON_METADATA}
+    except ValueError as problem:
+        file = parquet / "trials.parquet"
+        raise ResultsError(f"{file}: its metadata cannot be read: {problem}") from problem
+    metadata["schema_version"] = int(raw["schema_version"])
+    metadata["python_version"] = raw.get("python_version")
+    metadata["git_commit"] = raw.get("git_commit")
+    metadata["git_dirty"] = {"true": True, "false": False}.get(raw.get("git_dirty", ""))
+    return Results(folder, _to_pandas(trials), _to_pandas(epochs), _to_pandas(confirmations), metadata)
+
+
+def read_all(folders: Iterable[Path | str]) -> list[Results]:
+    """Reads several search folders, each once even if it is named twice.
+
+    Raises:
+        ResultsError: A folder has no results that can be read.
+    """
+    return [read_results(folder) for folder in dict.fromkeys(map(Path, folders))]
+
+
+def _read(file: Path, expected: pa.Schema) -> pa.Table:
+    try:
+        exists = file.is_file()
+    except OSError:  # its name is too long
+        exists = False
+    if not exists:
+        raise ResultsError(f"{file}: no such file; expected a search folder with exported results")
+    try:
+        table = pq.read_table(file, page_checksum_verification=True)
+        # Checksums cover pages, not what they decode to: check that text is UTF-8 and offsets are in range.
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError) as problem:  # ValueError: column names that are not text
+        text = "".join(char for char in " ".join(str(problem).split()) if char.isprintable())
+        raise ResultsError(f"{file}: expected a Parquet file, found: {text}") from problem
+    version = (table.schema.metadata or {}).get(b"schema_version", b"none").decode(errors="replace")
+    if not version.isdecimal():
+        raise ResultsError(f"{file}: not written by tune-jobs: expected a schema_version, found {version}")
+    if int(version) > SCHEMA_VERSION:
+        raise ResultsError(
+            f"{file}: found schema_version {version}, expected at most {SCHEMA_VERSION}; update zsharp-tune"
+        )
+    for field in expected:
+        if field.name in LATER_COLUMNS[file.stem] and field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    types = {field.name: field.type for field in table.schema}
+    if wrong := [field.name for field in expected if types.get(field.name) != field.type]:
+        raise ResultsError(f"{file}: columns are missing or have another type: {wrong}")
+    return table
+
+
+def _to_pandas(table: pa.Table) -> pd.DataFrame:
+    # Without this, one null would turn a column of counts into floats.
+    nullable_counts = {pa.int64(): pd.Int64Dtype()}
+    frame: pd.DataFrame = table.to_pandas(types_mapper=nullable_counts.get)
+    return frame
