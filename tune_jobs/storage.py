@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from tune_jobs.errors import JobError, Problem, StorageError
+from zsharp.atomic import atomic_write
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -92,9 +93,8 @@ class RemoteFolder:
         if content is None:
             return False
         file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-        unfinished.write_bytes(content)
-        unfinished.replace(file)
+        with atomic_write(file) as unfinished:
+            unfinished.write_bytes(content)
         return True
 
     def push(self, file: Path, name: str) -> None:

@@ -1,6 +1,5 @@
 """What a person sees while a search runs: a live table on a terminal, a line per finished trial in a pipe."""
 
-import re
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from rich.text import Text
 from tune_jobs.cluster.slots import Slots
 from tune_jobs.job.spec import JobSpec
 from tune_jobs.search.trial import LiveTrial
+from tune_jobs.wording import counted, last_line
 
 _LONGEST_ERROR = 200
 _LINES_AROUND_STUDIES = 4  # headings, studies left out, footer, and the line that the cursor is on
@@ -66,8 +66,7 @@ class Progress:
             slots: How.
             past: Trials of earlier sessions.
         """
-        count = len(self._studies)
-        studies = f"{count} {'study' if count == 1 else 'studies'}"
+        studies = counted(len(self._studies), "study", "studies")
         self._print(f"Running {studies}, {self._num_trials} trials in all: {slots.explanation[-1]}.")
         ended = [trial for trial in past if trial.status not in (None, "interrupted")]
         for trial in ended:
@@ -128,7 +127,7 @@ class Progress:
     def _line(self, trial: LiveTrial) -> str:
         ended = sum(study.num_ended for study in self._studies.values())
         accuracy = "" if trial.val_accuracy is None else f"  val acc {trial.val_accuracy:.4f}"
-        error = f"  {_last_line(trial.error)}" if trial.error else ""
+        error = f"  {_shortened(last_line(trial.error))}" if trial.error else ""
         return (
             f"{ended:>{len(str(self._num_trials))}}/{self._num_trials}  {trial.trial_id:<{self._id_width}}  "
             f"{trial.status:<11}  epoch {trial.epoch:>{len(str(self._max_epochs))}}/{self._max_epochs}{accuracy}  "
@@ -175,7 +174,7 @@ class Progress:
         so_far = f"{_duration(now - self._started_s)} so far"
         if self._first_report_s is None:
             return f"starting workers, {so_far}"
-        text = f"{self._num_epochs} {'epoch' if self._num_epochs == 1 else 'epochs'}, {so_far}"
+        text = f"{counted(self._num_epochs, 'epoch')}, {so_far}"
         timed_s = now - self._first_report_s  # not the start of the workers
         if self._num_epochs > 1 and timed_s > 0:
             rate = (self._num_epochs - 1) / timed_s
@@ -227,12 +226,8 @@ def _params(trial: LiveTrial) -> str:
     return " ".join(f"{name}={value:.3g}" for name, value in trial.params.items())
 
 
-def _last_line(text: str) -> str:
-    """Returns what an error's text ends with, without colours and whatever else would upset a terminal."""
-    plain = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
-    lines = (line.strip() for line in reversed(plain.splitlines()))
-    last = "".join(char for char in next((line for line in lines if line), "") if char.isprintable())
-    return last if len(last) <= _LONGEST_ERROR else f"{last[: _LONGEST_ERROR - 3]}..."
+def _shortened(line: str) -> str:
+    return line if len(line) <= _LONGEST_ERROR else f"{line[: _LONGEST_ERROR - 3]}..."
 
 
 def _duration(seconds: float) -> str:

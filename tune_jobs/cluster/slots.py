@@ -5,6 +5,7 @@ from typing import NoReturn
 
 from tune_jobs.errors import JobError, Problem
 from tune_jobs.job.spec import ResourcesModel
+from tune_jobs.wording import counted
 
 # Ray counts resources in ten-thousandths and cuts off the rest (so three times 0.3334 fit, by rounding).
 _UNITS = 10_000
@@ -55,7 +56,7 @@ def plan_slots(
             explanation.append(f"max_concurrent is {resources.max_concurrent}, but only {fits} fit")
         elif resources.max_concurrent < fits:
             explanation.append(f"max_concurrent limits them to {resources.max_concurrent}")
-    explanation.append(f"{_count(num_slots, 'trial')} at once")
+    explanation.append(f"{counted(num_slots, 'trial')} at once")
     return Slots(num_slots, resources.cpus_per_trial, gpus_per_trial, explanation)
 
 
@@ -77,7 +78,7 @@ def _gpus_per_trial(resources: ResourcesModel, gpus: int, explanation: list[str]
                 "device is cuda, which needs a share of a GPU; valid: auto, above 0",
             )
         if gpus > 0:
-            explanation.append(f"gpus_per_trial is 0, which leaves {_count(gpus, 'GPU')} idle")
+            explanation.append(f"gpus_per_trial is 0, which leaves {counted(gpus, 'GPU')} idle")
         return 0.0
     if gpus == 0:
         _refuse("resources.gpus_per_trial", asked, "there is no GPU here; valid: auto, 0")
@@ -98,9 +99,9 @@ def _fits_on_cpus(cpus_per_trial: float, cpus: float, explanation: list[str]) ->
         _refuse(
             "resources.cpus_per_trial",
             cpus_per_trial,
-            f"more than the {_count(cpus, 'CPU')} here; valid: at most {cpus:g}",
+            f"more than the {counted(cpus, 'CPU')} here; valid: at most {cpus:g}",
         )
-    explanation.append(f"{_count(cpus, 'CPU')}, {cpus_per_trial:g} for each trial: room for {fits}")
+    explanation.append(f"{counted(cpus, 'CPU')}, {cpus_per_trial:g} for each trial: room for {fits}")
     return fits
 
 
@@ -113,14 +114,14 @@ def _fits_on_gpus(gpus_per_trial: float, gpus: int, gpus_per_node: int | None, e
         _refuse(
             "resources.gpus_per_trial",
             gpus_per_trial,
-            f"a trial runs on one machine, and each has {_count(min(on_a_node, gpus), 'GPU')}; "
+            f"a trial runs on one machine, and each has {counted(min(on_a_node, gpus), 'GPU')}; "
             f"valid: at most {min(on_a_node, gpus):g}",
         )
     fits = gpus // on_a_node * (on_a_node // whole) + gpus % on_a_node // whole
-    explanation.append(f"{_count(gpus, 'GPU')}, {whole} for each trial: room for {fits}")
+    explanation.append(f"{counted(gpus, 'GPU')}, {whole} for each trial: room for {fits}")
     idle = gpus - fits * whole
     if idle:
-        explanation.append(f"{_count(idle, 'GPU')} left idle")
+        explanation.append(f"{counted(idle, 'GPU')} left idle")
     return fits
 
 
@@ -130,7 +131,7 @@ def _fits_on_shared_gpus(share: float, gpus: int, explanation: list[str]) -> int
     on_each = _UNITS // units
     fits = gpus * on_each
     explanation.append(
-        f"{_count(gpus, 'GPU')}, {share:g} for each trial: {on_each} on each GPU, room for {fits}"
+        f"{counted(gpus, 'GPU')}, {share:g} for each trial: {on_each} on each GPU, room for {fits}"
     )
     unused = _UNITS - on_each * units
     if unused >= on_each:  # less is rounding: 3 times 0.3333
@@ -150,10 +151,6 @@ def _units(path: str, amount: float) -> int:
     if amount > 0 and units == 0:
         _refuse(path, amount, f"Ray cannot reserve so little; valid: at least {1 / _UNITS:g}")
     return units
-
-
-def _count(number: float, noun: str) -> str:
-    return f"{number:g} {noun}{'' if number == 1 else 's'}"
 
 
 def _refuse(path: str, value: object, message: str) -> NoReturn:

@@ -20,6 +20,7 @@ from tune_jobs.search.extend import extended
 from tune_jobs.search.folder import SearchFolder
 from tune_jobs.search.run import plan_resources
 from tune_jobs.search.wind_down import sigterm_interrupts
+from tune_jobs.wording import last_line
 
 if TYPE_CHECKING:
     from zsharp.training import Training
@@ -110,7 +111,7 @@ def _run_all(
             if tries[run.key] <= job.failures.max_retries:
                 left.append(run)
                 continue
-            outcome = {"status": "failed", "error": _last_line(str(error))}
+            outcome = {"status": "failed", "error": last_line(str(error)) or "the worker died"}
         row = result_row(run, job, outcome)
         ledger.confirm(run.key, row)
         checkpoints.drop(_file_name(run))
@@ -167,7 +168,3 @@ def _has_diverged(training: "Training") -> bool:
 
 def _file_name(run: Confirmation) -> str:
     return "confirm-" + run.key.replace("/", "-")
-
-
-def _last_line(text: str) -> str:
-    return text.strip().splitlines()[-1].strip() if text.strip() else "the worker died"

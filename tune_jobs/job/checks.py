@@ -22,6 +22,7 @@ from tune_jobs.job.space import (
     grid_size,
 )
 from tune_jobs.job.spec import SECTIONS, JobSpec
+from tune_jobs.wording import counted
 
 _Place = tuple[int | str, ...]
 
@@ -213,8 +214,8 @@ def _check_grid(given: _Given) -> Iterator[Problem]:
             yield Problem(
                 "search.num_trials",
                 job.search.num_trials,
-                f"the grid of method {study.method} has {_count(size, 'point')}, which with search.seeds = "
-                f"{job.search.seeds} makes {_count(size * job.search.seeds, 'trial')}",
+                f"the grid of method {study.method} has {counted(size, 'point')}, which with search.seeds = "
+                f"{job.search.seeds} makes {counted(size * job.search.seeds, 'trial')}",
             )
 
 
@@ -240,10 +241,6 @@ def _check_first_points(given: _Given) -> Iterator[Problem]:
                 and not contains(distribution, value)
             ):
                 yield Problem(path, value, f"the space has {name} {describe(distribution)}")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _is_sound(name: str, distribution: Distribution) -> bool:

@@ -4,10 +4,11 @@ import os
 import sqlite3
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 from tune_jobs.errors import LedgerError
+from zsharp.atomic import atomic_write
 
 if sys.platform != "win32":
     import fcntl
@@ -45,7 +46,6 @@ def make_file(file: Path, meta: Mapping[str, str]) -> None:
     except OSError as problem:
         raise LedgerError(f"{file}: its folder cannot be made: {problem.strerror}") from problem
     lock = lock_for_writing(file)
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         if file.exists():
             raise LedgerError(
@@ -53,21 +53,18 @@ def make_file(file: Path, meta: Mapping[str, str]) -> None:
             )
         for left in file.parent.glob(f".{file.name}.*"):  # of processes that died here
             left.unlink()
-        connection = sqlite3.connect(unfinished, isolation_level=None)
-        try:
-            connection.executescript(
-                f"PRAGMA journal_mode = OFF; BEGIN; {_TABLES}"
-            )  # a failed file is removed
+        with (
+            atomic_write(file) as unfinished,
+            closing(sqlite3.connect(unfinished, isolation_level=None)) as connection,
+        ):
+            # No journal: if anything fails here, the file is removed.
+            connection.executescript(f"PRAGMA journal_mode = OFF; BEGIN; {_TABLES}")
             connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {VERSION}")
             connection.execute("COMMIT")
-        finally:
-            connection.close()
-        unfinished.replace(file)
         _sync_folder(file.parent)
     finally:
-        unfinished.unlink(missing_ok=True)
         unlock(lock)
 
 

@@ -1,7 +1,6 @@
 """Writes the report of finished or running searches: one HTML page, and its tables and figures as files beside it."""
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from tune_jobs.report.params import optima_section, params_section
 from tune_jobs.report.svg import write_images
 from tune_jobs.results import transfer
 from tune_jobs.results.tables import NONE, Column, Table, to_csv, to_latex, to_markdown
+from zsharp.atomic import atomic_write
 
 
 @dataclass(frozen=True)
@@ -144,9 +144,5 @@ def _facts(metadata: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
 
 
 def _replace(file: Path, text: str) -> None:
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
+    with atomic_write(file) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(file)
-    finally:
-        unfinished.unlink(missing_ok=True)

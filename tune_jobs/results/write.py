@@ -1,7 +1,6 @@
 """Exports the ledger of a search as Parquet files."""
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
@@ -22,6 +21,7 @@ from tune_jobs.results.schema import (
     epochs_schema,
     trials_schema,
 )
+from zsharp.atomic import atomic_write
 from zsharp.training.epoch_row import TOTALS
 
 _BATCH = 20_000
@@ -118,17 +118,12 @@ def _metadata(
 def _write(
     file: Path, schema: pa.Schema, rows: Iterable[Mapping[str, Any]], metadata: Mapping[str, str]
 ) -> Path:
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
     schema = schema.with_metadata(metadata)
     remaining = iter(rows)
-    try:
-        with pq.ParquetWriter(unfinished, schema, compression="zstd", write_page_checksum=True) as writer:
-            while batch := list(islice(remaining, _BATCH)):
-                writer.write_table(pa.Table.from_pylist(batch, schema=schema))
-        # Without the sync, a crash of the machine could leave an empty file under the final name.
-        with unfinished.open("rb+") as done:
-            os.fsync(done.fileno())
-        unfinished.replace(file)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with (
+        atomic_write(file) as unfinished,
+        pq.ParquetWriter(unfinished, schema, compression="zstd", write_page_checksum=True) as writer,
+    ):
+        while batch := list(islice(remaining, _BATCH)):
+            writer.write_table(pa.Table.from_pylist(batch, schema=schema))
     return file

@@ -12,6 +12,7 @@ from tune_jobs.job.spec import JobSpec
 from tune_jobs.search.run import plan_resources, search_folder
 from tune_jobs.stopping.asha import Rule
 from tune_jobs.stopping.simulate import Band, epochs_band
+from tune_jobs.wording import counted
 from zsharp.models import build_model
 from zsharp.optim.methods import find_method
 
@@ -137,10 +138,10 @@ def render_plan(plan: Plan) -> Group:
             f"{evaluations:,}",
         )
     most = sum(study.max_epochs for study in plan.studies)
-    studies = _count(len(plan.studies), "study", "studies")
-    trials = _count(sum(study.num_trials for study in plan.studies), "trial", "trials")
+    studies = counted(len(plan.studies), "study", "studies")
+    trials = counted(sum(study.num_trials for study in plan.studies), "trial")
     lines = [
-        f"{studies}, {trials}, at most {_count(most, 'epoch', 'epochs')}.",
+        f"{studies}, {trials}, at most {counted(most, 'epoch')}.",
         *_spend_lines(plan, most),
         *(f"Resources: {line}." for line in plan.explanation),
         f"Storage: at most {plan.storage_bytes / 1e6:,.1f} MB of results and {plan.checkpoint_bytes / 1e6:,.1f} MB of "
@@ -165,7 +166,3 @@ def _spend_lines(plan: Plan, most: int) -> list[str]:
 def _of_all(band: Band, num_studies: int) -> Band:
     """Returns the band of a job: its studies have data and budget in common, so what is easy in one is in all."""
     return Band(band.low * num_studies, band.median * num_studies, band.high * num_studies)
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number:,} {one if number == 1 else many}"

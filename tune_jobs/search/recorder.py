@@ -14,6 +14,7 @@ from tune_jobs.search.checkpoints import Checkpoints
 from tune_jobs.search.trial import LiveTrial
 from tune_jobs.stopping.asha import Rule, Rungs
 from tune_jobs.stopping.replay import rungs_at_end
+from tune_jobs.wording import last_line
 from zsharp.optim.methods import find_method
 from zsharp.training.spec import DataSpec, TrialSpec
 
@@ -193,7 +194,7 @@ class Recorder:
         """Stops the search if an error says that nothing can be written, whichever trial met it first."""
         is_full = any(text in error for text in _DISK_FULL)
         if is_full:
-            self.stop(f"the disk is full: {_last_line(error)}", "error")
+            self.stop(f"the disk is full: {last_line(error) or 'unknown'}", "error")
         return is_full
 
     def begin_again(self, gpus_per_trial: float) -> None:
@@ -299,7 +300,3 @@ def dataset_name(data: DataSpec) -> str:
 
 def _times(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
-
-
-def _last_line(text: str) -> str:
-    return text.strip().splitlines()[-1].strip() if text.strip() else "unknown"

@@ -27,6 +27,7 @@ from tune_jobs.search.recorder import Recorder, StopKind
 from tune_jobs.search.trial import LiveTrial
 from tune_jobs.search.wind_down import EXIT_INTERRUPTED, say, stopped_by_signals
 from tune_jobs.storage import is_remote
+from zsharp.atomic import atomic_write
 
 if TYPE_CHECKING:
     from tune_jobs.search.searcher import JobSearch
@@ -248,9 +249,8 @@ def _failing_storage_stops(recorder: Recorder) -> Iterator[None]:
 
 
 def _write_job(job: JobSpec, folder: Path) -> None:
-    unfinished = folder / ".job.yaml"
-    unfinished.write_text(dump_job(job))
-    unfinished.replace(folder / "job.yaml")
+    with atomic_write(folder / "job.yaml") as unfinished:
+        unfinished.write_text(dump_job(job))
 
 
 @contextmanager

@@ -5,7 +5,6 @@ import binascii
 import hashlib
 import io
 import json
-import os
 import time
 import zipfile
 from pathlib import Path
@@ -16,6 +15,7 @@ from tune_jobs.submit.client import Cluster, answers
 from tune_jobs.submit.protocol import END, ENVIRONMENT, FAILED, FILES, FOLDER, MAX_BYTES, PART, PYTHON
 from tune_jobs.submit.submit import interpreter, start
 from tune_jobs.submit.watch import ENDED, details, logs
+from zsharp.atomic import atomic_write
 
 _LOOK_EVERY_S = 0.5
 _MAX_UNPACKED_BYTES = 16 * MAX_BYTES
@@ -78,10 +78,6 @@ def unpack(log: str) -> dict[str, bytes]:
 
 def _write(file: Path, content: bytes) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
+    with atomic_write(file) as unfinished:
         unfinished.write_bytes(content)
-        unfinished.replace(file)
-    finally:
-        unfinished.unlink(missing_ok=True)
     return file

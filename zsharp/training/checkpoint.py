@@ -1,7 +1,6 @@
 """Checkpoints on disk: written atomically, read without unpickling, tied to their spec."""
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from zipfile import BadZipFile, ZipFile
 import torch
 from torch import Tensor
 
+from zsharp.atomic import atomic_write
 from zsharp.training.spec import TrialSpec
 
 _VERSION = 1
@@ -22,13 +22,9 @@ def write_checkpoint(path: Path, spec: TrialSpec, state: dict[str, Any]) -> None
     Raises:
         OSError: If the file cannot be written; the one that was there is still there.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with atomic_write(path) as unfinished, unfinished.open("wb") as file:
             torch.save({"version": _VERSION, "spec": _identity(spec), "state": state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
     except RuntimeError as error:
         cause = error.__context__  # torch.save turns whatever stops it into wrong positions in the file
         if isinstance(cause, OSError):
@@ -36,8 +32,6 @@ def write_checkpoint(path: Path, spec: TrialSpec, state: dict[str, Any]) -> None
         if cause is not None and not isinstance(cause, Exception):  # an interrupt
             raise cause from error
         raise
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: Path, spec: TrialSpec, device: torch.device) -> dict[str, Any]:

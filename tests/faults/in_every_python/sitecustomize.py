@@ -37,9 +37,10 @@ def _on_open(event, arguments):
     if event != "open" or not isinstance(arguments[0], str | os.PathLike):
         return
     path = os.fspath(arguments[0])
-    if not (isinstance(path, str) and path.endswith(".tmp") and os.sep + "checkpoints" + os.sep in path):
+    is_written = arguments[1] == "wb"  # it is opened once more, to sync it
+    if not (is_written and str(path).endswith(".tmp") and f"{os.sep}checkpoints{os.sep}" in str(path)):
         return
-    trial = Path(path).name.partition(".pt.")[0]
+    trial = Path(path).name.removeprefix(".").partition(".pt.")[0]
     log = Path(os.environ["FAULTS_EPOCHS"])
     with log.open("a") as file:
         file.write(f"{trial}\n")

@@ -9,8 +9,8 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from uuid import uuid4
 
+from zsharp.atomic import atomic_write
 from zsharp.data.errors import parsing
 from zsharp.data.sources.source import SourceFiles
 
@@ -52,9 +52,8 @@ def remember_checksum(cache: Path, name: str, files: SourceFiles, stamp: str, ch
     """Writes the index entry of these files; the stamp must have been taken before they were read."""
     path = _index_path(cache, name, files)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{uuid4().hex}.tmp")
-    temporary.write_text(json.dumps({"base": str(files.base), "stamp": stamp, "checksum": checksum}))
-    temporary.replace(path)
+    with atomic_write(path) as unfinished:
+        unfinished.write_text(json.dumps({"base": str(files.base), "stamp": stamp, "checksum": checksum}))
 
 
 def _index_path(cache: Path, name: str, files: SourceFiles) -> Path:
