@@ -127,7 +127,7 @@ class RemoteFolder:
         return self._opened
 
 
-def is_remote(place: str | Path) -> bool:
+def is_address(place: str | Path) -> bool:
     """Whether a search folder lies at an address, not on a disk."""
     return "://" in str(place)
 

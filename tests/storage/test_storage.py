@@ -6,7 +6,7 @@ import time
 import pytest
 
 from tune_jobs.errors import JobError, StorageError
-from tune_jobs.storage import RemoteFolder, address_problem, is_remote
+from tune_jobs.storage import RemoteFolder, address_problem, is_address
 
 
 def test_objects_are_written_listed_read_and_deleted(address, tmp_path):
@@ -49,8 +49,8 @@ def test_addresses_that_cannot_be_are_refused_without_repeating_secrets(address)
 
 
 def test_paths_are_not_addresses():
-    assert not is_remote("results/x")
-    assert is_remote("s3://b/x")
+    assert not is_address("results/x")
+    assert is_address("s3://b/x")
     assert address_problem("s3://bucket/some/folder") is None
 
 

@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from tune_jobs.job.space import PARAMETERS, SHARED_PARAMETERS, Distribution, fixed_value
-from tune_jobs.storage import address_problem, is_remote
+from tune_jobs.storage import address_problem, is_address
 from zsharp.training.spec import (
     AugmentSpec,
     BaseOptimizer,
@@ -217,7 +217,7 @@ class JobSpec(_Section):
     @field_validator("storage")
     @classmethod
     def _usable(cls, storage: str) -> str:
-        if is_remote(storage) and (problem := address_problem(f"{storage.rstrip('/')}/x")):
+        if is_address(storage) and (problem := address_problem(f"{storage.rstrip('/')}/x")):
             raise PydanticCustomError("storage", problem.replace("{", "(").replace("}", ")"))
         if "\0" in storage:
             raise PydanticCustomError("storage", "expected the path of a folder")

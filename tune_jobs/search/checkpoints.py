@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from zipfile import ZipFile
 
-from tune_jobs.storage import RemoteFolder, is_remote
+from tune_jobs.storage import RemoteFolder, is_address
 
 FOLDER_NAME = "checkpoints"
 
@@ -25,7 +25,7 @@ class Checkpoints:
     """
 
     def __init__(self, place: str | Path) -> None:
-        self._remote = RemoteFolder(str(place)) if is_remote(place) else None
+        self._remote = RemoteFolder(str(place)) if is_address(place) else None
         if self._remote is None:
             self.place = str(Path(place).absolute())
             self.folder = Path(self.place) / FOLDER_NAME

@@ -11,7 +11,7 @@ from typing import Any
 from tune_jobs.errors import JobError, LedgerError, Problem
 from tune_jobs.ledger.mirror import RemoteRecord
 from tune_jobs.ledger.writer import FILE_NAME, Ledger
-from tune_jobs.storage import RemoteFolder, is_remote
+from tune_jobs.storage import RemoteFolder, is_address
 
 _PUBLISHED = ("job.yaml", "optuna.journal", "parquet/trials.parquet", "parquet/epochs.parquet")
 _PARQUET = (*_PUBLISHED[2:], "parquet/confirmations.parquet")
@@ -33,7 +33,7 @@ class SearchFolder:
 
     def __init__(self, place: str | Path, *, writes: bool = False) -> None:
         self.place = str(place)
-        self.remote = RemoteFolder(self.place) if is_remote(place) else None
+        self.remote = RemoteFolder(self.place) if is_address(place) else None
         if self.remote is None:
             self.local = Path(place)
         else:

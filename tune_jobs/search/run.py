@@ -26,7 +26,7 @@ from tune_jobs.search.folder import SearchFolder
 from tune_jobs.search.recorder import Recorder, StopKind
 from tune_jobs.search.trial import LiveTrial
 from tune_jobs.search.wind_down import EXIT_INTERRUPTED, say, stopped_by_signals
-from tune_jobs.storage import is_remote
+from tune_jobs.storage import is_address
 from zsharp.atomic import atomic_write
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class SearchResult:
 
 def search_folder(job: JobSpec, out: str | Path | None = None) -> SearchFolder:
     """Returns the folder a job's search is kept in: `out`, or its name below its storage."""
-    if out is None and is_remote(job.storage):
+    if out is None and is_address(job.storage):
         return SearchFolder(f"{job.storage.rstrip('/')}/{job.name}", writes=True)
     place = out if out is not None else Path(job.storage).expanduser() / job.name
     return SearchFolder(place, writes=True)
