@@ -20,6 +20,7 @@ from pathlib import Path
 from tune_jobs.job.load import load_job
 from tune_jobs.ledger.writer import METRICS, Ledger
 from tune_jobs.results.write import export
+from tune_jobs.search.folder import SearchFolder
 from tune_jobs.search.recorder import Recorder
 from tune_jobs.stopping.replay import replay
 
@@ -50,7 +51,7 @@ def write(folder: Path, num_trials: int, num_epochs: int) -> list[float]:
     (study,) = job.studies()
     seconds = []
     with Ledger.create(folder, job.model_dump(mode="json"), {}) as ledger:
-        recorder = Recorder(job, ledger)
+        recorder = Recorder(job, ledger, SearchFolder(folder))
         for first in range(0, num_trials, SLOTS):
             together = range(first, min(first + SLOTS, num_trials))
             for number in together:
@@ -99,7 +100,7 @@ def main() -> None:
         export_s = time.perf_counter() - began
         began = time.perf_counter()
         with Ledger.open(folder) as ledger:
-            recorder = Recorder(load_job(str(_job_file(folder, ledger))), ledger)
+            recorder = Recorder(load_job(str(_job_file(folder, ledger))), ledger, SearchFolder(folder))
             take_up_s = time.perf_counter() - began
             began = time.perf_counter()
             differences = replay(

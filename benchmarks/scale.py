@@ -29,6 +29,7 @@ from ray.tune.search import Searcher
 
 from tune_jobs.job.load import load_job
 from tune_jobs.ledger.writer import Ledger
+from tune_jobs.search.folder import SearchFolder
 from tune_jobs.search.optuna_journal import new_journal
 from tune_jobs.search.recorder import Recorder
 from tune_jobs.search.scheduler import JobASHA
@@ -55,7 +56,7 @@ def search(folder: Path, num_trials: int, num_slots: int, sampler: str) -> dict[
     report_s: list[float] = []
     suggest_s: list[float] = []
     with Ledger.create(folder, job.model_dump(mode="json"), {}) as ledger, new_journal(folder) as journal:
-        recorder = Recorder(job, ledger)
+        recorder = Recorder(job, ledger, SearchFolder(folder))
         searcher = JobSearch(job, recorder, journal)
         scheduler = JobASHA(recorder, searcher)
         arrivals: list[tuple[float, str, int]] = []

@@ -18,7 +18,7 @@ from tune_jobs.errors import JobError
 from tune_jobs.job.load import dump_job, load_job
 from tune_jobs.report.write import write_report
 from tune_jobs.results.compare import comparison, render_table, to_markdown
-from tune_jobs.search.run import search_folder
+from tune_jobs.search.folder import search_folder
 from tune_jobs.submit.client import OLDEST_RAY
 from tune_jobs.submit.submit import folder_on_cluster
 

@@ -64,7 +64,7 @@ def test_a_configuration_tried_with_several_seeds_counts_by_its_mean(tmp_path):
 
 def test_seeds_are_fresh_and_common_to_all_methods_and_nothing_is_held_out(tmp_path):
     job, ledger = search(tmp_path, [(0.5, 0.001)], "train.seed=7")
-    runs = plan_confirmations(job, ledger, 3, 1, "epochs")
+    runs = plan_confirmations(job, ledger, "DIR", 3, 1, "epochs")
     assert [(run.winner.study.method, run.seed) for run in runs] == [
         (method, seed) for seed in (8, 9, 10) for method in ("sam", "base")
     ]
@@ -77,22 +77,22 @@ def test_seeds_are_fresh_and_common_to_all_methods_and_nothing_is_held_out(tmp_p
 
 def test_equal_gradients_train_the_base_optimizer_twice_as_long(tmp_path):
     job, ledger = search(tmp_path, [(0.5, 0.001)])
-    runs = plan_confirmations(job, ledger, 1, 1, "gradients")
+    runs = plan_confirmations(job, ledger, "DIR", 1, 1, "gradients")
     assert {run.winner.study.method: run.spec.train.epochs for run in runs} == {"sam": 4, "base": 8}
 
 
 def test_what_both_budgets_have_in_common_is_trained_once(tmp_path):
     job, ledger = search(tmp_path, [(0.5, 0.001)])
-    for run in plan_confirmations(job, ledger, 2, 1, "epochs"):
+    for run in plan_confirmations(job, ledger, "DIR", 2, 1, "epochs"):
         ledger.confirm(run.key, result_row(run, job, {"status": "completed", "test_accuracy": 0.5}))
-    runs = plan_confirmations(job, ledger, 2, 1, "gradients")
+    runs = plan_confirmations(job, ledger, "DIR", 2, 1, "gradients")
     copied = list(done_already(runs, ledger.confirmations()))
     assert [(run.winner.study.method, row["budget"]) for run, row in copied] == [("sam", "gradients")] * 2
 
 
 def test_more_seeds_add_to_those_that_are_done(tmp_path):
     job, ledger = search(tmp_path, [(0.5, 0.001)])
-    few, more = ({run.key for run in plan_confirmations(job, ledger, n, 1, "epochs")} for n in (2, 5))
+    few, more = ({run.key for run in plan_confirmations(job, ledger, "DIR", n, 1, "epochs")} for n in (2, 5))
     assert few < more
 
 
@@ -105,7 +105,7 @@ def test_rows_reach_parquet(tmp_path):
         "sharpness.trace": 3.5,
         "epochs": 4,
     }
-    for run in plan_confirmations(job, ledger, 2, 1, "epochs"):
+    for run in plan_confirmations(job, ledger, "DIR", 2, 1, "epochs"):
         ledger.confirm(run.key, result_row(run, job, outcome))
     export(tmp_path)
     table = read_results(tmp_path).confirmations
@@ -122,10 +122,10 @@ def test_rows_reach_parquet(tmp_path):
 def test_wrong_numbers_are_refused(tmp_path, arguments, message):
     job, ledger = search(tmp_path, [(0.5, 0.001)])
     with pytest.raises(JobError, match=message):
-        plan_confirmations(job, ledger, *arguments)
+        plan_confirmations(job, ledger, "DIR", *arguments)
 
 
 def test_without_a_winner_there_is_nothing_to_confirm(tmp_path):
     job, ledger = search(tmp_path, [(None, 0.001)])
     with pytest.raises(JobError, match="no winner"):
-        plan_confirmations(job, ledger, 3, 1, "epochs")
+        plan_confirmations(job, ledger, "DIR", 3, 1, "epochs")

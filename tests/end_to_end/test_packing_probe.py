@@ -1,13 +1,18 @@
 """The probe runs real trials side by side (on logical GPUs); a trial that runs out of memory gets more room."""
 
+import os
+import signal
+import threading
+
 import pytest
 
 from tune_jobs.cluster.slots import plan_slots
 from tune_jobs.job.load import load_job
 from tune_jobs.ledger.writer import Ledger
+from tune_jobs.search.folder import SearchFolder
 from tune_jobs.search.packing_probe import packed, probe_packing, with_fewer
 from tune_jobs.search.recorder import Recorder
-from tune_jobs.search.run import plan_resources
+from tune_jobs.search.run import plan_resources, run
 
 SETS = ["architectures=[resnet8]", "methods=[sam, base]", "train.batch_size=16", "search.num_trials=4"]
 
@@ -32,6 +37,20 @@ def test_without_cuda_every_trial_has_a_gpu_of_its_own(tmp_path):
         assert ledger.events() == []
 
 
+@pytest.mark.usefixtures("ray_with_four_gpus")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_the_probe_stops_the_search(tmp_path, number):
+    def interrupt_soon(slots, past):
+        assert slots.gpus_per_trial == 1
+        threading.Timer(0.5, os.kill, (os.getpid(), number)).start()  # a worker takes longer to import torch
+
+    result = run(load_job("digits", SETS), tmp_path / "search", on_start=interrupt_soon)
+    assert result.is_interrupted
+    with Ledger.open(tmp_path / "search", read_only=True) as ledger:
+        assert ledger.trials() == []
+        assert [event["kind"] for event in ledger.events()] == ["start", "stop"]
+
+
 def test_out_of_memory_gives_each_trial_more_room_and_loses_none(tmp_path):
     job = load_job("digits", SETS)
     (study, _) = job.studies()
@@ -41,15 +60,15 @@ def test_out_of_memory_gives_each_trial_more_room_and_loses_none(tmp_path):
         whole = plan_slots(job.resources, totals.cpus, totals.gpus, totals.gpus_per_node)
         slots = packed(job, ledger, whole, totals)  # what an earlier session measured
         assert (slots.gpus_per_trial, slots.num_slots) == (0.25, 8)
-        recorder = Recorder(job, ledger, gpus_per_trial=slots.gpus_per_trial)
+        recorder = Recorder(job, ledger, SearchFolder(tmp_path), gpus_per_trial=slots.gpus_per_trial)
         spec = job.trial_spec(study, {"rho": 0.1, "lr": 0.001})
         recorder.start_trial("ray", study, 0, spec)
         for share in (0.5, 1.0):
             recorder.fail("ray", "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB")
-            assert recorder.stop_kind == "repack"
+            assert recorder.wind_down.kind == "repack"
             slots = with_fewer(job, ledger, slots, totals)
             assert slots.gpus_per_trial == share
-            recorder.begin_again(slots.gpus_per_trial)
+            recorder.repack(slots.gpus_per_trial)
             assert recorder.continue_trial("ray").retries == 0
         recorder.fail("ray", "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB")
         (trial,) = ledger.trials()

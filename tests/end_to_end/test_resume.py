@@ -11,8 +11,7 @@ from searches import ONE_SLOT, Row, Search
 from tune_jobs.errors import JobError
 from tune_jobs.job.load import load_job
 from tune_jobs.ledger.writer import Ledger
-from tune_jobs.search.folder import SearchFolder
-from tune_jobs.search.run import check_folder
+from tune_jobs.search.folder import SearchFolder, check_folder
 
 SHORT = (*ONE_SLOT, "search.num_trials=2", "train.epochs=4")
 NUM_TRIALS = 2 * 2

@@ -97,8 +97,7 @@ def test_files_that_are_missing_or_damaged(tmp_path):
 
 
 def test_a_search_folder_below_a_file_is_refused(tmp_path):
-    from tune_jobs.search.folder import SearchFolder
-    from tune_jobs.search.run import check_folder
+    from tune_jobs.search.folder import SearchFolder, check_folder
 
     (tmp_path / "file").write_text("")
     with pytest.raises(JobError, match="no folder can be made"):

@@ -11,8 +11,10 @@ from simulated_search import Driver, small_job
 
 from tune_jobs.job.spec import BudgetModel
 from tune_jobs.ledger.writer import Ledger
-from tune_jobs.search import recorder as recorder_module
+from tune_jobs.search import budget as budget_module
+from tune_jobs.search import wind_down as wind_down_module
 from tune_jobs.search.budget import Spent, hours_before
+from tune_jobs.search.folder import SearchFolder
 from tune_jobs.search.recorder import Recorder
 
 # A budget, and what has been spent when it is just used up.
@@ -48,16 +50,16 @@ def test_each_kind_is_exhausted_at_its_limit_and_not_before(kind):
 def test_epochs_stop_a_search_and_a_larger_budget_lets_it_go_on(tmp_path):
     sets = ("methods=[sam]", "search.num_trials=6", "search.sampler=random")
     driver = Driver(small_job(*sets, "budget.epochs=11"), tmp_path, num_slots=2)
-    while driver.recorder.stopping is None:
+    while driver.recorder.wind_down.reason is None:
         driver.step()
-    assert driver.recorder.stop_kind == "budget"
-    assert driver.recorder.stopping == "budget.epochs is reached: 11 of 11"
+    assert driver.recorder.wind_down.kind == "budget"
+    assert driver.recorder.wind_down.reason == "budget.epochs is reached: 11 of 11"
     assert driver.search.suggest("another") == Searcher.FINISHED
     driver.recorder.interrupt()
     statuses = [trial["status"] for trial in driver.ledger.trials()]
     assert statuses.count("interrupted") == 2
     stopped = [trial for trial in driver.ledger.trials() if trial["status"] == "interrupted"]
-    assert {trial["stop_reason"] for trial in stopped} == {driver.recorder.stopping}
+    assert {trial["stop_reason"] for trial in stopped} == {driver.recorder.wind_down.reason}
     assert len(driver.ledger.reports()) == 11
     driver.close()
 
@@ -66,7 +68,7 @@ def test_epochs_stop_a_search_and_a_larger_budget_lets_it_go_on(tmp_path):
     assert same.search.suggest("x") == Searcher.FINISHED, "what was spent before counts"
     same.close()
     driver = Driver(small_job(*sets), tmp_path, num_slots=2).run()
-    assert driver.recorder.stopping is None
+    assert driver.recorder.wind_down.reason is None
     assert driver.recorder.is_over
     driver.close()
 
@@ -87,18 +89,18 @@ def test_epochs_stop_a_search_and_a_larger_budget_lets_it_go_on(tmp_path):
 def test_a_trial_uses_up_what_it_reports(tmp_path, change, is_stopped):
     job = small_job("methods=[sam]", "search.num_trials=2", f"budget.{change}")
     with Ledger.create(tmp_path, job.model_dump(mode="json"), {}) as ledger:
-        recorder = Recorder(job, ledger, gpus_per_trial=0.5)
+        recorder = Recorder(job, ledger, SearchFolder(tmp_path), gpus_per_trial=0.5)
         (study,) = job.studies()
         recorder.start_trial("ray", study, 0, job.trial_spec(study, {"rho": 0.1, "lr": 0.01}))
         for epoch in range(1, 10):
-            assert recorder.stopping is None
+            assert recorder.wind_down.reason is None
             row = {"epoch": epoch, "val_accuracy": 0.8, "diverged": 0, "gradient_evaluations": 10 * epoch}
             recorder.report("ray", row | {"train_s": 2.0 * epoch})
-        assert bool(recorder.stopping) is is_stopped
-        spent = recorder.spent
+        assert bool(recorder.wind_down.reason) is is_stopped
+        spent = recorder.meter.spent
         assert (spent.epochs, spent.gradient_evaluations, spent.best_accuracy) == (9, 90, 0.8)
         assert spent.gpu_hours == pytest.approx(9 / 3600)
-        again = Recorder(job, ledger, gpus_per_trial=0.5).spent
+        again = Recorder(job, ledger, SearchFolder(tmp_path), gpus_per_trial=0.5).meter.spent
         assert (again.epochs, again.gradient_evaluations, again.best_accuracy) == (9, 90, 0.8)
         assert again.gpu_hours == pytest.approx(9 / 3600)
 
@@ -109,28 +111,28 @@ def test_an_accuracy_counts_when_its_trial_is_at_full_fidelity(tmp_path):
     driver.search.suggest("a")
     for epoch in range(1, 9):
         driver.recorder.report("a", {"epoch": epoch, "val_accuracy": 0.9, "diverged": 0})
-        assert driver.recorder.stopping is None
+        assert driver.recorder.wind_down.reason is None
     driver.recorder.report("a", {"epoch": 9, "val_accuracy": 0.4, "diverged": 0})
-    assert driver.recorder.stopping is None
+    assert driver.recorder.wind_down.reason is None
     driver.close()
 
 
 def test_time_is_looked_at_without_a_report_too(tmp_path, monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr(recorder_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    for module in (budget_module, wind_down_module):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     driver = Driver(small_job("methods=[sam]", "budget.hours=1"), tmp_path)
     now[0] += 3599
     driver.recorder.check_budget()
-    assert driver.recorder.stopping is None
+    assert driver.recorder.wind_down.reason is None
     now[0] += 1
     driver.recorder.check_budget()
-    assert driver.recorder.stopping == "budget.hours is reached: 1 of 1"
-    assert driver.recorder.stopped_s == now[0]
+    assert driver.recorder.wind_down.reason == "budget.hours is reached: 1 of 1"
     now[0] += 60
     driver.recorder.check_budget()
-    assert driver.recorder.stopped_s == now[0] - 60, "it is stopping since then"
-    driver.recorder.stop("interrupted by SIGINT", "signal")
-    assert (driver.recorder.stop_kind, driver.recorder.stopped_s) == ("signal", now[0])
+    assert driver.recorder.wind_down.elapsed_s == 60, "it is stopping since then"
+    driver.recorder.wind_down.begin("interrupted by SIGINT", "signal")
+    assert (driver.recorder.wind_down.kind, driver.recorder.wind_down.elapsed_s) == ("signal", 0)
     driver.close()
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from simulated_search import Driver, Trials, small_job
 
 from tune_jobs.search.checkpoints import Checkpoints
+from tune_jobs.search.folder import SearchFolder
 
 IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
@@ -27,7 +28,7 @@ def whole():
 
 @pytest.fixture
 def checkpoints(tmp_path, whole):
-    found = Checkpoints(tmp_path)
+    found = Checkpoints(SearchFolder(tmp_path))
     found.folder.mkdir()
     for trial_id in ("a", "b", "c"):
         found.file(trial_id).write_bytes(whole)
@@ -48,7 +49,7 @@ def test_all_others_are_deleted_and_what_is_half_written(checkpoints):
 
 
 def test_a_folder_that_is_not_there_is_no_problem(tmp_path):
-    checkpoints = Checkpoints(tmp_path / "never")
+    checkpoints = Checkpoints(SearchFolder(tmp_path / "never"))
     checkpoints.keep_only({"a"})
     checkpoints.drop("a")
     assert checkpoints.drop_damaged("a") is None
@@ -83,7 +84,7 @@ def test_damaged_ones_are_deleted_and_named(checkpoints, whole, damage):
 
 def test_any_bytes_are_a_checkpoint_or_damaged(tmp_path, whole):
     """Whatever is changed in the file: never an error, and what passes is read as it was written, or not at all."""
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = Checkpoints(SearchFolder(tmp_path))
     checkpoints.folder.mkdir()
     rng = random.Random(0)
     found = 0
@@ -123,7 +124,7 @@ def test_a_search_keeps_those_of_its_best_and_of_running_trials(seed, num_slots,
     )  # fmt: skip
     with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
         driver = Driver(job, Path(folder), Trials(seed, 0.02, 0.05), num_slots=num_slots, seed=seed)
-        checkpoints = driver.recorder.checkpoints
+        checkpoints = driver.recorder.retention.checkpoints
         checkpoints.folder.mkdir()
 
         def expected():
@@ -147,7 +148,7 @@ def test_a_search_keeps_those_of_its_best_and_of_running_trials(seed, num_slots,
         for trial in driver.recorder.trials.values():
             checkpoints.file(trial.trial_id).touch()
         driver = Driver(job, Path(folder), num_slots=num_slots)
-        driver.recorder.checkpoints.keep_only(driver.recorder.kept_checkpoints())
+        driver.recorder.retention.clean()
         assert names(checkpoints) == expected()
         driver.close()
 
@@ -157,7 +158,7 @@ def test_a_damaged_checkpoint_of_an_unfinished_trial_is_an_event(tmp_path, whole
     driver = Driver(job, tmp_path, num_slots=2, seed=1).run(6)
     driver.close()
     first, second = driver.recorder.trials
-    checkpoints = driver.recorder.checkpoints
+    checkpoints = driver.recorder.retention.checkpoints
     checkpoints.folder.mkdir()
     checkpoints.file(first).write_bytes(whole[:-5])
     checkpoints.file(second).write_bytes(whole)

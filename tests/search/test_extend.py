@@ -132,15 +132,15 @@ def test_more_epochs_reopen_what_can_go_on(tmp_path):
     assert len(completed) >= 2
     assert len(completed) < len(recorder.trials)
     kept = completed[0]
-    recorder.checkpoints.folder.mkdir()
-    recorder.checkpoints.file(kept).touch()
+    recorder.retention.checkpoints.folder.mkdir()
+    recorder.retention.checkpoints.file(kept).touch()
     ended = next(trial.trial_id for trial in recorder.trials.values() if trial.status == "pruned")
-    recorder.checkpoints.file(ended).touch()  # pruned ones stay pruned
+    recorder.retention.checkpoints.file(ended).touch()  # pruned ones stay pruned
     with pytest.raises(JobError, match="expected at least 9"):
         extended(driver.ledger, ["train.epochs=5"])
     _, job = extended(driver.ledger, ["train.epochs=12"])
     before = {trial["trial_id"]: trial for trial in driver.ledger.trials()}
-    reopen_for_more_epochs(job, driver.ledger)
+    reopen_for_more_epochs(job, driver.ledger, recorder.retention.checkpoints)
     after = {trial["trial_id"]: trial for trial in driver.ledger.trials()}
     assert [name for name in after if after[name] != before[name]] == [kept]
     assert (after[kept]["status"], after[kept]["max_epochs"], after[kept]["ended_after"]) == (None, 12, None)

@@ -12,6 +12,7 @@ from optuna.trial import TrialState, create_trial
 from tune_jobs.job.load import load_job
 from tune_jobs.ledger.writer import Ledger
 from tune_jobs.search import large_studies
+from tune_jobs.search.folder import SearchFolder
 from tune_jobs.search.large_studies import PartialTPESampler, some_of
 from tune_jobs.search.recorder import Recorder
 from tune_jobs.search.searcher import JobSearch
@@ -115,7 +116,7 @@ def test_a_search_goes_on_in_the_same_way_when_it_is_rebuilt(tmp_path, monkeypat
         for last in sessions:
             opened = Ledger.open(folder) if number else Ledger.create(folder, job.model_dump(mode="json"), {})
             with opened as ledger:
-                recorder = Recorder(job, ledger)
+                recorder = Recorder(job, ledger, SearchFolder(folder))
                 search = JobSearch(job, recorder)
                 while number < last:
                     config = search.suggest(f"ray{number}")

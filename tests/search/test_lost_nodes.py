@@ -43,7 +43,7 @@ def test_a_trial_that_loses_nodes_and_trains_nothing_between_is_not_tried_for_ev
 
 def test_nothing_moves_when_the_search_stops(driver):
     driver.search.suggest("a")
-    driver.recorder.stop("interrupted by SIGTERM", "signal")
+    driver.recorder.wind_down.begin("interrupted by SIGTERM", "signal")
     driver.recorder.move("a", "its node has died")
     assert not driver.recorder.waiting
     assert not driver.ledger.events()

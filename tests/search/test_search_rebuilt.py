@@ -202,8 +202,11 @@ def test_a_full_disk_stops_the_search_and_fails_no_trial(tmp_path):
     driver = Driver(small_job("methods=[sam]"), tmp_path)
     driver.search.suggest("a")
     driver.recorder.fail("a", "Traceback\nOSError: [Errno 28] No space left on device: 'x'")
-    assert driver.recorder.stop_kind == "error"
-    assert driver.recorder.stopping == "the disk is full: OSError: [Errno 28] No space left on device: 'x'"
+    assert driver.recorder.wind_down.kind == "error"
+    assert (
+        driver.recorder.wind_down.reason
+        == "the disk is full: OSError: [Errno 28] No space left on device: 'x'"
+    )
     driver.search.on_trial_complete("a", error=True)
     driver.recorder.interrupt()
     (trial,) = driver.ledger.trials()

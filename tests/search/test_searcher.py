@@ -8,6 +8,7 @@ from ray.tune.search import Searcher
 
 from tune_jobs.job.load import load_job
 from tune_jobs.ledger.writer import Ledger
+from tune_jobs.search.folder import SearchFolder
 from tune_jobs.search.recorder import Recorder, dataset_name
 from tune_jobs.search.samplers import num_startup_trials, suggestion_seed
 from tune_jobs.search.searcher import JobSearch, first_points
@@ -17,7 +18,7 @@ from zsharp.training.spec import DataSpec
 def make_search(folder, *sets):
     job = load_job("digits", ["architectures=[resnet8]", "train.epochs=4", "asha.grace_epochs=1", *sets])
     ledger = Ledger.create(folder, job.model_dump(mode="json"), {})
-    recorder = Recorder(job, ledger)
+    recorder = Recorder(job, ledger, SearchFolder(folder))
     return JobSearch(job, recorder), recorder
 
 
@@ -168,16 +169,17 @@ def test_results_name_a_folder_of_images_by_its_own_name():
 def test_a_stop_waits_for_epochs_that_run_and_not_for_workers_that_start(tmp_path):
     from types import SimpleNamespace
 
-    from tune_jobs.search.scheduler import JobASHA, WindDown
+    from tune_jobs.search.scheduler import JobASHA
+    from tune_jobs.search.tuner import EndOfRun
 
     search, recorder = make_search(tmp_path, "search.num_trials=4", "methods=[base]")
-    scheduler, stopper = JobASHA(recorder, search), WindDown(recorder)
+    scheduler, stopper = JobASHA(recorder, search), EndOfRun(recorder)
     for ray_id in ("trains", "starts"):
         search.suggest(ray_id)
     row = {"epoch": 1, "val_accuracy": 0.5, "diverged": 0}
     assert scheduler.on_trial_result(None, SimpleNamespace(trial_id="trains"), row) == "CONTINUE"
     assert not stopper.stop_all()
-    recorder.stop("interrupted by SIGTERM", "signal")
+    recorder.wind_down.begin("interrupted by SIGTERM", "signal")
     assert not stopper.stop_all()  # an epoch runs
     assert scheduler.on_trial_result(None, SimpleNamespace(trial_id="trains"), row | {"epoch": 2}) == "STOP"
     scheduler.on_trial_complete(None, SimpleNamespace(trial_id="trains"), row)

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from simulated_search import Driver, Trials, small_job
 
 from tune_jobs.ledger.writer import Ledger
+from tune_jobs.search.checkpoints import Checkpoints
 from tune_jobs.search.extend import reopen_for_more_epochs
+from tune_jobs.search.folder import SearchFolder
 from tune_jobs.search.recorder import Recorder
 from tune_jobs.stopping.asha import Rule
 from tune_jobs.stopping.replay import replay, rungs_at_end
@@ -55,7 +57,7 @@ def assert_replays(driver):
     assert replay(rules(ledger), ledger.trials(), ledger.reports()) == []
     again = rungs_at_end(rules(ledger)[-1][1], ledger.trials(), ledger.reports())
     assert again.items() <= driver.recorder.rungs.items()
-    assert Recorder(driver.recorder.job, ledger).rungs == driver.recorder.rungs
+    assert Recorder(driver.recorder.job, ledger, driver.recorder.folder).rungs == driver.recorder.rungs
 
 
 @settings(max_examples=60, deadline=None)
@@ -82,7 +84,7 @@ def test_also_after_an_extension_to_more_epochs(search, num_steps, more):
             completed = [trial["trial_id"] for trial in ledger.trials() if trial["status"] == "completed"]
             kept = [one for one in completed if (folder / "checkpoints" / f"{one}.pt").exists()]
             ledger.extend(longer.model_dump(mode="json"))
-            reopen_for_more_epochs(longer, ledger)
+            reopen_for_more_epochs(longer, ledger, Checkpoints(SearchFolder(folder)))
             reopened = [trial["trial_id"] for trial in ledger.trials() if trial["status"] is None]
             assert set(reopened) & set(completed) == set(kept)
         driver = driver_of(search, folder, longer).run()

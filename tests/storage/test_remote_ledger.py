@@ -24,7 +24,7 @@ def start(ledger, name="a"):
 def lose_machine(folder):
     """What a new driver on another machine sees: nothing but the store."""
     shutil.rmtree(folder.remote.cache, ignore_errors=True)
-    return SearchFolder(folder.place, writes=True)
+    return SearchFolder(folder.address, writes=True)
 
 
 def test_everything_comes_back_on_another_machine(address):

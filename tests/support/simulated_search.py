@@ -8,6 +8,7 @@ from ray.tune.search import Searcher
 
 from tune_jobs.job.load import load_job
 from tune_jobs.ledger.writer import Ledger
+from tune_jobs.search.folder import SearchFolder
 from tune_jobs.search.recorder import Recorder
 from tune_jobs.search.searcher import JobSearch
 
@@ -56,7 +57,7 @@ class Driver:
     def __init__(self, job, folder, trials=None, *, num_slots=1, seed=0, storage=None):
         known = (folder / "ledger.sqlite").exists()
         self.ledger = Ledger.open(folder) if known else Ledger.create(folder, job.model_dump(mode="json"), {})
-        self.recorder = Recorder(job, self.ledger)
+        self.recorder = Recorder(job, self.ledger, SearchFolder(folder))
         self.search = JobSearch(job, self.recorder, storage)
         self.trials, self.num_slots = trials or Trials(), num_slots
         self.suggested, self.finished = [], False

@@ -143,7 +143,7 @@ def _show_result(console: Console, spec: "JobSpec", result: "SearchResult") -> N
         console.print(f"\nResults: {escape(str(result.folder / 'parquet'))}", soft_wrap=True)
     if result.stopped is not None:
         console.print(escape(f"Stopped before its last trial: {result.stopped}."), soft_wrap=True)
-        console.print(escape(f"It goes on with: tune-jobs resume {result.place}"), soft_wrap=True)
+        console.print(escape(result.search.resume_hint), soft_wrap=True)
     if result.is_interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
     if result.stop_kind == "error":

@@ -93,12 +93,20 @@ def winners(
 
 
 def plan_confirmations(
-    job: JobSpec, ledger: Ledger, num_seeds: int, top: int, budget: Budget
+    job: JobSpec, ledger: Ledger, address: str, num_seeds: int, top: int, budget: Budget
 ) -> list[Confirmation]:
     """Returns every run that a confirmation consists of, seeds outermost, whether it was done or not.
 
     With the budget `gradients`, a method with one gradient a step trains as many times the epochs as the costliest
     method of the job has gradients a step.
+
+    Args:
+        job: The job.
+        ledger: Its ledger.
+        address: The search folder, for messages.
+        num_seeds: Fresh seeds of each winner.
+        top: How many winners of each study.
+        budget: What is equal among methods.
 
     Raises:
         JobError: If a number is out of range, or no study has a winner.
@@ -114,9 +122,7 @@ def plan_confirmations(
         raise JobError(problems)
     found = winners(job, ledger.trials(), ledger.reports(), top)
     if not found:
-        raise JobError(
-            [Problem("DIR", str(ledger.file.parent), "no trial reached full fidelity, so there is no winner")]
-        )
+        raise JobError([Problem("DIR", address, "no trial reached full fidelity, so there is no winner")])
     first_seed = job.train.seed + job.search.seeds
     return [
         Confirmation(winner, seed, budget, _spec(job, winner, seed, budget))

@@ -58,11 +58,10 @@ def confirm(
         LedgerError: If the folder has no ledger that can be used, or another process writes it.
         JobError: If there is no winner, or the job does not fit data or machine.
     """
-    where = SearchFolder(folder, writes=True)
-    with where.open() as ledger:
-        ledger.check_whole()
+    search = SearchFolder(folder, writes=True)
+    with search.open() as ledger:
         job, _ = extended(ledger, ())
-        runs = plan_confirmations(job, ledger, num_seeds, top, budget)
+        runs = plan_confirmations(job, ledger, search.address, num_seeds, top, budget)
         check_data(job)
         for run, row in list(done_already(runs, ledger.confirmations())):
             ledger.confirm(run.key, row)
@@ -70,29 +69,29 @@ def confirm(
         waiting = [run for run in runs if run.key not in recorded]
         if on_start is not None:
             on_start(len(runs), len(runs) - len(waiting))
-        if waiting:
-            slots, totals = plan_resources(job)
-            try:
+        try:
+            if waiting:
+                slots, totals = plan_resources(job)
                 with ray_session(slots, totals), sigterm_interrupts():
-                    _run_all(job, ledger, Checkpoints(where.place), waiting, slots, sharpness_images, on_row)
-            finally:  # what ended, also when the rest was interrupted
-                export(where.local)
-                where.publish()
+                    _run_all(job, ledger, search, waiting, slots, sharpness_images, on_row)
+        finally:  # what ended is exported, also when the rest was interrupted
+            export(search.local)
+            search.publish()
         recorded = ledger.confirmations()
-    export(where.local)
-    where.publish()
     return [recorded[run.key] for run in runs if run.key in recorded]
 
 
 def _run_all(
     job: JobSpec,
     ledger: Ledger,
-    checkpoints: Checkpoints,
+    search: SearchFolder,
     waiting: Sequence[Confirmation],
     slots: Slots,
     sharpness_images: int,
     on_row: Callable[[Row], None] | None,
 ) -> None:
+    """Trains what is waiting, as many runs at a time as there are slots, and records each when it ends."""
+    checkpoints = Checkpoints(search)
     options = {"num_cpus": slots.cpus_per_trial, "num_gpus": slots.gpus_per_trial, "max_retries": 0}
     train = ray.remote(_train).options(**options)
     left = list(reversed(waiting))
@@ -101,13 +100,14 @@ def _run_all(
     while left or running:
         while left and len(running) < slots.num_slots:
             run = left.pop()
-            running[train.remote(run, checkpoints.place, int(slots.cpus_per_trial), sharpness_images)] = run
+            running[train.remote(run, search, int(slots.cpus_per_trial), sharpness_images)] = run
         (done, *_), _ = ray.wait(list(running), num_returns=1)
         run = running.pop(done)
         try:
             outcome = ray.get(done)
         except ray.exceptions.RayError as error:
-            tries[run.key] += not isinstance(error, ray.exceptions.NodeDiedError)  # which is no run's fault
+            if not isinstance(error, ray.exceptions.NodeDiedError):  # a lost node is no fault of the run's
+                tries[run.key] += 1
             if tries[run.key] <= job.failures.max_retries:
                 left.append(run)
                 continue
@@ -119,8 +119,8 @@ def _run_all(
             on_row(row)
 
 
-def _train(run: Confirmation, place: str, num_threads: int, sharpness_images: int) -> Row:
-    """What a worker does: one run from its last epoch to its end, then the test set, once."""
+def _train(run: Confirmation, search: SearchFolder, num_threads: int, sharpness_images: int) -> Row:
+    """What a worker does: trains one run from its last epoch to its end, then reads the test set, once."""
     started_at = datetime.now(UTC)
     if not ray.get_runtime_context().get_accelerator_ids()["GPU"]:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # as in `tune_jobs.search.worker`
@@ -131,7 +131,7 @@ def _train(run: Confirmation, place: str, num_threads: int, sharpness_images: in
     from zsharp.training import Training
 
     torch.set_num_threads(max(1, num_threads))
-    checkpoints, training = Checkpoints(place), Training(run.spec)
+    checkpoints, training = Checkpoints(search), Training(run.spec)
     file = checkpoints.fetch(_file_name(run))
     if file is not None:
         try:

@@ -1,6 +1,7 @@
 """What a search has spent, and whether that ends it."""
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,26 +41,74 @@ class Spent:
         return None
 
 
+class Meter:
+    """Counts what a search spends.
+
+    Args:
+        gpus_per_trial: GPUs that each trial has.
+        events: The ledger's events.
+        reports: The ledger's reports, in its order.
+
+    Attributes:
+        spent: The totals so far.
+        gpus_per_trial: May change while the search runs.
+    """
+
+    def __init__(
+        self,
+        gpus_per_trial: float,
+        events: Iterable[Mapping[str, Any]] = (),
+        reports: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        self.spent, self.gpus_per_trial = Spent(), gpus_per_trial
+        self._train_s: dict[str, float] = {}
+        self._hours_before = hours_before(events, reports)
+        self._started_s = time.monotonic()
+        for report in reports:
+            self.add_report(report["trial_id"], report)
+
+    def add_report(self, trial_id: str, row: Mapping[str, Any]) -> None:
+        """Counts one epoch of a trial."""
+        self.spent.epochs += 1
+        if row.get("gradient_evaluations") is not None:
+            # The row has the trial's total, which grows by the same number every epoch.
+            self.spent.gradient_evaluations += row["gradient_evaluations"] // row["epoch"]
+        # Also a total, which starts again at 0 in a trial that lost its checkpoint.
+        train_s = row.get("train_s") or 0.0
+        seconds = max(0.0, train_s - self._train_s.get(trial_id, 0.0))
+        self._train_s[trial_id] = train_s
+        self.spent.gpu_hours += seconds * self.gpus_per_trial / 3600
+
+    def add_completed(self, accuracy: float | None) -> None:
+        """Takes in the validation accuracy of a trial at full fidelity."""
+        self.spent.best_accuracy = max(self.spent.best_accuracy, accuracy or 0.0)
+
+    def exhausted(self, budget: BudgetModel) -> str | None:
+        """Returns which part of a budget is used up by now, or None."""
+        self.spent.hours = self._hours_before + (time.monotonic() - self._started_s) / 3600
+        return self.spent.exhausts(budget)
+
+
 def hours_before(events: Iterable[Mapping[str, Any]], reports: Iterable[Mapping[str, Any]]) -> float:
-    """Returns how long a search ran in its earlier sessions.
+    """Returns how many hours a search ran in its earlier sessions.
 
     A session lasts from its start to its stop; one that was killed, to its last report.
 
     Args:
-        events: Those of the ledger.
-        reports: Those of the ledger, in its order.
+        events: The ledger's events.
+        reports: The ledger's reports, in its order.
     """
-    seconds, began, last = 0.0, None, None
+    seconds, started, last = 0.0, None, None
     moments = [
         *((event["happened_at"], event["kind"]) for event in events if event["kind"] in ("start", "stop")),
         *((report["reported_at"], "report") for report in reports),
     ]
     for moment, kind in sorted(moments):
         if kind == "start":
-            if began is not None:
-                seconds += (last - began).total_seconds()
-            began = moment
+            if started is not None:
+                seconds += (last - started).total_seconds()
+            started = moment
         last = moment
-    if began is not None:
-        seconds += (last - began).total_seconds()
+    if started is not None:
+        seconds += (last - started).total_seconds()
     return seconds / 3600

@@ -1,36 +1,74 @@
-"""The checkpoints of a search: one file a trial, of running trials and of the best ones only."""
+"""The checkpoints of a search: one file a trial, of unfinished trials and of the best ones only."""
 
 import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from zipfile import ZipFile
 
-from tune_jobs.storage import RemoteFolder, is_address
+from tune_jobs.search.folder import SearchFolder
+from tune_jobs.search.trial import LiveTrial
 
 FOLDER_NAME = "checkpoints"
+
+
+class Retention:
+    """Keeps the checkpoints of unfinished trials and of each study's best, and drops each of the others once.
+
+    Args:
+        checkpoints: The search's.
+        trials: All its trials, by id; the owner adds to them while the search runs.
+        num_best: How many completed trials of each study keep theirs.
+    """
+
+    def __init__(self, checkpoints: "Checkpoints", trials: Mapping[str, LiveTrial], num_best: int) -> None:
+        self.checkpoints = checkpoints
+        self._trials, self._num_best = trials, num_best
+
+    def end_trial(self, trial: LiveTrial) -> None:
+        """Drops what the end of a trial makes superfluous: its checkpoint, or that of the one it outdid."""
+        if trial.status != "completed":
+            self.checkpoints.drop(trial.trial_id)
+            return
+        ranked = self._ranked(trial.study)
+        if trial not in ranked[: self._num_best]:
+            self.checkpoints.drop(trial.trial_id)
+        elif len(ranked) > self._num_best:
+            # It was the last of the best until now; those behind it were dropped before.
+            self.checkpoints.drop(ranked[self._num_best].trial_id)
+
+    def clean(self) -> None:
+        """Drops all that are not needed, and what killed workers left half written."""
+        kept = {trial.trial_id for trial in self._trials.values() if trial.is_unfinished}
+        for study in {trial.study for trial in self._trials.values()}:
+            kept.update(trial.trial_id for trial in self._ranked(study)[: self._num_best])
+        self.checkpoints.keep_only(kept)
+
+    def _ranked(self, study: str) -> list[LiveTrial]:
+        """Returns a study's completed trials, the best first; of equals, the one that started first."""
+        completed = [
+            trial for trial in self._trials.values() if trial.study == study and trial.status == "completed"
+        ]
+        return sorted(completed, key=lambda trial: trial.merit, reverse=True)
 
 
 class Checkpoints:
     """The checkpoints in a search folder.
 
-    Workers store them after every epoch, before they report it; so that of a trial is at most one epoch ahead of the
-    ledger, unless it was lost.
+    A worker stores one after every epoch, before it reports the epoch. So a trial's checkpoint is at most one epoch
+    ahead of the ledger, unless the ledger's last reports were lost.
 
     Args:
-        place: The search folder: a path that all workers see, or an address.
+        folder: The search folder, which all workers can reach.
 
     Attributes:
-        place: The same, as every process of this machine can open it.
         folder: Where this process reads and writes the files.
     """
 
-    def __init__(self, place: str | Path) -> None:
-        self._remote = RemoteFolder(str(place)) if is_address(place) else None
+    def __init__(self, folder: SearchFolder) -> None:
+        self._remote = folder.remote
         if self._remote is None:
-            self.place = str(Path(place).absolute())
-            self.folder = Path(self.place) / FOLDER_NAME
+            self.folder = folder.local / FOLDER_NAME
         else:
-            self.place = str(place)
             self._scratch = tempfile.TemporaryDirectory(prefix="tune-jobs-checkpoints-")
             self.folder = Path(self._scratch.name)
 
@@ -50,7 +88,7 @@ class Checkpoints:
         return file if file.exists() else None
 
     def store(self, trial_id: str, save: Callable[[Path], None]) -> None:
-        """Stores a trial's checkpoint in place of the one before.
+        """Stores a trial's checkpoint, replacing the last one.
 
         Args:
             trial_id: The trial.

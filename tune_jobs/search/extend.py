@@ -1,4 +1,4 @@
-"""Which changes a search can take when it is resumed, and what they do to trials that ended."""
+"""Which changes of its job a resumed search accepts, and what they do to trials that ended."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from tune_jobs.job.spec import JobSpec
 from tune_jobs.ledger.writer import Ledger
 from tune_jobs.search.checkpoints import Checkpoints
 
-# Everything else decides on what trials are and how they are judged.
+# Anything else would change what trials are or how they are judged, so old and new ones could not be compared.
 _FREE = ("budget", "failures", "resources", "search.num_trials", "search.keep_checkpoints", "train.epochs")
 
 
@@ -18,7 +18,7 @@ def extended(ledger: Ledger, sets: Sequence[str]) -> tuple[JobSpec, JobSpec]:
     """Returns a ledger's job as it is, and as changed by `sets`.
 
     Raises:
-        JobError: If the job cannot be read, a change is malformed, or it is one that the search cannot take.
+        JobError: If the job cannot be read, or a change is malformed or not one that the search accepts.
     """
     before = _checked(ledger.job)
     values = before.model_dump(mode="json")
@@ -32,15 +32,14 @@ def extended(ledger: Ledger, sets: Sequence[str]) -> tuple[JobSpec, JobSpec]:
     return before, job
 
 
-def reopen_for_more_epochs(job: JobSpec, ledger: Ledger, place: str | None = None) -> None:
+def reopen_for_more_epochs(job: JobSpec, ledger: Ledger, checkpoints: Checkpoints) -> None:
     """Lets trials train on to the job's new number of epochs: unfinished ones, and completed ones with a checkpoint.
 
     Args:
         job: The job from now on.
         ledger: Its ledger.
-        place: The search folder's path or address; where the ledger's file is if not given.
+        checkpoints: Those of its trials.
     """
-    checkpoints = Checkpoints(place or ledger.file.parent)
     for trial in ledger.trials():
         is_kept = trial["status"] == "completed" and checkpoints.exists(trial["trial_id"])
         if trial["status"] in (None, "interrupted") or is_kept:
@@ -55,14 +54,14 @@ def _checked(values: Mapping[str, Any]) -> JobSpec:
 
 
 def _unfit_changes(before: JobSpec, job: JobSpec) -> Iterator[Problem]:
-    old, new = (dict(_flat(one.model_dump(mode="json"))) for one in (before, job))
+    old, new = (dict(_flat(spec.model_dump(mode="json"))) for spec in (before, job))
     for path in sorted({**old, **new}):
         if old.get(path) != new.get(path) and not path.startswith(_FREE):
             text = f"the search began with {old.get(path)!r}; expected a change of {', '.join(_FREE)}"
             yield Problem(path, new.get(path), f"{text}, or another folder")
 
 
-def _shortened(before: JobSpec, job: JobSpec, num_begun: int) -> Iterator[Problem]:
+def _shortened(before: JobSpec, job: JobSpec, num_started: int) -> Iterator[Problem]:
     epochs, num_trials = job.train.epochs, job.search.num_trials
     if epochs < before.train.epochs:
         yield Problem("train.epochs", epochs, f"expected at least {before.train.epochs}, which trials have")
@@ -73,7 +72,7 @@ def _shortened(before: JobSpec, job: JobSpec, num_begun: int) -> Iterator[Proble
         yield Problem("train.epochs", epochs, f"{text}: trials of two lengths cannot be compared")
     if num_trials < before.search.num_trials:
         yield Problem("search.num_trials", num_trials, f"expected at least {before.search.num_trials}")
-    if num_trials > before.search.num_trials and before.search.seeds > 1 and num_begun:
+    if num_trials > before.search.num_trials and before.search.seeds > 1 and num_started:
         yield Problem(
             "search.num_trials", num_trials, "with search.seeds above 1 the seeds of trials would change"
         )

@@ -2,13 +2,16 @@
 
 import atexit
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tune_jobs.errors import JobError, LedgerError, Problem
+from tune_jobs.job.spec import JobSpec
 from tune_jobs.ledger.mirror import RemoteRecord
 from tune_jobs.ledger.writer import FILE_NAME, Ledger
 from tune_jobs.storage import RemoteFolder, is_address
@@ -21,26 +24,47 @@ class SearchFolder:
     """A search folder.
 
     Args:
-        place: A path, or an address such as `s3://bucket/folder`.
+        address: A path, or an address such as `s3://bucket/folder`.
         writes: Whether this process is to write the search; readers of a remote one get copies of their own.
 
     Attributes:
-        local: Where this process reads and writes its files: the folder itself, or a copy on this machine.
+        address: Where the search is, as users write it.
+        remote: The object store's folder; None for one on a disk.
 
     Raises:
         JobError: If an address is malformed or holds credentials.
     """
 
-    def __init__(self, place: str | Path, *, writes: bool = False) -> None:
-        self.place = str(place)
-        self.remote = RemoteFolder(self.place) if is_address(place) else None
+    def __init__(self, address: str | Path, *, writes: bool = False) -> None:
+        self.address = str(address)
+        self.remote = RemoteFolder(self.address) if is_address(address) else None
+        self._writes = writes
+
+    @cached_property
+    def local(self) -> Path:
+        """Where this process reads and writes the files: the folder itself, or a copy on this machine."""
         if self.remote is None:
-            self.local = Path(place)
-        else:
-            self.local = _working_folder(self.remote, writes) / Path(self.place).name
+            return Path(self.address).absolute()  # workers have another working folder
+        name = Path(self.address).name
+        if self._writes:
+            return self.remote.cache / name
+        self.remote.cache.mkdir(parents=True, exist_ok=True)
+        copy = Path(tempfile.mkdtemp(prefix="read-", dir=self.remote.cache))
+        atexit.register(shutil.rmtree, copy, ignore_errors=True)
+        return copy / name
+
+    @property
+    def resume_hint(self) -> str:
+        """Advice on how to continue the search, for messages."""
+        return f"Resume with: tune-jobs resume {shlex.quote(self.address)}"
 
     def __str__(self) -> str:
-        return self.place
+        return self.address
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Workers get an absolute path, since they start in other folders, and make their own copies."""
+        address = str(self.local) if self.remote is None else self.address
+        return {"address": address, "remote": self.remote, "_writes": False}
 
     def has_search(self) -> bool:
         """Whether there is a ledger."""
@@ -49,28 +73,28 @@ class SearchFolder:
         return (self.local / FILE_NAME).is_file()
 
     def check_usable(self) -> None:
-        """Raises JobError if a search can be neither here nor be begun here."""
+        """Raises JobError if the folder holds no search and none can be started in it."""
         problem = self._local_problem() if self.remote is None else None
         if self.remote is not None and not self.has_search() and self.remote.names():
             problem = "it is not empty and is not a search folder; expected a new one"
         if problem is not None:
-            raise JobError([Problem("--out", self.place, problem)])
+            raise JobError([Problem("--out", self.address, problem)])
 
     def _local_problem(self) -> str | None:
         folder = self.local
         try:
             above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         except OSError as error:
-            return f"{error.strerror}; expected another place"
+            return f"{error.strerror}; expected another folder"
         if above != folder:
             is_fine = above.is_dir() and os.access(above, os.W_OK)
-            return None if is_fine else f"no folder can be made in {above}; expected another place"
+            return None if is_fine else f"no folder can be made in {above}; expected another one"
         if self.has_search() or (folder.is_dir() and not any(map(_is_of_use, folder.iterdir()))):
             return None
         return "it exists and is not a search folder; expected a new one"
 
     def create(self, job: Mapping[str, Any], provenance: Mapping[str, Any]) -> Ledger:
-        """Starts the record of a search; there must be none."""
+        """Starts the record of a search; there must be none yet."""
         if self.remote is None:
             return Ledger.create(self.local, job, provenance)
         shutil.rmtree(self.local, ignore_errors=True)
@@ -84,27 +108,37 @@ class SearchFolder:
         """Opens the record of a search.
 
         Raises:
-            LedgerError: If there is none that can be used.
+            LedgerError: If there is none that can be used; for writing, also if it is damaged or another process is
+                writing it.
         """
         if self.remote is None:
+            if not read_only:
+                with Ledger.open(self.local, read_only=True) as ledger:
+                    ledger.check_whole()  # before it is opened for writing, which would change what is damaged
             return Ledger.open(self.local, read_only=read_only)
         record = RemoteRecord(self.remote)
         if not record.exists:
             raise LedgerError(
-                f"{self.place}: no ledger there; expected a search folder, as `tune-jobs run` writes it"
+                f"{self.address}: no ledger there; expected a search folder, as `tune-jobs run` writes it"
             )
         if not read_only:
             record.take_over()
         record.pull(self.local)
         ledger = Ledger.open(self.local, read_only=read_only)
         if not read_only:
+            ledger.check_whole()
             ledger.record = record
         return ledger
 
-    def delete(self) -> None:
-        """Deletes the search that is here, unless another process writes it."""
+    def check_unused(self) -> None:
+        """Raises LedgerError if another process on this machine is writing the search."""
         if self.remote is None:
-            Ledger.open(self.local).close()  # refuses while another process writes it
+            Ledger.open(self.local).close()
+
+    def delete(self) -> None:
+        """Deletes the search, unless another process is writing it."""
+        self.check_unused()
+        if self.remote is None:
             shutil.rmtree(self.local)
             return
         for below in ("ledger", "checkpoints", "parquet", ""):
@@ -120,22 +154,39 @@ class SearchFolder:
                 self.remote.push(self.local / name, name)
 
     def results(self) -> Path:
-        """Returns a folder of this machine that has the search's Parquet files."""
+        """Returns a folder on this machine with the search's Parquet files."""
         if self.remote is not None:
             for name in _PARQUET:
                 self.remote.pull(name, self.local / name)
         return self.local
 
 
-def _working_folder(remote: RemoteFolder, writes: bool) -> Path:
-    if writes:
-        return remote.cache
-    remote.cache.mkdir(parents=True, exist_ok=True)
-    copy = Path(tempfile.mkdtemp(prefix="read-", dir=remote.cache))
-    atexit.register(shutil.rmtree, copy, ignore_errors=True)
-    return copy
+def search_folder(job: JobSpec, out: str | Path | None = None) -> SearchFolder:
+    """Returns the folder for a job's search: `out`, or the job's name below its storage."""
+    if out is not None:
+        return SearchFolder(out, writes=True)
+    if is_address(job.storage):
+        return SearchFolder(f"{job.storage.rstrip('/')}/{job.name}", writes=True)
+    return SearchFolder(Path(job.storage).expanduser() / job.name, writes=True)
+
+
+def check_folder(job: JobSpec, folder: SearchFolder) -> bool:
+    """Returns whether `folder` already holds this very search, finished or not.
+
+    Raises:
+        JobError: If it holds another job, or files that are not a search's.
+    """
+    folder.check_usable()
+    if not folder.has_search():
+        return False
+    with folder.open(read_only=True) as ledger:
+        other = ledger.job
+    if other != job.model_dump(mode="json"):
+        text = f"it holds another job ({other['name']!r}); expected another folder"
+        raise JobError([Problem("--out", folder.address, text)])
+    return True
 
 
 def _is_of_use(path: Path) -> bool:
-    """Whether a file is more than the ledger that a process was killed while it made."""
+    """Whether a file is more than a half-made ledger, left by a process that was killed."""
     return not path.name.startswith(f".{FILE_NAME}.")

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import ray
@@ -16,16 +17,31 @@ from zsharp.optim.methods import find_method
 from zsharp.training.spec import TrialSpec
 
 _STEPS = 20  # of an epoch of the probe
+_LOOK_EVERY_S = 0.5
 
 
-def packed(job: JobSpec, ledger: Ledger, slots: Slots, totals: Totals) -> Slots:
-    """Returns how trials fill the GPUs if the job leaves that open: as probed, in this session or an earlier one."""
+def packed(
+    job: JobSpec,
+    ledger: Ledger,
+    slots: Slots,
+    totals: Totals,
+    is_stopped: Callable[[], bool] = lambda: False,
+) -> Slots:
+    """Returns how trials fill the GPUs if the job leaves that open: as probed, in this session or an earlier one.
+
+    Args:
+        job: The job; Ray is initialised.
+        ledger: Its ledger, where the probe's result is recorded.
+        slots: One trial to a GPU, or as the job says.
+        totals: What there is to run trials on.
+        is_stopped: Asked during the probe; once it says yes, the probe is abandoned and nothing recorded.
+    """
     if job.resources.gpus_per_trial != "auto" or slots.gpus_per_trial != 1:
         return slots
     earlier = [event["data"]["gpus_per_trial"] for event in ledger.events() if event["kind"] == "pack"]
     if earlier:
         return _share_out(job, totals, earlier[-1])
-    together, lines = probe_packing(job)
+    together, lines = probe_packing(job, is_stopped=is_stopped)
     if not lines:
         return slots
     ledger.record_event("pack", {"gpus_per_trial": 1 / together, "probed": lines})
@@ -45,7 +61,13 @@ def _share_out(job: JobSpec, totals: Totals, share: float) -> Slots:
     return plan_slots(resources, totals.cpus, totals.gpus, totals.gpus_per_node)
 
 
-def probe_packing(job: JobSpec, *, needs_cuda: bool = True, seconds: float = 5.0) -> tuple[int, list[str]]:
+def probe_packing(
+    job: JobSpec,
+    *,
+    needs_cuda: bool = True,
+    seconds: float = 5.0,
+    is_stopped: Callable[[], bool] = lambda: False,
+) -> tuple[int, list[str]]:
     """Measures the job's architectures, each with its costliest method, and returns how many trials share a GPU.
 
     The architecture that needs most room decides, since trials of all of them share the slots.
@@ -53,16 +75,19 @@ def probe_packing(job: JobSpec, *, needs_cuda: bool = True, seconds: float = 5.0
     Args:
         job: The job; Ray is initialised and has a GPU.
         needs_cuda: Without a CUDA device on the worker, answer 1 at once.
-        seconds: Of each measurement, after an epoch that warms up.
+        seconds: Length of each measurement, after an epoch that warms up.
+        is_stopped: Once it says yes, the probe is abandoned.
 
     Returns:
-        the number, and what was measured in words.
+        the number, and what was measured in words: no lines if nothing was.
     """
     chosen, lines = [], []
     cpus = ray.cluster_resources().get("CPU", 1)  # type: ignore[no-untyped-call]
     for architecture in job.architectures:
         method = max(job.methods, key=lambda name: find_method(name).gradient_evaluations_per_step)
-        study = next(one for one in job.studies() if (one.architecture, one.method) == (architecture, method))
+        study = next(
+            study for study in job.studies() if (study.architecture, study.method) == (architecture, method)
+        )
         spec = job.trial_spec(study, {})
         images = round(_STEPS * spec.train.batch_size / (1 - spec.data.val_fraction)) + 1
         if spec.data.max_images is None or images < spec.data.max_images:
@@ -74,11 +99,12 @@ def probe_packing(job: JobSpec, *, needs_cuda: bool = True, seconds: float = 5.0
                 break
             if together * job.resources.cpus_per_trial > cpus:
                 break
-            found = _measure(spec, together, int(job.resources.cpus_per_trial), needs_cuda, seconds)
-            if found is None:
+            cpus_per_trial = int(job.resources.cpus_per_trial)
+            answer = _measure(spec, together, cpus_per_trial, needs_cuda, seconds, is_stopped)
+            if answer is None:
                 return 1, []
-            one, memory = found
-            measured.append(one)
+            measurement, memory = answer
+            measured.append(measurement)
             if choose_packing(measured) < together:
                 break
         chosen.append(choose_packing(measured))
@@ -87,13 +113,27 @@ def probe_packing(job: JobSpec, *, needs_cuda: bool = True, seconds: float = 5.0
 
 
 def _measure(
-    spec: TrialSpec, together: int, cpus: int, needs_cuda: bool, seconds: float
+    spec: TrialSpec,
+    together: int,
+    cpus: int,
+    needs_cuda: bool,
+    seconds: float,
+    is_stopped: Callable[[], bool],
 ) -> tuple[Measured, int] | None:
-    """Returns what so many trials did at once, and the GPU's memory in bytes; None where there is no GPU."""
+    """Returns what so many trials did at once, and the GPU's memory in bytes; None without a GPU or once stopped."""
     train = ray.remote(_train).options(num_gpus=1 / together, num_cpus=max(1, cpus), max_retries=0)
-    begin = time.time() + 3.0 * (together > 1)  # they start up apart and are to overlap
-    found = ray.get([train.remote(spec, begin, needs_cuda, seconds) for _ in range(together)])
-    rates = [one for one in found if one is not None]
+    begin = time.time() + (
+        3.0 if together > 1 else 0.0
+    )  # workers start up one after another and are to overlap
+    tasks = [train.remote(spec, begin, needs_cuda, seconds) for _ in range(together)]
+    waiting = tasks
+    while waiting:
+        _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=_LOOK_EVERY_S)
+        if is_stopped():
+            for task in waiting:
+                ray.cancel(task, force=True)
+            return None
+    rates = [rate for rate in ray.get(tasks) if rate is not None]
     if len(rates) < together:
         return None
     speeds, peaks, memories = zip(*rates, strict=True)

@@ -9,7 +9,8 @@ from rich.text import Text
 
 from tune_jobs.job.data_checks import check_data
 from tune_jobs.job.spec import JobSpec
-from tune_jobs.search.run import plan_resources, search_folder
+from tune_jobs.search.folder import search_folder
+from tune_jobs.search.run import plan_resources
 from tune_jobs.stopping.asha import Rule
 from tune_jobs.stopping.simulate import Band, epochs_band
 from tune_jobs.wording import counted
@@ -91,7 +92,7 @@ def make_plan(job: JobSpec, out: str | Path | None = None) -> Plan:
     num_trials = job.search.num_trials
     reports = sum(study.max_epochs for study in studies)
     return Plan(
-        folder=search_folder(job, out).place,
+        folder=search_folder(job, out).address,
         studies=studies,
         spend_random=_of_all(epochs_band(rule, num_trials, at_once, improving=False), len(studies)),
         spend_improving=_of_all(epochs_band(rule, num_trials, at_once, improving=True), len(studies)),

@@ -5,14 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.tune import Stopper
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from tune_jobs.cluster.watch import dead_process, has_lost_node
 from tune_jobs.search.recorder import Recorder
 from tune_jobs.search.room import Room
 from tune_jobs.search.searcher import METRIC, JobSearch
-from tune_jobs.search.wind_down import WIND_DOWN_S
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
@@ -55,7 +53,9 @@ class JobASHA(ASHAScheduler):
         decision = self._recorder.report(trial.trial_id, result)
         if decision is not None:
             self._search.on_report(trial.trial_id, result)
-        goes_on = (decision is None or decision.action == "continue") and not self._recorder.stopping
+        goes_on = (
+            decision is None or decision.action == "continue"
+        ) and not self._recorder.wind_down.has_begun
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
     def on_trial_complete(
@@ -63,12 +63,12 @@ class JobASHA(ASHAScheduler):
     ) -> None:
         """Does nothing: the last report was recorded by `on_trial_result`."""
         self._heard_s.pop(trial.trial_id, None)
-        self._recorder.active.discard(trial.trial_id)
+        self._recorder.training.discard(trial.trial_id)
 
     def on_trial_error(self, tune_controller: "TuneController", trial: "Trial") -> None:
         """Records a trial whose function raised or whose worker died; it may wait for another try."""
         self._heard_s.pop(trial.trial_id, None)
-        self._recorder.active.discard(trial.trial_id)
+        self._recorder.training.discard(trial.trial_id)
         if dead_process() is not None:  # no fault of the trial's
             return
         error = self._killed.pop(trial.trial_id, None) or _error_of(trial)
@@ -83,7 +83,7 @@ class JobASHA(ASHAScheduler):
         if now - self._looked_s >= _LOOK_EVERY_S:
             self._looked_s = now
             self._kill_hung(tune_controller, now)
-            if self._recorder.stopping and now - self._recorder.stopped_s > WIND_DOWN_S:
+            if self._recorder.wind_down.is_time_to_kill:
                 self._kill_all(tune_controller)
             if self._room is not None:
                 self._room.grow()
@@ -122,31 +122,3 @@ def _error_of(trial: "Trial") -> str:
         return "the worker died"
     heading, _, text = Path(file).read_text(errors="replace").partition("\n")
     return text.strip() or heading
-
-
-class WindDown(Stopper):
-    """Ends the whole run when the budget is used up or somebody stops it, some seconds after that.
-
-    In these seconds running epochs end and are recorded. None is lost if they do not: each trial has its checkpoint.
-    """
-
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Returns whether one trial has to stop: never, that is the scheduler's part."""
-        return False
-
-    def stop_all(self) -> bool:
-        """Returns whether everything has to stop."""
-        recorder = self._recorder
-        recorder.check_budget()
-        if recorder.stopping is None:
-            return False
-        # Trials that are still starting have no epoch to end, and may take long to get to one. What has not ended
-        # is killed by the scheduler, which is given the time to do so.
-        return not recorder.active or time.monotonic() - recorder.stopped_s > WIND_DOWN_S + 3 * _LOOK_EVERY_S
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Ray pickles the stopper into a snapshot that nothing here reads."""
-        return {}

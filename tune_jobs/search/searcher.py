@@ -149,7 +149,7 @@ class JobSearch(Searcher):
     def suggest(self, trial_id: str) -> Any:
         """Returns the configuration of the job's next trial, None to wait for one, or that there is none."""
         recorder = self._recorder
-        if recorder.stopping:
+        if recorder.wind_down.has_begun:
             return Searcher.FINISHED
         if recorder.waiting:
             return _config(recorder.continue_trial(trial_id))

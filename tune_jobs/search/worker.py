@@ -10,6 +10,7 @@ from ray import tune
 from tune_jobs.cluster.ray import node_name
 from tune_jobs.job.spec import JobSpec
 from tune_jobs.search.checkpoints import Checkpoints
+from tune_jobs.search.folder import SearchFolder
 
 if TYPE_CHECKING:
     from zsharp.training import Training
@@ -26,14 +27,14 @@ class TrialRunner(tune.Trainable):
     driver dies in between, the next worker returns that row first.
     """
 
-    def setup(self, config: dict[str, Any], job: dict[str, Any], place: str) -> None:  # type: ignore[override]
+    def setup(self, config: dict[str, Any], job: dict[str, Any], folder: SearchFolder) -> None:  # type: ignore[override]
         """Prepares the worker once; its first trial is begun by the first step, which can be timed out."""
         import torch
 
         # Its advice on slow set-ups is to reuse workers, which is done.
         logging.getLogger("ray.tune.trainable.trainable").setLevel(logging.ERROR)
         self._job = JobSpec.model_validate(job)
-        self._checkpoints = Checkpoints(place)
+        self._checkpoints = Checkpoints(folder)
         self._node = node_name()
         self._studies = {study.name: study for study in self._job.studies()}
         # More threads than cores is many times slower than one thread a trial.
