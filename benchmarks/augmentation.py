@@ -21,7 +21,7 @@ from torchvision import transforms
 
 from zsharp.cpu import cpu_model
 from zsharp.data import prepare
-from zsharp.data.augment.augment import Augmentation, augment, normalise
+from zsharp.data.augment import Augmentation, augment, normalise
 
 TARGET_RATIO = 10.0
 BATCH_SIZE = 128

@@ -5,8 +5,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from zsharp.data.augment.augment import Augmentation, augment, mix, normalise
-from zsharp.data.augment.windows import crop, cut_out
+from zsharp.data.augment import Augmentation, augment, crop, cut_out, mix, normalise
 
 EVERYTHING = Augmentation(crop_padding=2, flip=True, cutout=3, randaugment=2)
 

@@ -113,7 +113,7 @@ DAMAGE = {
     "tiny class twice": ("tiny_imagenet", f"{TINY}/wnids.txt", append("n01443537\n"), "listed twice"),
     "parquet shard missing": ("parquet", "train-00000-of-00002.parquet", remove, "not found"),
     "parquet no test": ("parquet", "test-00000-of-00001.parquet", remove, r"test-\*.parquet: not found"),
-    "parquet truncated": ("parquet", SHARD, truncate, "cannot be read .*expected a whole Parquet file"),
+    "parquet truncated": ("parquet", SHARD, truncate, "cannot be read .*expected a complete Parquet file"),
     "parquet empty": ("parquet", SHARD, lambda root, r: (root / r).write_bytes(b""), "cannot be read"),
     "parquet no label": (
         "parquet",

@@ -13,7 +13,7 @@ from small_runs import PLAIN, small_spec, with_data
 from torch.nn import functional as F
 
 from zsharp.data import prepare, split_indices, subset_indices
-from zsharp.data.augment.augment import Augmentation
+from zsharp.data.augment import Augmentation
 from zsharp.data.training_data import load_test_data, load_training_data
 from zsharp.training import AugmentSpec, Training
 from zsharp.training.batches import resolve_augmentation

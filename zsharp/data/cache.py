@@ -1,4 +1,4 @@
-"""Decoded data sets on disk: written once a machine, whole or not at all, memory-mapped by every trial."""
+"""Decoded data sets on disk: written once per machine, completely or not at all, memory-mapped by all trials."""
 
 import fcntl
 import json
@@ -15,18 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zsharp.data.channels import channel_statistics
 from zsharp.data.errors import data_error
-from zsharp.data.sources.source import Decoded, Images, Labels, Source
+from zsharp.data.source import Decoded, Images, Labels, Source, Split
 
-FORMAT = 1  # raise it whenever decoding changes, so that older copies are not believed
+FORMAT = 1  # raise it whenever decoding changes, so that older copies are not used
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class DataInfo:
-    """What training needs to know of a data set; mean and std are of train pixels / 255, per channel."""
+    """What training needs to know about a data set; mean and std are of train pixels / 255, per channel."""
 
     name: str
     image_shape: tuple[int, int, int]
@@ -41,17 +40,17 @@ class DataInfo:
 
 @dataclass(frozen=True)
 class PreparedData:
-    """A decoded data set: read-only memory maps, so trials on one machine share one copy."""
+    """A decoded data set, as read-only memory maps, so that all trials on a machine share one copy."""
 
     info: DataInfo
     folder: Path
 
     def train(self) -> tuple[Images, Labels]:
-        """Returns images uint8 [N, C, H, W] and labels int64 [N]; opens no file of the test split."""
+        """Returns images uint8 [N, C, H, W] and labels int64 [N]; does not open the test split."""
         return self._open("train_images"), self._open("train_labels")
 
     def test(self) -> tuple[Images, Labels]:
-        """Returns the test split; only a confirmation may call this."""
+        """Returns the test split, like `train`. Only a confirmation may call this."""
         return self._open("test_images"), self._open("test_labels")
 
     def _open(self, name: str) -> np.memmap:
@@ -60,7 +59,7 @@ class PreparedData:
 
 
 def cache_folder(root: Path | None, cache: str | Path | None) -> Path:
-    """Returns where decoded copies go: `cache`, $ZSHARP_CACHE, below a writable root, or the user's cache."""
+    """Returns the folder for decoded copies: `cache`, $ZSHARP_CACHE, in a writable root, or the user's cache."""
     given = cache or os.environ.get("ZSHARP_CACHE")
     if given:
         return Path(given).expanduser()
@@ -71,7 +70,7 @@ def cache_folder(root: Path | None, cache: str | Path | None) -> Path:
 
 
 def open_cached(cache: Path, source: Source, checksum: str) -> PreparedData | None:
-    """Returns the decoded copy if it is there and its files have the sizes they were written with."""
+    """Returns the decoded copy if it exists and all its files still have the size they were written with."""
     folder = _folder(cache, source, checksum)
     try:
         meta = json.loads((folder / "meta.json").read_text())
@@ -94,7 +93,7 @@ def open_cached(cache: Path, source: Source, checksum: str) -> PreparedData | No
 def write_cached(cache: Path, source: Source, checksum: str, decoded: Decoded) -> PreparedData:
     """Writes the decoded copy to a temporary folder, then renames it; call with the lock held."""
     _, channels, height, width = decoded.train.images.shape
-    mean, std = channel_statistics(decoded.train)
+    mean, std = _channel_statistics(decoded.train)
     info = DataInfo(
         name=source.name,
         image_shape=(channels, height, width),
@@ -111,14 +110,40 @@ def write_cached(cache: Path, source: Source, checksum: str, decoded: Decoded) -
     try:
         temporary = Path(mkdtemp(prefix=f".{source.name}-", suffix=".tmp", dir=cache))
         _write_files(temporary, info, decoded)
-        if folder.exists():  # damaged, or it would have been used; whoever has it open keeps it
-            folder.rename(temporary.with_suffix(".old.tmp"))
+        if folder.exists():  # it is damaged: an intact one would have been used
+            folder.rename(temporary.with_suffix(".old.tmp"))  # processes that have it open can go on
         temporary.rename(folder)
     except OSError as error:
         _remove_leftovers(cache, source)
         raise data_error(cache, f"cannot be written ({error.strerror})", "a folder with room") from error
     _remove_leftovers(cache, source)
     return PreparedData(info, folder)
+
+
+def _channel_statistics(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns (mean, std) of pixels / 255 for each channel, std over all pixels (not n - 1).
+
+    Counts how often each of the 256 values occurs, so the only rounding is that of the final float64 sums.
+
+    Raises:
+        DataError: All pixels of a channel have the same value, so its std is zero.
+    """
+    values = np.arange(256) / 255
+    means, stds = [], []
+    for channel in range(split.images.shape[1]):
+        pixels = split.images[:, channel]
+        counts = np.zeros(256, dtype=np.int64)
+        for start in range(0, len(pixels), 4096):  # in parts, as bincount copies them to int64
+            counts += np.bincount(pixels[start : start + 4096].ravel(), minlength=256)
+        mean = float(counts @ values / counts.sum())
+        std = float(np.sqrt(counts @ (values - mean) ** 2 / counts.sum()))
+        if np.count_nonzero(counts) == 1:
+            raise data_error(
+                split.where, f"every pixel of channel {channel} is the same", "images that differ"
+            )
+        means.append(mean)
+        stds.append(std)
+    return tuple(means), tuple(stds)
 
 
 def _write_files(folder: Path, info: DataInfo, decoded: Decoded) -> None:
@@ -132,27 +157,27 @@ def _write_files(folder: Path, info: DataInfo, decoded: Decoded) -> None:
         with (folder / f"{name}.npy").open("wb") as file:
             np.save(file, array)
             file.flush()
-            os.fsync(file.fileno())  # the rename must not reach the disk before the data
+            os.fsync(file.fileno())  # the data must reach the disk before the rename does
     sizes_bytes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
     meta = {"info": asdict(info), "sizes_bytes": sizes_bytes}
     (folder / "meta.json").write_text(json.dumps(meta, indent=1))
-    folder.chmod(0o755)  # mkdtemp gives 0700, but other users may share this cache
+    folder.chmod(0o755)  # mkdtemp allows its owner only, but users may share a cache
 
 
 def _remove_leftovers(cache: Path, source: Source) -> None:
-    """Removes what killed processes left half-written: with the lock held, nobody is still writing it."""
+    """Removes what killed processes left half-written. Call with the lock held: nobody else is writing then."""
     for leftover in cache.glob(f".{source.name}-*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
 @contextmanager
 def locked(cache: Path, name: str) -> Iterator[None]:
-    """Holds this machine's lock on one data set of a cache; waits its turn, and a dead holder's lock is free.
+    """Holds the lock on one data set of a cache, after waiting for it. It is released if its holder dies.
 
     Raises:
         DataError: The cache folder cannot be written or locked.
     """
-    expected = "a folder that can be written and locked: give another as cache= or in ZSHARP_CACHE"
+    expected = "a folder that can be written and locked: name another in ZSHARP_CACHE or cache="
     try:
         cache.mkdir(parents=True, exist_ok=True)
         file = (cache / f"{name}.lock").open("a")

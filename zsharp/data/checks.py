@@ -1,4 +1,4 @@
-"""Checks that every data set passes before it is believed."""
+"""Checks that every data set has to pass before it is used."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zsharp.data.errors import DataError, data_error
-from zsharp.data.sources.source import Decoded, Labels, Source, SourceFiles, Split
+from zsharp.data.source import Decoded, Labels, Source, SourceFiles, Split
 
 
 def check_decoded(decoded: Decoded) -> None:
@@ -43,15 +43,15 @@ def check_present(source: Source, base: Path, paths: list[Path]) -> SourceFiles:
 
 
 def missing(source: Source, path: Path) -> DataError:
-    """Returns the error for a data set, or a part of it, that is not there."""
+    """Returns the error for a missing data set, or for a missing part of one."""
     remedy = " (or give download=True)" if source.archives else ""
     return data_error(path, f"not found (data set {source.name})", f"{source.obtain}{remedy}")
 
 
 def verify_md5(source: Source, root: Path) -> None:
-    """Raises `DataError` for the first file that is not, bit for bit, the official one.
+    """Raises `DataError` for the first file that differs from the official one in any bit.
 
-    Some formats (CIFAR's) are pickles, which run code when loaded: this is what makes loading them safe.
+    CIFAR comes as pickles, which can run any code when loaded. This check is what makes loading them safe.
     """
     if not source.md5:
         return
@@ -61,12 +61,12 @@ def verify_md5(source: Source, root: Path) -> None:
         path = root / relative
         if not path.is_file():
             raise missing(source, path)
-        found = calculate_md5(path)
-        if found != md5:
+        actual = calculate_md5(path)
+        if actual != md5:
             size_bytes = path.stat().st_size
             again = "delete it and give download=True" if source.archives else "fetch it again"
             raise data_error(
-                path, f"found md5 {found} ({size_bytes:,} bytes)", f"the official {md5}: {again}"
+                path, f"found md5 {actual} ({size_bytes:,} bytes)", f"the official {md5}: {again}"
             )
 
 

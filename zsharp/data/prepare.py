@@ -1,16 +1,16 @@
-"""From a data set's name to decoded, checked, memory-mapped arrays."""
+"""Turns a data set's name into decoded, checked, memory-mapped arrays, and downloads it if asked to."""
 
 import logging
+import tarfile
 import time
 from pathlib import Path
 
 from zsharp.data.cache import PreparedData, cache_folder, locked, open_cached, write_cached
 from zsharp.data.checks import check_decoded, verify_md5
-from zsharp.data.download import download_files
+from zsharp.data.checksums import checksum_files, recall_checksum, remember_checksum, stamp_files
+from zsharp.data.datasets import find_source
 from zsharp.data.errors import DataError, data_error
-from zsharp.data.sources.checksums import checksum_files, recall_checksum, remember_checksum, stamp_files
-from zsharp.data.sources.datasets import find_source
-from zsharp.data.sources.source import Source
+from zsharp.data.source import Source
 
 _logger = logging.getLogger(__name__)
 
@@ -18,34 +18,36 @@ _logger = logging.getLogger(__name__)
 def prepare(
     name: str, root: str | Path | None = None, *, download: bool = False, cache: str | Path | None = None
 ) -> PreparedData:
-    """Checks a data set and decodes it once a machine; later calls take milliseconds.
+    """Checks a data set and decodes it, once per machine; later calls take milliseconds.
 
-    Files count as changed when a size or modification time differs; they are then decoded anew. Processes
+    If the size or modification time of a file has changed, the files are checked and decoded again. Processes
     that call this at the same time wait for the one that decodes. (Listing an unpacked Tiny ImageNet takes
-    0.2 s a call; its zip file does not.)
+    0.2 s per call; its zip file avoids that.)
 
     Args:
         name: A key of `DATASETS`.
-        root: The folder the data set is in; `digits` needs none.
-        download: Fetch missing or damaged official files first.
-        cache: Where decoded copies are kept; by default $ZSHARP_CACHE, else `.zsharp_cache` in a writable
+        root: The folder that holds the data set; `digits` needs none.
+        download: Whether to download missing or damaged official files first.
+        cache: Where to keep decoded copies; by default $ZSHARP_CACHE, else `.zsharp_cache` in a writable
             root, else the user's cache folder.
 
     Raises:
-        DataError: The name is unknown, or a file is missing, damaged, wrongly sized or mislabelled.
+        DataError: The name is unknown, or a file is missing, damaged, of the wrong size or mislabelled.
     """
     source = find_source(name)
     base = _root(source, root, download)
-    place = cache_folder(base if source.needs_root else None, cache)
+    copies = cache_folder(base if source.needs_root else None, cache)
     fetchable = download and bool(source.archives)
     try:
-        if prepared := _unchanged(source, base, place, fetchable):
+        if prepared := _unchanged(source, base, copies, fetchable):
             return prepared
-        with locked(place, source.name):
-            # somebody else may have decoded while we waited
-            return _unchanged(source, base, place, fetchable) or _renew(source, base, place, fetchable)
+        with locked(copies, source.name):
+            # Another process may have decoded it while this one waited for the lock.
+            return _unchanged(source, base, copies, fetchable) or _renew(source, base, copies, fetchable)
     except OSError as error:
-        raise data_error(error.filename or base, f"failed ({error.strerror})", "files we may read") from error
+        raise data_error(
+            error.filename or base, f"failed ({error.strerror})", "files that you may read"
+        ) from error
 
 
 def _root(source: Source, root: str | Path | None, download: bool) -> Path:
@@ -58,17 +60,19 @@ def _root(source: Source, root: str | Path | None, download: bool) -> Path:
         try:
             base.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise data_error(base, f"cannot be made ({error.strerror})", "a folder to download to") from error
+            raise data_error(
+                base, f"cannot be created ({error.strerror})", "a folder to download to"
+            ) from error
     if not base.is_dir():
-        found = "is not a folder" if base.exists() else "no such folder"
-        raise data_error(base, f"{found} (root of data set {source.name})", source.obtain)
+        problem = "is not a folder" if base.exists() else "no such folder"
+        raise data_error(base, f"{problem} (root of data set {source.name})", source.obtain)
     return base
 
 
-def _unchanged(source: Source, base: Path, place: Path, fetchable: bool) -> PreparedData | None:
-    """Returns the decoded copy if the source files have the stamp they had when it was made.
+def _unchanged(source: Source, base: Path, cache: Path, fetchable: bool) -> PreparedData | None:
+    """Returns the decoded copy if the source files have not changed since it was made.
 
-    Missing files that cannot be fetched raise here, before anything is written.
+    Missing files that cannot be downloaded raise here, before anything is written.
     """
     try:
         files = source.find(source, base)
@@ -76,31 +80,44 @@ def _unchanged(source: Source, base: Path, place: Path, fetchable: bool) -> Prep
         if fetchable:
             return None
         raise
-    checksum = recall_checksum(place, source.name, files, stamp_files(files))
-    return open_cached(place, source, checksum) if checksum else None
+    checksum = recall_checksum(cache, source.name, files, stamp_files(files))
+    return open_cached(cache, source, checksum) if checksum else None
 
 
-def _renew(source: Source, base: Path, place: Path, fetchable: bool) -> PreparedData:
-    """Fetches what is missing, and decodes unless the files' contents were decoded before under other names."""
+def _renew(source: Source, base: Path, cache: Path, fetchable: bool) -> PreparedData:
+    """Downloads what is missing; decodes unless a copy with the same contents exists."""
     if fetchable:
         try:
             source.find(source, base)
             verify_md5(source, base)
         except DataError:
-            download_files(source, base)
+            _download(source, base)
     files = source.find(source, base)
-    stamp = stamp_files(files)
+    stamp = stamp_files(files)  # before reading: a file that changes meanwhile is then noticed next time
     checksum = checksum_files(files)
-    prepared = open_cached(place, source, checksum) or _decode(source, base, place, checksum)
-    remember_checksum(place, source.name, files, stamp, checksum)
+    prepared = open_cached(cache, source, checksum) or _decode(source, base, cache, checksum)
+    remember_checksum(cache, source.name, files, stamp, checksum)
     return prepared
 
 
-def _decode(source: Source, base: Path, place: Path, checksum: str) -> PreparedData:
+def _download(source: Source, root: Path) -> None:
+    """Downloads and unpacks the archives of a data set below `root`; complete ones are kept."""
+    from torchvision.datasets.utils import download_and_extract_archive, download_url
+
+    for archive in source.archives:
+        fetch = download_and_extract_archive if archive.unpack else download_url
+        try:
+            fetch(archive.url, str(root / archive.folder), md5=archive.md5)
+        except (OSError, RuntimeError, EOFError, tarfile.TarError) as error:
+            problem = f"download failed ({type(error).__name__}: {error})"
+            raise data_error(archive.url, problem, f"a connection, or by hand: {source.obtain}") from error
+
+
+def _decode(source: Source, base: Path, cache: Path, checksum: str) -> PreparedData:
     started_s = time.perf_counter()
     verify_md5(source, base)
     decoded = source.read(source, base)
     check_decoded(decoded)
-    prepared = write_cached(place, source, checksum, decoded)
+    prepared = write_cached(cache, source, checksum, decoded)
     _logger.info("%s decoded to %s in %.1f s", source.name, prepared.folder, time.perf_counter() - started_s)
     return prepared

@@ -1,4 +1,4 @@
-"""Stratified splits and subsets, the same everywhere for the same labels and seed."""
+"""Stratified splits and subsets that depend on nothing but the labels and the seed."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -7,13 +7,14 @@ Indices = NDArray[np.int64]
 
 
 def split_indices(labels: ArrayLike, val_fraction: float, seed: int) -> tuple[Indices, Indices]:
-    """Splits [0, N) into training and validation parts with the classes in proportion.
+    """Splits the indices [0, N) into a training and a validation part, with the classes in proportion.
 
-    The validation part has exactly round(val_fraction * N) members, shared among classes by largest remainder
-    (ties: the smaller label). Where the total allows it, each class of two or more images is in both parts.
+    The validation part has exactly round(val_fraction * N) members, shared among the classes by largest
+    remainder (the smaller label wins ties). If the total allows it, each class of at least two images is in
+    both parts.
 
     Returns:
-        (train_indices, val_indices): sorted, disjoint, together everything.
+        (train_indices, val_indices): both sorted; together they hold every index once.
 
     Raises:
         ValueError: `val_fraction` is not in (0, 1), or leaves one part empty.
@@ -36,7 +37,7 @@ def split_indices(labels: ArrayLike, val_fraction: float, seed: int) -> tuple[In
 
 
 def subset_indices(labels: ArrayLike, num: int, seed: int) -> Indices:
-    """Returns `num` sorted indices with the classes in proportion, every class present if `num` allows it.
+    """Returns `num` sorted indices with the classes in proportion, and every class present if `num` allows it.
 
     Raises:
         ValueError: `num` is not in [1, N].
@@ -59,14 +60,15 @@ def _check_labels(labels: ArrayLike) -> NDArray[np.integer]:
 
 
 def _apportion(sizes: Indices, total: int, lower: Indices, upper: Indices) -> Indices:
-    """Shares `total` among classes in proportion to `sizes`, within the bounds if they can hold the total."""
+    """Shares `total` among classes in proportion to `sizes`, within the bounds if those add up to enough."""
     assert 0 <= total <= sizes.sum()
-    scaled = sizes * total  # quotas times N: integers, so remainders are exact
+    scaled = sizes * total  # quotas times N, kept as integers so that remainders are exact
     counts: Indices = scaled // sizes.sum()
     largest_first = np.argsort(-(scaled % sizes.sum()), kind="stable")
     counts[largest_first[: total - counts.sum()]] += 1
     if not lower.sum() <= total <= upper.sum():
         return counts
+    # Clipping breaks the total. Move one at a time, from or to the class that is furthest from its quota.
     counts = np.clip(counts, lower, upper)
     while (excess := counts.sum() - total) != 0:
         step = -int(np.sign(excess))
@@ -77,7 +79,7 @@ def _apportion(sizes: Indices, total: int, lower: Indices, upper: Indices) -> In
 
 
 def _draw(labels: NDArray[np.integer], counts: Indices, seed: int) -> Indices:
-    """Draws `counts[k]` members of the k-th class without replacement, classes in order of label."""
+    """Draws `counts[k]` members of the k-th class without replacement, going through the classes by label."""
     generator = np.random.Generator(np.random.PCG64(seed))
     classes, inverse = np.unique(labels, return_inverse=True)
     chosen = [generator.permutation(np.flatnonzero(inverse == k))[: counts[k]] for k in range(len(classes))]

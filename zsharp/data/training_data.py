@@ -10,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zsharp.data.cache import DataInfo
+from zsharp.data.cache import DataInfo, PreparedData
 from zsharp.data.prepare import prepare
 from zsharp.data.split import split_indices, subset_indices
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """A training set split into a part to train on and a part to validate on; the test set is not in it.
+    """A training set, split into a part to train on and a part to validate on. Holds no test images.
 
     Attributes:
         info: Shape, classes, channel statistics.
@@ -44,13 +44,13 @@ def load_training_data(
     download: bool = False,
     device: torch.device | str = "cpu",
 ) -> TrainingData:
-    """Returns the training set of `name`, split; decodes it first if this machine has not yet.
+    """Returns the split training set of `name`, decoding it first if this machine has not done so yet.
 
     On the CPU the images stay memory-mapped, so all processes of a machine share one copy. The last result
-    is kept, so that the trials of a warm worker share it.
+    is kept for the next trial of the same worker.
 
     Raises:
-        DataError: If files are missing or damaged.
+        DataError: If a file is missing or damaged.
         ValueError: If the split or the subset does not fit the data.
     """
     prepared = prepare(name, root, download=download)
@@ -60,7 +60,7 @@ def load_training_data(
 def load_test_data(
     name: str, root: str | Path | None = None, *, device: torch.device | str = "cpu"
 ) -> tuple[Tensor, Tensor]:
-    """Returns the test set: uint8 images [N, C, H, W] and int64 labels [N]. Not for searches."""
+    """Returns the test set: uint8 images [N, C, H, W] and int64 labels [N]. A search must not read it."""
     images, labels = prepare(name, root).test()
     return _tensor(images).to(device), _tensor(labels).to(device)
 
@@ -69,8 +69,6 @@ def load_test_data(
 def _load(
     folder: Path, info: DataInfo, val_fraction: float, split_seed: int, max_images: int | None, device: str
 ) -> TrainingData:
-    from zsharp.data.cache import PreparedData
-
     images, labels = PreparedData(info, folder).train()
     if max_images is not None and max_images > len(labels):
         given = f"max_images is {max_images} for data set {info.name!r}"
@@ -85,6 +83,6 @@ def _load(
 
 def _tensor(array: NDArray[np.uint8] | NDArray[np.int64]) -> Tensor:
     with warnings.catch_warnings():
-        # The map is read-only and so is everything done with it.
+        # torch warns that writing to this tensor would be undefined; nothing writes to it.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from zsharp.data.augment.augment import normalise
+from zsharp.data.augment import normalise
 from zsharp.data.split import subset_indices
 from zsharp.sharpness.measure import measure
 

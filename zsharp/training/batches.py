@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from zsharp.data.augment.augment import Augmentation, augment, mix, normalise
+from zsharp.data.augment import Augmentation, augment, mix, normalise
 from zsharp.data.training_data import TrainingData
 from zsharp.training.spec import AugmentSpec
 

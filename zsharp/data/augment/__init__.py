@@ -1,1 +1,8 @@
-"""Random changes of whole batches of images."""
+"""Random changes to whole batches of images, made on the device that holds them."""
+
+from zsharp.data.augment.augmentation import Augmentation
+from zsharp.data.augment.mixing import mix
+from zsharp.data.augment.transforms import augment, normalise
+from zsharp.data.augment.windows import crop, cut_out
+
+__all__ = ["Augmentation", "augment", "crop", "cut_out", "mix", "normalise"]

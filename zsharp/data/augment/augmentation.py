@@ -1,4 +1,4 @@
-"""What is done to training images."""
+"""The settings of augmentation: what to do to training images, and how much of it."""
 
 import math
 from dataclasses import dataclass
@@ -6,18 +6,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Which augmentations, how strong; the defaults do nothing.
+    """Which augmentations to apply and how strongly; the defaults do nothing.
 
     Attributes:
-        crop_padding: Zero pixels added on each side before cropping back to size; 0 for no crop.
-        flip: Mirror every second image, on average, left to right.
-        cutout: Side of the square that is blackened around a random point; 0 for none.
-        randaugment: Number of RandAugment operations; 0 for none.
-        mixup: alpha of mixup's Beta(alpha, alpha); 0 for none.
-        cutmix: alpha of CutMix's Beta(alpha, alpha); 0 for none. With mixup, each batch tosses a coin.
+        crop_padding: Zero pixels added on each side before cropping back to size; 0 disables cropping.
+        flip: Whether to mirror each image left to right with a chance of one half.
+        cutout: Side of the square that is blacked out around a random point; 0 disables it.
+        randaugment: Number of RandAugment operations; 0 disables it.
+        mixup: alpha of mixup's Beta(alpha, alpha); 0 disables it.
+        cutmix: alpha of CutMix's Beta(alpha, alpha); 0 disables it. With both, a coin toss per batch decides.
 
     Raises:
-        ValueError: A number is negative, not finite or not of its type.
+        ValueError: A number is negative, not finite or of the wrong type.
     """
 
     crop_padding: int = 0

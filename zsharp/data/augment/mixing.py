@@ -1,4 +1,4 @@
-"""Mixes pairs of images and their labels: mixup and CutMix, on the device, without waiting for it."""
+"""Mixes pairs of images and their labels (mixup, CutMix) without waiting for the device."""
 
 import torch
 from torch import Generator, Tensor
@@ -12,13 +12,13 @@ def mix(
 ) -> tuple[Tensor, Tensor]:
     """Mixes each image with its predecessor in the (shuffled) batch, by mixup or CutMix.
 
-    One lambda a batch. CutMix's share is the true share of pixels, after the box was clipped at the border.
+    All images of a batch share one lambda. CutMix's is the share of pixels left after clipping the box.
 
     Args:
         inputs: Float [B, C, H, W], normalised; not changed.
         labels: int64 [B].
         num_classes: K.
-        augmentation: With `mixup` and `cutmix` both 0 the inputs are returned as they are.
+        augmentation: If `mixup` and `cutmix` are both 0, the inputs are returned unchanged.
         generator: On the inputs' device.
 
     Returns:
@@ -38,7 +38,7 @@ def mix(
 
 
 def _draw_weight(height: int, width: int, augmentation: Augmentation, generator: Generator) -> Tensor:
-    """Returns float32 [H, W], the weight of each image itself against its partner, pixel by pixel."""
+    """Returns float32 [H, W], the weight of each pixel of an image against its partner's."""
     alpha_mixup, alpha_cutmix = augmentation.mixup, augmentation.cutmix
     if not alpha_cutmix:
         return _draw_beta(alpha_mixup, generator).expand(height, width)
@@ -46,6 +46,7 @@ def _draw_weight(height: int, width: int, augmentation: Augmentation, generator:
     if not alpha_mixup:
         return outside
     share = _draw_beta(alpha_mixup, generator)
+    # Both are drawn, then one is picked on the device: an `if` would have to wait for the coin.
     heads = torch.rand((), generator=generator, device=generator.device) < 0.5
     return torch.where(heads, share, outside)
 
@@ -53,8 +54,8 @@ def _draw_weight(height: int, width: int, augmentation: Augmentation, generator:
 def _draw_beta(alpha: float, generator: Generator) -> Tensor:
     """Returns one float32 number from Beta(alpha, alpha), on the generator's device.
 
-    torch.distributions takes no generator, but the kernel below it does; float64, for float32 underflows to
-    0 / 0 at small alpha.
+    `torch.distributions` takes no generator, but the kernel underneath does. It draws in float64 because
+    float32 underflows to 0 / 0 at small alpha.
     """
     concentration = torch.full((2,), alpha, dtype=torch.float64, device=generator.device)
     return torch._sample_dirichlet(concentration, generator)[0].to(torch.float32)

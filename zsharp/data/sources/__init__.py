@@ -1,1 +1,1 @@
-"""One file a data set, and the table of them."""
+"""The data sets, one file each: where its files are and how to read them."""

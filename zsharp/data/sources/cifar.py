@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 from their official Python batches."""
+"""CIFAR-10 and CIFAR-100, from their official Python batches."""
 
 import warnings
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 
 from zsharp.data.checks import check_labels, check_present
 from zsharp.data.errors import data_error, parsing
-from zsharp.data.sources.source import Archive, Decoded, Source, SourceFiles, Split
+from zsharp.data.source import Archive, Decoded, Source, SourceFiles, Split
 
 
 def _find(source: Source, root: Path) -> SourceFiles:
@@ -23,7 +23,7 @@ def _read(source: Source, root: Path) -> Decoded:
 
 
 def _read_batch(source: Source, root: Path, relative: str, num_classes: int) -> Split:
-    """Reads one batch with torchvision's reader, which checks its md5 once more before unpickling."""
+    """Reads one batch with torchvision's reader, which verifies the md5 again before it unpickles."""
     from torchvision.datasets import CIFAR10, CIFAR100
 
     path = root / relative

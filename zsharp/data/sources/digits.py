@@ -1,4 +1,4 @@
-"""The digits data set inside scikit-learn: 1,797 real 8 x 8 images without a download."""
+"""The digits that come with scikit-learn: 1,797 real 8 x 8 images, no download needed."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from zsharp.data.checks import check_present
-from zsharp.data.sources.source import Decoded, Source, SourceFiles, Split
+from zsharp.data.source import Decoded, Source, SourceFiles, Split
 from zsharp.data.split import split_indices
 
-TEST_FRACTION, TEST_SEED = 0.2, 0
+_TEST_FRACTION, _TEST_SEED = 0.2, 0
 
 
 def _find(source: Source, _root: Path) -> SourceFiles:
@@ -20,13 +20,13 @@ def _find(source: Source, _root: Path) -> SourceFiles:
 
 
 def _read(_source: Source, _root: Path) -> Decoded:
-    """Scales 0..16 to 0..255 and cuts the stratified test split, fixed for ever by `TEST_SEED`."""
+    """Scales 0..16 to 0..255 and splits off a stratified test set, the same for ever."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[:, None]
     labels = digits.target.astype(np.int64)
-    train, test = split_indices(labels, TEST_FRACTION, TEST_SEED)
+    train, test = split_indices(labels, _TEST_FRACTION, _TEST_SEED)
     where = "scikit-learn's digits.csv.gz"
     return Decoded(Split(images[train], labels[train], where), Split(images[test], labels[test], where), 10)
 

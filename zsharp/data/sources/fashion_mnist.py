@@ -1,4 +1,4 @@
-"""Fashion-MNIST from the official gzipped idx files."""
+"""Fashion-MNIST, from the official gzipped idx files."""
 
 import gzip
 import shutil
@@ -9,7 +9,7 @@ import numpy as np
 
 from zsharp.data.checks import check_present
 from zsharp.data.errors import parsing
-from zsharp.data.sources.source import Archive, Decoded, Source, SourceFiles, Split
+from zsharp.data.source import Archive, Decoded, Source, SourceFiles, Split
 
 _FOLDER = "FashionMNIST/raw"  # torchvision's layout
 _MD5 = {

@@ -1,4 +1,4 @@
-"""Image data sets in Hugging Face's Parquet layout: train-*.parquet and test-*.parquet (or validation-*)."""
+"""Any image data set in Hugging Face's Parquet layout: train-*.parquet and test-*.parquet (or validation-*)."""
 
 import json
 import re
@@ -12,7 +12,7 @@ import numpy as np
 from zsharp.data.checks import check_labels, missing
 from zsharp.data.decode import decode_images
 from zsharp.data.errors import data_error, parsing
-from zsharp.data.sources.source import Decoded, Labels, Source, SourceFiles, Split
+from zsharp.data.source import Decoded, Labels, Source, SourceFiles, Split
 
 _IMAGE_COLUMNS = ("img", "image")
 _LABEL_COLUMNS = ("label", "fine_label", "labels")
@@ -21,7 +21,7 @@ _TEST_SPLITS = ("test", "validation", "valid", "val")
 
 @dataclass(frozen=True)
 class _Shard:
-    """One opened file: its checked columns, all its labels, and the class names of its metadata, if any."""
+    """An opened file: its checked columns, its labels, and the number of class names in its metadata (0: none)."""
 
     path: Path
     reader: Any
@@ -36,7 +36,9 @@ def _find(source: Source, root: Path) -> SourceFiles:
 
 
 def _shard_paths(source: Source, root: Path) -> tuple[list[Path], list[Path]]:
-    folder = root if any(root.glob("train-*.parquet")) else root / "data"  # where the hub keeps them
+    folder = (
+        root if any(root.glob("train-*.parquet")) else root / "data"
+    )  # the layout of a repository on the hub
     train = sorted(folder.glob("train-*.parquet"))
     if not train:
         raise missing(source, root / "train-*.parquet")
@@ -46,14 +48,14 @@ def _shard_paths(source: Source, root: Path) -> tuple[list[Path], list[Path]]:
     else:
         raise missing(source, folder / "test-*.parquet")
     for paths in (train, test):
-        for path in _announced(paths[0]):
+        for path in _all_shards(paths[0]):
             if path not in paths:
                 raise missing(source, path)
     return train, test
 
 
-def _announced(shard: Path) -> list[Path]:
-    """Returns all shards that the name of one speaks of: train-00001-of-00003 has two siblings."""
+def _all_shards(shard: Path) -> list[Path]:
+    """Returns the files that belong with this one by its name: train-00001-of-00003 has two siblings."""
     parts = re.fullmatch(r"(.*-)(\d+)-of-(\d+)", shard.stem)
     if parts is None:
         return [shard]
@@ -82,7 +84,7 @@ def _open(path: Path) -> _Shard:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with parsing(path, "a whole Parquet file"):
+    with parsing(path, "a complete Parquet file"):
         reader = pq.ParquetFile(path)
         schema = reader.schema_arrow
     image_column = _column(path, schema.names, _IMAGE_COLUMNS)
@@ -96,7 +98,7 @@ def _open(path: Path) -> _Shard:
         )
     if not pa.types.is_integer(label_type):
         raise data_error(path, f"found column {label_column} of type {label_type}", "integers")
-    with parsing(path, "a whole Parquet file"):
+    with parsing(path, "a complete Parquet file"):
         column = reader.read([label_column])[label_column]
     if column.null_count:
         raise data_error(path, f"found {column.null_count} rows without {label_column}", "one label an image")
@@ -120,7 +122,7 @@ def _num_named(metadata: dict[bytes, bytes] | None, label_column: str) -> int:
 
 
 def _decode(shards: list[_Shard], num_classes: int) -> tuple[Split, bool]:
-    """Decodes all images of a split as RGB; also returns whether all files are grey."""
+    """Decodes the images of a split as RGB, and tells whether all of them are grey."""
     labels = np.concatenate([check_labels(shard.labels, num_classes, shard.path) for shard in shards])
     images, all_grey = decode_images(_encoded(shards), len(labels))
     return Split(images, labels, str(shards[0].path)), all_grey
@@ -131,7 +133,7 @@ def _encoded(shards: list[_Shard]) -> Iterator[tuple[str, bytes]]:
         row = 0
         batches = shard.reader.iter_batches(batch_size=1024, columns=[shard.image_column])
         while True:
-            with parsing(shard.path, "a whole Parquet file"):
+            with parsing(shard.path, "a complete Parquet file"):
                 batch = next(batches, None)
             if batch is None:
                 break
@@ -139,7 +141,7 @@ def _encoded(shards: list[_Shard]) -> Iterator[tuple[str, bytes]]:
                 where = f"{shard.path}, row {row}"
                 content = value.get("bytes") if isinstance(value, dict) else value
                 if content is None:
-                    raise data_error(where, "found no image bytes", "the image itself, not only its path")
+                    raise data_error(where, "found no image bytes", "the image itself, not just its path")
                 yield where, content
                 row += 1
 

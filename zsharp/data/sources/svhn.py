@@ -1,4 +1,4 @@
-"""SVHN, cropped house-number digits, from the official .mat files (train and test; not `extra`)."""
+"""SVHN, cropped digits of house numbers, from the official .mat files (train and test, without `extra`)."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from zsharp.data.checks import check_present
 from zsharp.data.errors import parsing
-from zsharp.data.sources.source import Archive, Decoded, Source, SourceFiles, Split
+from zsharp.data.source import Archive, Decoded, Source, SourceFiles, Split
 
 _FILES = {"train": "train_32x32.mat", "test": "test_32x32.mat"}
 

@@ -1,7 +1,7 @@
-"""Tiny ImageNet from its official zip file, or from the folder unpacked from it.
+"""Tiny ImageNet, from its official zip file or the folder unpacked from it.
 
-The official test images have no public labels, so the validation images, with their real annotations,
-serve as the test set.
+The official test images have no public labels, so the validation images, which have them, serve as
+the test set.
 """
 
 import os
@@ -16,28 +16,29 @@ import numpy as np
 from zsharp.data.checks import missing
 from zsharp.data.decode import decode_images
 from zsharp.data.errors import data_error, parsing
-from zsharp.data.sources.source import Archive, Decoded, Source, SourceFiles, Split
+from zsharp.data.source import Archive, Decoded, Source, SourceFiles, Split
 
 _NAME = "tiny-imagenet-200"
 _ANNOTATIONS = "val/val_annotations.txt"
 
 
 def _find(source: Source, root: Path) -> SourceFiles:
-    place = _place(source, root)
-    if place.is_file():
-        return SourceFiles(root, (place,))
+    location = _folder_or_zip(source, root)
+    if location.is_file():
+        return SourceFiles(root, (location,))
     for required in ("wnids.txt", _ANNOTATIONS, "train", "val/images"):
-        if not (place / required).exists():
-            raise missing(source, place / required)
-    classes = sorted(path / "images" for path in (place / "train").iterdir() if path.is_dir())
-    return SourceFiles(place, (place / "wnids.txt", place / _ANNOTATIONS), (*classes, place / "val/images"))
+        if not (location / required).exists():
+            raise missing(source, location / required)
+    classes = sorted(path / "images" for path in (location / "train").iterdir() if path.is_dir())
+    files = (location / "wnids.txt", location / _ANNOTATIONS)
+    return SourceFiles(location, files, (*classes, location / "val/images"))
 
 
-def _place(source: Source, root: Path) -> Path:
+def _folder_or_zip(source: Source, root: Path) -> Path:
     """Returns the unpacked folder, which may be the root itself, or else the zip file."""
-    for place in (root, root / _NAME):
-        if (place / "wnids.txt").is_file():
-            return place
+    for folder in (root, root / _NAME):
+        if (folder / "wnids.txt").is_file():
+            return folder
     packed = root / f"{_NAME}.zip"
     if not packed.is_file():
         raise missing(source, packed)
@@ -45,27 +46,31 @@ def _place(source: Source, root: Path) -> Path:
 
 
 def _read(source: Source, root: Path) -> Decoded:
-    place = _place(source, root)
-    if not place.is_file():
-        return _read_tree(str(place), _walk(place), lambda name: (place / name).read_bytes())
-    expected = "the whole official zip file (delete a damaged one and fetch it again)"
-    with parsing(place, expected):
-        archive = zipfile.ZipFile(place)
+    location = _folder_or_zip(source, root)
+    if location.is_dir():
+        return _read_tree(str(location), _walk(location), lambda name: (location / name).read_bytes())
+    expected = "the complete official zip file (delete a damaged one and download it again)"
+    with parsing(location, expected):
+        archive = zipfile.ZipFile(location)
     prefix = f"{_NAME}/"
     names = sorted(name.removeprefix(prefix) for name in archive.namelist() if name.startswith(prefix))
 
     def read(name: str) -> bytes:
-        with parsing(place, expected):
+        with parsing(location, expected):
             return archive.read(prefix + name)
 
     with closing(archive):
-        return _read_tree(str(place / _NAME), names, read)
+        return _read_tree(str(location / _NAME), names, read)
 
 
-def _walk(place: Path) -> list[str]:
+def _walk(root: Path) -> list[str]:
     """Returns the sorted names of all files below a folder, with forward slashes."""
-    found = ((Path(folder).relative_to(place).as_posix(), names) for folder, _, names in os.walk(place))
-    return sorted(name if folder == "." else f"{folder}/{name}" for folder, names in found for name in names)
+    names = []
+    for folder, _, files in os.walk(root):  # one Path per folder, not per file: there are 110,000
+        relative = Path(folder).relative_to(root)
+        prefix = "" if relative == Path() else f"{relative.as_posix()}/"
+        names += [prefix + file for file in files]
+    return sorted(names)
 
 
 def _read_tree(where: str, names: list[str], read: Callable[[str], bytes]) -> Decoded:

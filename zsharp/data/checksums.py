@@ -1,7 +1,7 @@
-"""Tells whether source files changed, reading them only when their sizes or times did.
+"""Tells whether source files have changed, and reads them only if their sizes or times have.
 
-The *stamp* of a data set is made of names, sizes and modification times (cheap); its *checksum* of contents
-(reads everything). An index in the cache folder remembers which checksum a stamp had.
+The *stamp* of a data set is a digest of names, sizes and modification times, which is cheap. Its *checksum* is
+a digest of the contents, which reads everything. An index in the cache folder maps stamps to checksums.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from zsharp.atomic import atomic_write
 from zsharp.data.errors import parsing
-from zsharp.data.sources.source import SourceFiles
+from zsharp.data.source import SourceFiles
 
 
 def stamp_files(files: SourceFiles) -> str:
@@ -28,7 +28,7 @@ def stamp_files(files: SourceFiles) -> str:
 
 
 def checksum_files(files: SourceFiles) -> str:
-    """Returns a digest of names and contents (of `folders`: names, sizes, times), wherever the root is."""
+    """Returns a digest of names and contents (for `folders`: names, sizes, times), independent of the root."""
     digest = hashlib.blake2b(digest_size=16)
     for path in files.files:
         with parsing(path, "a readable file"), path.open("rb") as file:
@@ -45,11 +45,11 @@ def recall_checksum(cache: Path, name: str, files: SourceFiles, stamp: str) -> s
         entry = json.loads(_index_path(cache, name, files).read_text())
         return str(entry["checksum"]) if entry["stamp"] == stamp else None
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # not yet known, or damaged: then files are read again
+        return None  # not there yet, or damaged: the files are read again
 
 
 def remember_checksum(cache: Path, name: str, files: SourceFiles, stamp: str, checksum: str) -> None:
-    """Writes the index entry of these files; the stamp must have been taken before they were read."""
+    """Writes the index entry of these files. Take the stamp before reading them, or a change may go unnoticed."""
     path = _index_path(cache, name, files)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as unfinished:
@@ -57,12 +57,12 @@ def remember_checksum(cache: Path, name: str, files: SourceFiles, stamp: str, ch
 
 
 def _index_path(cache: Path, name: str, files: SourceFiles) -> Path:
-    place = hashlib.blake2b(str(files.base.resolve()).encode(), digest_size=8).hexdigest()
-    return cache / "index" / f"{name}-{place}.json"
+    base_digest = hashlib.blake2b(str(files.base.resolve()).encode(), digest_size=8).hexdigest()
+    return cache / "index" / f"{name}-{base_digest}.json"
 
 
 def _listing(files: SourceFiles) -> Iterator[bytes]:
-    """Yields a line for each file in `folders`: 110,000 take 0.2 s, most of it in `stat`."""
+    """Yields a line for each file in `folders`; 110,000 files take 0.2 s, most of it in `stat`."""
     for folder in files.folders:
         relative = folder.relative_to(files.base).as_posix()
         with parsing(folder, "a folder of images"), os.scandir(folder) as entries:

@@ -1,19 +1,16 @@
-"""Augments whole batches on their own device: uint8 images before normalisation, float images by mixing.
+"""Augments and normalises whole batches of uint8 images on the device that holds them.
 
-Every draw comes from the caller's generator, so a trial's images depend on its seed alone. Nothing here but
-RandAugment waits for the device or has shapes that depend on the data.
+Every draw comes from the caller's generator, so a trial's images depend on its seed alone. Only RandAugment
+waits for the device; nothing else has shapes that depend on the data.
 """
 
 import torch
 from torch import Generator, Tensor
 
 from zsharp.data.augment.augmentation import Augmentation
-from zsharp.data.augment.mixing import mix
 from zsharp.data.augment.windows import crop, cut_out
 
-__all__ = ["Augmentation", "augment", "mix", "normalise"]
-
-NUM_RANDAUGMENT_GROUPS = 8
+_NUM_RANDAUGMENT_GROUPS = 8
 
 
 def augment(images: Tensor, augmentation: Augmentation, generator: Generator) -> Tensor:
@@ -21,14 +18,14 @@ def augment(images: Tensor, augmentation: Augmentation, generator: Generator) ->
 
     Args:
         images: uint8 [B, C, H, W]; not changed.
-        augmentation: What to do; its mixing is left to `mix`.
+        augmentation: What to do; `mix` does the mixing.
         generator: On the images' device.
 
     Returns:
         uint8 [B, C, H, W]; `images` itself if there is nothing to do.
 
     Raises:
-        ValueError: The images cannot be augmented so.
+        ValueError: The images do not allow these settings.
     """
     _check(images, augmentation, generator)
     padding, device, batch_size = augmentation.crop_padding, images.device, len(images)
@@ -55,12 +52,12 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype = to
         images: uint8 [B, C, H, W].
         mean: [C], on the images' device.
         std: [C], on the images' device.
-        dtype: Of the result; half precision is rounded to last, so mean and std lose nothing.
+        dtype: Of the result. Rounding to half precision comes last, so mean and std lose nothing.
     """
     mean, std = mean.to(torch.float32), std.to(torch.float32)
     scale = (1 / (255 * std)).view(-1, 1, 1)
     shift = (-mean / std).view(-1, 1, 1)
-    # in place, twice: on a CPU nine times faster than addcmul, which does not vectorise broadcast operands
+    # Two steps in place: on a CPU nine times faster than addcmul, which cannot vectorise broadcast operands.
     return images.to(torch.float32).mul_(scale).add_(shift).to(dtype)
 
 
@@ -76,15 +73,16 @@ def _check(images: Tensor, augmentation: Augmentation, generator: Generator) -> 
         raise ValueError(f"{given} for images with a side of {side} pixels, expected at most {side}")
     if augmentation.randaugment and channels not in (1, 3):
         raise ValueError(f"augmentation.randaugment: got images of {channels} channels, expected 1 or 3")
-    if torch.empty(0, device=generator.device).device != images.device:  # "cuda" is the current one
+    # An empty tensor, as a generator's "cuda" lacks the index of the current device that tensors have.
+    if torch.empty(0, device=generator.device).device != images.device:
         raise ValueError(f"generator: got one on {generator.device}, expected one on {images.device}")
 
 
 def _randaugment(images: Tensor, num_ops: int, generator: Generator) -> Tensor:
     """Applies torchvision's RandAugment, with its own draw to each eighth of the batch.
 
-    Given a batch it draws its operations once, for all images; with eighths a batch sees up to eight draws.
-    It draws on the CPU from the global generator, which gets a seed of ours and then its own state back.
+    torchvision draws its operations once per call, for all images; in eighths, a batch sees up to eight draws.
+    It draws from the global CPU generator, which is seeded from ours meanwhile and restored afterwards.
     """
     from torchvision.transforms import v2
 
@@ -93,5 +91,5 @@ def _randaugment(images: Tensor, num_ops: int, generator: Generator) -> Tensor:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs as well
         return torch.cat(
-            [transform(group) for group in images.tensor_split(NUM_RANDAUGMENT_GROUPS) if len(group)]
+            [transform(group) for group in images.tensor_split(_NUM_RANDAUGMENT_GROUPS) if len(group)]
         )

@@ -1,4 +1,4 @@
-"""What a data set is made of: where its files are, how they are checked, and how they become arrays."""
+"""Describes a data set: where its files are, how to check them, and how to turn them into arrays."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,8 +15,8 @@ Labels = NDArray[np.int64]
 class SourceFiles:
     """The files that a data set is read from.
 
-    `base` is the folder that names are relative to. `files` are told apart by content. `folders` hold so many
-    small files that they are told apart by name, size and modification time.
+    `base` is the folder that names are relative to. A change to `files` is recognised by their contents.
+    `folders` hold so many small files that names, sizes and modification times have to do.
     """
 
     base: Path
@@ -35,7 +35,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Decoded:
-    """A whole data set in memory; labels are in [0, num_classes)."""
+    """A complete data set in memory; labels are in [0, num_classes)."""
 
     train: Split
     test: Split
@@ -60,12 +60,12 @@ class Source:
         name: The name used in job files.
         summary: One line for listings.
         flip: Whether a mirrored image still shows its class.
-        find: (source, root) -> the files, cheaply (no reading); raises `DataError` if some are missing.
-        read: (source, root) -> everything decoded; raises `DataError` if a file is damaged. Called after
-            the files named in `md5` were verified.
+        find: (source, root) -> the files, without reading them; raises `DataError` if some are missing.
+        read: (source, root) -> the decoded data; raises `DataError` if a file is damaged. Called only after
+            the files in `md5` are verified.
         obtain: How to get the data set, for the message when it is missing.
         needs_root: Whether a folder must be given.
-        md5: Official checksums by path below the root; files listed here are never read unverified.
+        md5: Official checksums by path below the root. These files are verified before they are read.
         archives: What `download=True` fetches; empty if the data set cannot be downloaded.
     """
 
