@@ -261,7 +261,7 @@ def test_terminal_table(demo):
     assert ["*", "zsharp", "0.9861", "0.1000", "0.875", "0.123", "0.011", "3/4", "25%", "8", "80"] in rows
     assert ["base", "0.9700", "–", "–", "–", "1.5e-05", "1/1", "0%", "2", "20"] in rows
     assert ["zsharp_official", "–", "–", "–", "–", "–", "0/2", "0%", "1236", "12.4k"] in rows
-    assert "Of 7 trials 1 diverged and 1 failed." in text
+    assert "Of 7 trials, 1 diverged and 1 failed." in text
     assert "Winners are single trials" in text
     assert "nan" not in text.lower()
 
@@ -269,7 +269,7 @@ def test_terminal_table(demo):
 def test_markdown_table(demo):
     paragraphs, (header, *rows) = parsed(to_markdown(demo))
     best = "Best on digits: resnet8 with zsharp, validation accuracy 0.9861 (q_p 0.875, rho 0.123, lr 0.011)"
-    assert paragraphs[:2] == [best, "Of 7 trials 1 diverged and 1 failed."]
+    assert paragraphs[:2] == [best, "Of 7 trials, 1 diverged and 1 failed."]
     assert header[:5] == ["", "architecture", "method", "best val acc", "sd"]
     assert rows[0] == [
         "*",

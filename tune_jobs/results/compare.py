@@ -1,22 +1,20 @@
-"""Puts architectures and methods of finished searches side by side, and writes that as text."""
+"""Compares the studies of searches: one row for each architecture and method, rendered in several forms."""
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich import box
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
+from tune_jobs.results import tables
 from tune_jobs.results.read import Results, read_all
 from tune_jobs.results.schema import PARAM_PREFIX, STANDARD_PARAMS
-from tune_jobs.results.tables import escape_markdown, latex_table
+from tune_jobs.results.tables import NONE, Column, Table, fixed, short
 
 _LEGEND = "* best of its architecture; sd: over completed trials, which differ in configuration or seed."
 _CAUTION = (
@@ -26,7 +24,6 @@ _CAUTION = (
 NOTE = f"{_LEGEND}\n{_CAUTION}"
 _STUDY = ["job", "dataset", "architecture", "method"]
 _COUNTS = ("rank", "max_epochs", "num_trials", "num_completed", "epochs", "gradient_evaluations")
-_NONE = "–"
 
 
 def compare(folders: Iterable[Path | str]) -> pd.DataFrame:
@@ -76,84 +73,44 @@ def compare_results(results: Iterable[Results]) -> pd.DataFrame:
             )
     standard = [f"{PARAM_PREFIX}{name}" for name in STANDARD_PARAMS]
     others = sorted({name for row in rows for name in row if name.startswith(PARAM_PREFIX)} - {*standard})
-    columns = [
-        *("folder", *_STUDY, "rank", "best_val_accuracy", "best_val_loss", "best_trial_id", "max_epochs"),
-        *(*standard, *others, "num_trials", "num_completed"),
-        *(
-            "pruned_fraction",
-            "diverged_fraction",
-            "failed_fraction",
-            "median_val_accuracy",
-            "std_val_accuracy",
-        ),
-        *("epochs", "gradient_evaluations"),
-    ]
+    columns = ["folder", *_STUDY, "rank", "best_val_accuracy", "best_val_loss", "best_trial_id", "max_epochs"]
+    columns += [*standard, *others, "num_trials", "num_completed"]
+    columns += ["pruned_fraction", "diverged_fraction", "failed_fraction"]
+    columns += ["median_val_accuracy", "std_val_accuracy", "epochs", "gradient_evaluations"]
     return _ranked(pd.DataFrame(rows, columns=columns))
 
 
 def render_table(table: pd.DataFrame, *, is_settled: bool = False) -> Group:
-    """Returns a comparison for a terminal of 100 columns: the winner in words and a table, by dataset.
+    """Returns a comparison for a terminal of 100 columns: by dataset, the winner in words and a table.
 
     Args:
-        table: As `comparison` returns it.
-        is_settled: Whether something else says which differences are established, so that this needs no caution.
+        table: As `compare` returns it.
+        is_settled: Whether something else says which differences are established, so that no caution is needed.
     """
-    parts: list[Text | Table] = []
-    for section in _sections(table):
-        grid = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-        names, numbers = [], 3 + section.num_labels
-        for mark, _, method, *cells in section.rows:
-            labels = (f"    {label}" for label in cells[: section.num_labels])
-            names.append("\n".join([f"{mark or ' '} {method}", *labels]))
-        architectures = [row[1] for row in section.rows]
-        longest = max(len(line) for name in (*architectures, *names) for line in name.splitlines())
-        grid.add_column("architecture\n  method", overflow="fold", min_width=min(longest, 20))
-        for header in section.headers[numbers:]:
-            grid.add_column(Text(header), justify="right", no_wrap=True)
-        for above, row, name in zip([None, *architectures], section.rows, names, strict=False):
-            if row[1] != above:  # a line of its own: names are long, and this groups what is ranked together
-                grid.add_row(Text(row[1]))
-            texts = [Text(cell) for cell in (name, *row[numbers:])]
-            grid.add_row(*texts, style="bold" if row[0] else None)
-        parts += [Text(section.headline, style="bold"), grid, *(Text(remark) for remark in section.remarks)]
-    return Group(*parts, Text(_LEGEND if is_settled else NOTE, style="dim"))
+    shown = [tables.to_rich(_for_terminal(section)) for section in _tables(table)]
+    return Group(*shown, Text(_LEGEND if is_settled else NOTE, style="dim"))
 
 
 def to_markdown(table: pd.DataFrame) -> str:
     """Returns the text of `render_table` as GitHub-flavoured Markdown."""
-    parts = []
-    for section in _sections(table):
-        lines = [
-            [escape_markdown(header.replace("-\n", "")) for header in section.headers],
-            ["---:" if numeric else "---" for numeric in section.numeric],
-            *([escape_markdown(cell) for cell in cells] for cells in section.rows),
-        ]
-        grid = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-        parts += [escape_markdown(section.headline), grid, *map(escape_markdown, section.remarks)]
-    return "\n\n".join([*parts, *map(escape_markdown, NOTE.splitlines())]) + "\n"
+    notes = [tables.escape_markdown(line) + "\n" for line in NOTE.splitlines()]
+    return "\n".join([*map(tables.to_markdown, _tables(table)), *notes])
 
 
 def to_latex(table: pd.DataFrame) -> str:
-    """Returns the tables of `render_table` as LaTeX, for the package booktabs, with what to know as captions."""
-    return "\n".join(
-        latex_table(
-            f"{section.headline}. {' '.join(section.remarks)} {NOTE}",
-            [header.replace("-\n", "") for header in section.headers],
-            section.numeric,
-            section.rows,
-        )
-        for section in _sections(table)
-    )
+    """Returns the tables of `render_table` as LaTeX, for the package booktabs; the notes are in the captions."""
+    sections = (replace(section, notes=[*section.notes, NOTE]) for section in _tables(table))
+    return "\n".join(map(tables.to_latex, sections))
 
 
 def to_csv(table: pd.DataFrame) -> str:
-    """Returns a comparison as CSV: all columns, numbers in full, nothing where a value is missing."""
-    return table.to_csv(index=False, lineterminator="\n")
+    """Returns a comparison as CSV: all columns, numbers in full, empty where a value is missing."""
+    return tables.csv_of([str(name) for name in table], tables.records(table))
 
 
 def to_json(table: pd.DataFrame) -> str:
     """Returns a comparison as a JSON array of objects: all columns, numbers in full, null where missing."""
-    return json.dumps(_records(table), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    return tables.to_json(Table("comparison", "", [], tables.records(table)))
 
 
 def _row(trials: pd.DataFrame, params: Sequence[str]) -> dict[str, Any]:
@@ -187,58 +144,71 @@ def _ranked(table: pd.DataFrame) -> pd.DataFrame:
     endings = ("_accuracy", "_loss", "_fraction")
     numbers = [name for name in map(str, table) if name.startswith(PARAM_PREFIX) or name.endswith(endings)]
     table = table.astype({**dict.fromkeys(numbers, "float64"), **dict.fromkeys(_COUNTS, "Int64")})
-    place, merit = ["dataset", "architecture"], ["best_val_accuracy", "best_val_loss"]
-    for name in place:  # in the order of the jobs, not of the alphabet
+    group, merit = ["dataset", "architecture"], ["best_val_accuracy", "best_val_loss"]
+    for name in group:  # in the order of the jobs, not of the alphabet
         table[f"{name}_order"] = pd.factorize(table[name])[0]
     table = table.sort_values(
         ["dataset_order", "architecture_order", *merit],
         ascending=[True, True, False, True],
         ignore_index=True,
     ).drop(columns=["dataset_order", "architecture_order"])
-    position = table.groupby(place).cumcount() + 1
-    shared = position.groupby([table[name] for name in (*place, *merit)], dropna=False).transform("min")
+    position = table.groupby(group).cumcount() + 1
+    shared = position.groupby([table[name] for name in (*group, *merit)], dropna=False).transform("min")
     table["rank"] = shared.where(table["best_val_accuracy"].notna()).astype("Int64")
     return table
 
 
-@dataclass(frozen=True)
-class _Section:
-    """What is shown of one dataset, as text that is not escaped yet."""
-
-    headline: str
-    headers: list[str]  # the mark of the best, architecture, method, labels, then numbers
-    num_labels: int
-    numeric: list[bool]
-    rows: list[list[str]]
-    remarks: list[str]
-
-
-def _sections(table: pd.DataFrame) -> Iterator[_Section]:
+def _tables(table: pd.DataFrame) -> Iterator[Table]:
+    """Yields what is shown of each dataset."""
     names = [name.removeprefix(PARAM_PREFIX) for name in map(str, table) if name.startswith(PARAM_PREFIX)]
     others = [name for name in names if name not in STANDARD_PARAMS]
-    labels = ["job"] * (table["job"].nunique() > 1) + ["folder"] * bool(table.duplicated(_STUDY).any())
-    columns: list[tuple[str, bool, Callable[[dict[str, Any]], str]]] = [  # header, numeric, text of a row
-        ("", False, lambda row: "*" if row["rank"] == 1 else ""),
-        *((name, False, itemgetter(name)) for name in ("architecture", "method", *labels)),
-        ("best\nval acc", True, lambda row: _fixed(row["best_val_accuracy"])),
-        ("sd", True, lambda row: _fixed(row["std_val_accuracy"])),
-        *((name, True, partial(_parameter, name=name)) for name in STANDARD_PARAMS),
-        ("com-\npleted", True, lambda row: f"{row['num_completed']}/{row['num_trials']}"),
-        ("pruned", True, lambda row: f"{row['pruned_fraction']:.0%}"),
-        ("epochs", True, lambda row: str(row["epochs"])),
-        ("grad\nevals", True, lambda row: _human(row["gradient_evaluations"])),
+    columns = [
+        Column("", lambda row: "*" if row["rank"] == 1 else "", is_number=False),
+        Column("architecture", itemgetter("architecture"), is_number=False),
+        Column("method", itemgetter("method"), is_number=False),
     ]
-    records = _records(table)
+    # What tells rows apart whose architecture and method are the same.
+    if table["job"].nunique() > 1:
+        columns.append(Column("job", itemgetter("job"), is_number=False))
+    if table.duplicated(_STUDY).any():
+        columns.append(Column("folder", itemgetter("folder"), is_number=False))
+    columns += [
+        Column("best\nval acc", lambda row: fixed(row["best_val_accuracy"])),
+        Column("sd", lambda row: fixed(row["std_val_accuracy"])),
+        *(Column(name, partial(_parameter, name=name)) for name in STANDARD_PARAMS),
+        Column("com-\npleted", lambda row: f"{row['num_completed']}/{row['num_trials']}"),
+        Column("pruned", lambda row: f"{row['pruned_fraction']:.0%}"),
+        Column("epochs", lambda row: str(row["epochs"])),
+        Column("grad\nevals", lambda row: _human(row["gradient_evaluations"])),
+    ]
+    records = tables.records(table)
     for dataset in dict.fromkeys(row["dataset"] for row in records):
         rows = [row for row in records if row["dataset"] == dataset]
-        yield _Section(
+        yield Table(
+            dataset,
             _headline(dataset, rows, names),
-            [header for header, _, _ in columns],
-            len(labels),
-            [numeric for _, numeric, _ in columns],
-            [[text(row) for _, _, text in columns] for row in rows],
-            _remarks(rows, others),
+            columns,
+            rows,
+            marked=lambda row: bool(row["rank"] == 1),
+            notes=_remarks(rows, others),
+            group=itemgetter("architecture"),
         )
+
+
+def _for_terminal(table: Table) -> Table:
+    """Returns the table with all names in one column, so that the numbers fit into 100 characters.
+
+    The architecture is a line of its own above its methods; job and folder go below the method.
+    """
+    mark, _, method, *labels = [column for column in table.columns if not column.is_number]
+
+    def name(row: Mapping[str, Any]) -> str:
+        lines = [f"{mark.text(row) or ' '} {method.text(row)}"]
+        lines += [f"    {label.text(row)}" for label in labels]
+        return "\n".join(lines)
+
+    names = Column("architecture\n  method", name, is_number=False)
+    return replace(table, columns=[names, *(column for column in table.columns if column.is_number)])
 
 
 def _headline(dataset: str, rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
@@ -248,50 +218,40 @@ def _headline(dataset: str, rows: Sequence[dict[str, Any]], names: Sequence[str]
     best = min(ranked, key=lambda row: (-row["best_val_accuracy"], row["best_val_loss"] or 0.0))
     return (
         f"Best on {dataset}: {best['architecture']} with {best['method']}, validation accuracy "
-        f"{_fixed(best['best_val_accuracy'])} ({_parameters(best, names)})"
+        f"{fixed(best['best_val_accuracy'])} ({_parameters(best, names)})"
     )
 
 
 def _remarks(rows: Sequence[dict[str, Any]], others: Sequence[str]) -> list[str]:
-    ends = {
-        status: round(sum(row[f"{status}_fraction"] * row["num_trials"] for row in rows))
-        for status in ("diverged", "failed")
-    }
-    said = " and ".join(f"{count} {status}" for status, count in ends.items() if count)
-    return [
-        *([f"Of {sum(row['num_trials'] for row in rows)} trials {said}."] if said else []),
-        *(  # a column each would not fit
-            f"{row['architecture']} with {row['method']} in {row['job']} also has {_parameters(row, others)}."
-            for row in rows
-            if any(row[PARAM_PREFIX + name] is not None for name in others)
-        ),
-    ]
-
-
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Returns rows of plain Python values, None where one is missing."""
-    rows = table.astype(object).where(table.notna(), None).to_dict(orient="records")
-    return [{str(name): value for name, value in row.items()} for row in rows]
+    remarks = []
+    ends = []
+    for status in ("diverged", "failed"):
+        count = round(sum(row[f"{status}_fraction"] * row["num_trials"] for row in rows))
+        if count:
+            ends.append(f"{count} {status}")
+    if ends:
+        remarks.append(f"Of {sum(row['num_trials'] for row in rows)} trials, {' and '.join(ends)}.")
+    # Parameters beyond the standard three: a column for each would not fit.
+    for row in rows:
+        if any(row[PARAM_PREFIX + name] is not None for name in others):
+            name = f"{row['architecture']} with {row['method']} in {row['job']}"
+            remarks.append(f"{name} also has {_parameters(row, others)}.")
+    return remarks
 
 
 def _parameters(row: dict[str, Any], names: Sequence[str]) -> str:
-    """Says the parameters that the row has, like "q_p 0.87, rho 0.12"."""
+    """Returns the parameters that the row has, like "q_p 0.87, rho 0.12"."""
     present = [name for name in names if row[PARAM_PREFIX + name] is not None]
-    return ", ".join(f"{name} {_parameter(row, name)}" for name in present) or _NONE
+    return ", ".join(f"{name} {_parameter(row, name)}" for name in present) or NONE
 
 
-def _parameter(row: dict[str, Any], name: str) -> str:
-    value = row[PARAM_PREFIX + name]
-    return _NONE if value is None else f"{value:.3g}"
-
-
-def _fixed(value: float | None) -> str:
-    return _NONE if value is None else f"{value:.4f}"
+def _parameter(row: Mapping[str, Any], name: str) -> str:
+    return short(row[PARAM_PREFIX + name])
 
 
 def _human(count: int | None) -> str:
     if count is None:
-        return _NONE
+        return NONE
     if count < 1000:
         return str(count)
     value = count / 1000

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from tune_jobs.results.read import Results
+from tune_jobs.results.tables import records
 from tune_jobs.stopping.asha import Rule
 from tune_jobs.stopping.replay import Difference, replay
 
@@ -80,7 +81,7 @@ def replayed(results: Results) -> list[Difference] | None:
     if not history or "asha" not in history[0][1] or results.epochs["seq"].isna().any():
         return None
     rules = [(after, Rule.of_job(job)) for after, job in history]
-    return replay(rules, _rows(results.trials), _rows(results.epochs))
+    return replay(rules, records(results.trials), records(results.epochs))
 
 
 def describe(results: Sequence[Results]) -> list[str]:
@@ -154,7 +155,7 @@ def _close(winner: str, epochs: pd.DataFrame, job: dict[str, Any] | None) -> lis
         return []
     rule = Rule.of_job(job)
     found = []
-    for row in _rows(epochs[(epochs["trial_id"] == winner) & epochs["rung"].notna()]):
+    for row in records(epochs[(epochs["trial_id"] == winner) & epochs["rung"].notna()]):
         value, cutoff, rung = row["val_accuracy"], row["cutoff"], row["rung"]
         if cutoff is not None and value < cutoff:
             found.append(Close(rung, value, cutoff, in_hindsight=False))
@@ -165,9 +166,3 @@ def _close(winner: str, epochs: pd.DataFrame, job: dict[str, Any] | None) -> lis
             if value < final:
                 found.append(Close(rung, value, final, in_hindsight=True))
     return found
-
-
-def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Returns rows of plain Python values, None where one is missing."""
-    rows = table.astype(object).where(table.notna(), None).to_dict(orient="records")
-    return [{str(name): value for name, value in row.items()} for row in rows]

@@ -1,7 +1,8 @@
-"""Tables of the report: rows of plain values, written as HTML elements, CSV, Markdown and LaTeX."""
+"""The table model: rows of plain values, rendered for a terminal, as HTML, CSV, JSON, Markdown and LaTeX."""
 
 import csv
 import io
+import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +11,10 @@ from typing import Any
 from xml.etree.ElementTree import Element, SubElement
 
 import pandas as pd
+from rich import box
+from rich.console import Group
+from rich.table import Table as Grid
+from rich.text import Text
 
 NONE = "–"
 _LATEX = {
@@ -33,8 +38,8 @@ class Column:
 
     Attributes:
         header: Its title.
-        text: What is shown of a row.
-        is_number: Whether it is set flush right.
+        text: Returns what is shown of a row.
+        is_number: Whether it is aligned right.
         wraps: Whether it is prose, which may take several lines.
     """
 
@@ -46,14 +51,16 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of plain values (None where missing), and how they are shown; the CSV has them all, in full.
+    """Rows of plain values (None where missing), and how they are shown. CSV and JSON have all values in full.
 
     Attributes:
         name: Stem of its files.
         caption: What to read out of it, in a sentence.
         columns: What is shown.
-        rows: One mapping a row, all with the same keys.
+        rows: One mapping per row, all with the same keys.
         marked: Whether a row stands out.
+        notes: Sentences below the table.
+        group: Returns the line above rows that belong together, on a terminal; None if rows are not grouped.
     """
 
     name: str
@@ -61,10 +68,34 @@ class Table:
     columns: Sequence[Column]
     rows: Sequence[Mapping[str, Any]]
     marked: Callable[[Mapping[str, Any]], bool] = lambda row: False
+    notes: Sequence[str] = ()
+    group: Callable[[Mapping[str, Any]], str] | None = None
 
     def cells(self) -> list[list[str]]:
         """Returns the text of every cell, by row."""
         return [[column.text(row) for column in self.columns] for row in self.rows]
+
+
+def to_rich(table: Table) -> Group:
+    """Returns a table for a terminal: the caption in bold, the grid, the notes. No text is taken for markup."""
+    cells = table.cells()
+    groups = [table.group(row) if table.group else None for row in table.rows]
+    grid = Grid(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for number, column in enumerate(table.columns):
+        if column.is_number:
+            grid.add_column(Text(column.header), justify="right", no_wrap=True)
+            continue
+        # Names may be of any length: they keep up to 20 characters, and fold so that the numbers stay in view.
+        names = [row[number] for row in cells] + [group for group in groups if group]
+        longest = max((len(line) for name in names for line in name.splitlines()), default=0)
+        grid.add_column(Text(column.header), overflow="fold", min_width=min(longest, 20))
+    previous = None
+    for row, texts, group in zip(table.rows, cells, groups, strict=True):
+        if group is not None and group != previous:
+            grid.add_row(Text(group))
+        previous = group
+        grid.add_row(*map(Text, texts), style="bold" if table.marked(row) else None)
+    return Group(Text(table.caption, style="bold"), grid, *map(Text, table.notes))
 
 
 def to_element(table: Table) -> Element:
@@ -82,50 +113,53 @@ def to_element(table: Table) -> Element:
         line = SubElement(body, "tr", {"class": "marked"} if table.marked(row) else {})
         for cell, kind in zip(cells, kinds, strict=True):
             SubElement(line, "td", {"class": kind}).text = cell
+    for note in table.notes:
+        SubElement(figure, "p").text = note
     return figure
 
 
 def to_csv(table: Table) -> str:
-    """Returns all values of all rows as CSV, nothing where one is missing."""
+    """Returns all values of all rows as CSV, with empty fields where values are missing."""
+    return csv_of(list(table.rows[0]) if table.rows else [], table.rows)
+
+
+def csv_of(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Returns rows with the columns `names` as CSV; a header even if there are no rows."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(table.rows[0]) if table.rows else [], lineterminator="\n")
+    writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(table.rows)
+    writer.writerows(rows)
     return text.getvalue()
 
 
+def to_json(table: Table) -> str:
+    """Returns all values of all rows as a JSON array of objects, null where a value is missing."""
+    return json.dumps(list(table.rows), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
 def to_markdown(table: Table) -> str:
-    """Returns what is shown as GitHub-flavoured Markdown."""
+    """Returns what is shown as GitHub-flavoured Markdown: the caption, the grid, the notes."""
     rules = ["---:" if column.is_number else "---" for column in table.columns]
-    headers = [escape_markdown(column.header) for column in table.columns]
+    headers = [escape_markdown(_unbroken(column.header)) for column in table.columns]
     rows = [[escape_markdown(cell) for cell in cells] for cells in table.cells()]
     grid = "\n".join(f"| {' | '.join(cells)} |" for cells in (headers, rules, *rows))
-    return f"{escape_markdown(table.caption)}\n\n{grid}\n"
+    return "\n\n".join([escape_markdown(table.caption), grid, *map(escape_markdown, table.notes)]) + "\n"
 
 
 def to_latex(table: Table) -> str:
-    """Returns what is shown as a LaTeX table, for the package booktabs."""
-    return latex_table(
-        table.caption,
-        [column.header for column in table.columns],
-        [column.is_number for column in table.columns],
-        table.cells(),
-    )
-
-
-def latex_table(
-    caption: str, headers: Sequence[str], numeric: Sequence[bool], rows: Sequence[Sequence[str]]
-) -> str:
-    """Returns a LaTeX table, for the package booktabs, of texts that are not escaped yet."""
-    lines = [" & ".join(map(escape_latex, cells)) + r" \\" for cells in (headers, *rows)]
+    """Returns what is shown as a LaTeX table, for the package booktabs; the notes are part of its caption."""
+    caption = table.caption if table.caption.endswith(".") else f"{table.caption}."
+    headers = [_unbroken(column.header) for column in table.columns]
+    alignment = "".join("r" if column.is_number else "l" for column in table.columns)
+    first, *lines = [" & ".join(map(escape_latex, cells)) + r" \\" for cells in (headers, *table.cells())]
     parts = [
         r"\begin{table}",
-        rf"\caption{{{escape_latex(caption)}}}",
-        rf"\begin{{tabular}}{{{''.join('r' if number else 'l' for number in numeric)}}}",
+        rf"\caption{{{escape_latex(' '.join([caption, *table.notes]))}}}",
+        rf"\begin{{tabular}}{{{alignment}}}",
         r"\toprule",
-        lines[0],
+        first,
         r"\midrule",
-        *lines[1:],
+        *lines,
         r"\bottomrule",
         r"\end{tabular}",
         r"\end{table}",
@@ -134,13 +168,21 @@ def latex_table(
 
 
 def escape_markdown(text: str) -> str:
-    """Returns Markdown that shows as this text (an underscore inside a word is no markup)."""
+    """Returns Markdown that shows as this text."""
+    # An underscore inside a word is not markup, and escaping it would make names like zsharp_official unreadable.
     return re.sub(r"[\\`*~<>&|$\[\]]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", " ".join(text.split()))
 
 
 def escape_latex(text: str) -> str:
     """Returns LaTeX that is set as this text."""
     return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Returns the rows of a frame as plain Python values, None where one is missing."""
+    # As object first: the missing value of a column of floats would turn back into NaN.
+    rows = frame.astype(object).where(frame.notna(), None).to_dict(orient="records")
+    return [{str(name): value for name, value in row.items()} for row in rows]
 
 
 def plain(value: Any) -> Any:
@@ -150,13 +192,18 @@ def plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
+def _unbroken(header: str) -> str:
+    """Returns a header without the line breaks that keep it narrow on a terminal."""
+    return header.replace("-\n", "").replace("\n", " ")
+
+
 def fixed(value: float | None, digits: int = 4) -> str:
-    """Returns a number with so many decimals."""
+    """Returns a number with `digits` decimals."""
     return NONE if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def short(value: float | None) -> str:
-    """Returns a number in three significant digits."""
+    """Returns a number with three significant digits."""
     return NONE if value is None or math.isnan(value) else f"{value:.3g}"
 
 
@@ -167,7 +214,7 @@ def interval(low: float | None, high: float | None) -> str:
 
 
 def count(value: float | None) -> str:
-    """Returns a whole number with its thousands apart."""
+    """Returns a whole number with separators between thousands."""
     return NONE if value is None else f"{value:,.0f}"
 
 
@@ -177,7 +224,7 @@ def share(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Returns a time span in the two largest of its units."""
+    """Returns a time span in seconds, minutes, or hours and minutes."""
     if seconds is None or math.isnan(seconds):
         return NONE
     if seconds < 60:
