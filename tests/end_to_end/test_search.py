@@ -48,14 +48,14 @@ def everything(folder):
 def searched(tmp_path_factory, ray_with_four_gpus):
     """Two architectures of different families x three methods, one slot."""
     folder = tmp_path_factory.mktemp("searches") / "one"
-    job = small_job("search.num_trials=3", "resources.max_concurrent=1")
+    job = small_job("search.num_trials=2", "resources.max_concurrent=1")
     return job, folder, run(job, folder)
 
 
 def test_every_trial_is_in_parquet_with_how_it_ended(searched):
     job, folder, result = searched
     trials = pd.read_parquet(folder / "parquet" / "trials.parquet")
-    assert len(trials) == 18
+    assert len(trials) == 12
     assert sorted(trials["study"].unique()) == sorted(study.name for study in job.studies())
     assert trials["status"].value_counts().to_dict() == result.counts
     assert set(result.counts) == {"completed", "pruned"}
@@ -96,7 +96,7 @@ def test_a_finished_search_is_left_as_it_is_and_another_job_is_refused(searched)
     job, folder, result = searched
     before = everything(folder)
     assert run(job, folder).counts == result.counts
-    other = small_job("search.num_trials=3", "resources.max_concurrent=1", "train.seed=1")
+    other = small_job("search.num_trials=2", "resources.max_concurrent=1", "train.seed=1")
     with pytest.raises(JobError, match="holds another job"):
         run(other, folder)
     assert everything(folder) == before
@@ -104,7 +104,7 @@ def test_a_finished_search_is_left_as_it_is_and_another_job_is_refused(searched)
 
 def test_four_trials_run_at_once_and_each_sees_its_own_gpu(tmp_path):
     job = small_job(
-        "architectures=[resnet8]", "methods=[zsharp]", "search.num_trials=8", "train.epochs=50", "asha.enabled=false",
+        "architectures=[resnet8]", "methods=[zsharp]", "search.num_trials=6", "train.epochs=20", "asha.enabled=false",
         "resources.gpus_per_trial=1", "resources.device=auto",
     )  # fmt: skip
     at_once = []
@@ -128,7 +128,7 @@ def test_four_trials_run_at_once_and_each_sees_its_own_gpu(tmp_path):
 
 @pytest.mark.parametrize("retries", [0, 1])
 def test_a_killed_worker_costs_a_try_and_the_search_goes_on(tmp_path, retries):
-    job = small_job("architectures=[resnet8]", "methods=[sam]", "search.num_trials=4", "train.epochs=30",
+    job = small_job("architectures=[resnet8]", "methods=[sam]", "search.num_trials=3", "train.epochs=15",
                     "asha.enabled=false", "resources.max_concurrent=2",
                     f"failures.max_retries={retries}")  # fmt: skip
     killed = []
@@ -141,15 +141,15 @@ def test_a_killed_worker_costs_a_try_and_the_search_goes_on(tmp_path, retries):
 
     result = run(job, tmp_path / "killed", on_change=kill_one)
     trials = pd.read_parquet(tmp_path / "killed" / "parquet" / "trials.parquet")
-    assert len(trials) == 4
+    assert len(trials) == 3
     assert list(trials.loc[trials["retries"] > 0, "trial_id"]) == (killed if retries else [])
     failed = trials[trials["status"] == "failed"]
     if retries:
-        assert result.counts == {"completed": 4}
+        assert result.counts == {"completed": 3}
         return
     assert list(failed["trial_id"]) == killed
     assert failed["error"].str.len().min() > 0
-    assert result.counts == {"completed": 3, "failed": 1}
+    assert result.counts == {"completed": 2, "failed": 1}
 
 
 def test_diverged_and_raising_trials_are_rows_with_a_reason(tmp_path):
