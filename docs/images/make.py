@@ -11,7 +11,7 @@ from kaleido import PageGenerator, write_fig_from_object_sync
 from plotly.subplots import make_subplots
 
 from tune_jobs.report.figures import colours, theme
-from tune_jobs.results.write import read_results
+from tune_jobs.results.read import read_results
 
 
 def draw(folder: Path, *, dark: bool) -> go.Figure:

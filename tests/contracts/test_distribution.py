@@ -53,9 +53,9 @@ def test_the_wheel_works_in_an_empty_environment(built, tmp_path):
             command, check=True, capture_output=True, text=True, cwd=tmp_path, env={}
         ).stdout
 
+    assert run(python, "-c", OPENS_ITS_FILES) == "all there\n"
     version = re.search(r"-(\d[^-]*)-", wheel.name).group(1)
     assert version in run(python.with_name("tune-jobs"), "--version")
-    assert run(python, "-c", OPENS_ITS_FILES) == "all there\n"
 
 
 @pytest.mark.slow
