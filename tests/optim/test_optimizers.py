@@ -16,10 +16,10 @@ from zsharp.optim import (
     FriendlySAM,
     SharpnessAware,
     ZSharp,
-    ascent,
     frozen_batch_norm,
     make_optimizer,
 )
+from zsharp.optim.ascent import ascent
 from zsharp.optim.methods import SWITCHES
 
 BASES = {"sgd": {"momentum": 0.9}, "adam": {}, "adamw": {}}

@@ -256,8 +256,7 @@ def test_kernels_compile_for_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     import triton.language as tl
     from triton.backends.compiler import GPUTarget
 
-    from zsharp.optim.triton import apply as triton_apply
-    from zsharp.optim.triton import select as triton_select
+    from zsharp.optim.triton import kernels
 
     def compiled(kernel: Any, **constants: Any) -> str:
         types = {"pointers": "*i64", "tensors": "*i64", "chunks": "*i64", "ranks": "*i64", "counts": "*i32"}
@@ -273,18 +272,18 @@ def test_kernels_compile_for_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     layout = {"dtype": tl.bfloat16, "align": 16, "block": 2048, "has_centre": True}
     num_bins = triton_cutoffs.NUM_BINS
-    assert "ld.global.v4" in compiled(triton_select.sum_chunks, **layout, num_bins=num_bins)
+    assert "ld.global.v4" in compiled(kernels.sum_chunks, **layout, num_bins=num_bins)
     for turn in range(triton_cutoffs.NUM_TURNS):
-        text = compiled(triton_select.count_digits, **layout, **triton_cutoffs.turn_settings(turn))
+        text = compiled(kernels.count_digits, **layout, **triton_cutoffs.turn_settings(turn))
         assert ".ftz" not in text  # denormals would be lost
         assert "fma" not in text  # the rank would be rounded differently
     last = triton_cutoffs.turn_settings(triton_cutoffs.NUM_TURNS - 1)
     names = ("num_bins", "turn", "previous_bits", "previous_offset")
-    compiled(triton_select.write_cutoffs, **{name: last[name] for name in names})
+    compiled(kernels.write_cutoffs, **{name: last[name] for name in names})
     del layout["has_centre"]
-    compiled(triton_apply.measure_chunks, **layout)
-    compiled(triton_apply.reduce_chunks, block=1024)
-    text = compiled(triton_apply.move_chunks, **layout)
+    compiled(kernels.measure_chunks, **layout)
+    compiled(kernels.reduce_chunks, block=1024)
+    text = compiled(kernels.move_chunks, **layout)
     assert "st.global.v4" in text and "cvt.rn.bf16" in text
 
 
@@ -292,20 +291,14 @@ def test_no_argument_hides_a_name_of_tritons_launcher() -> None:
     """It is generated code with variables of its own; a kernel's argument `params` took the place of one."""
     from triton.runtime import jit
 
-    from zsharp.optim.triton import apply as triton_apply
-    from zsharp.optim.triton import select as triton_select
+    from zsharp.optim.triton import kernels
 
     code = inspect.getsource(jit.create_function_from_signature)
     own = {"params", "specialization", "options", "backend", "specialize_impl"}
     assert all(name in code for name in own), "Triton has other names now"
-    kernels = [
-        kernel
-        for module in (triton_select, triton_apply)
-        for kernel in vars(module).values()
-        if isinstance(kernel, jit.JITFunction)
-    ]
-    assert len(kernels) > 5
-    for kernel in kernels:
+    jitted = [kernel for kernel in vars(kernels).values() if isinstance(kernel, jit.JITFunction)]
+    assert len(jitted) > 5
+    for kernel in jitted:
         assert not own & set(kernel.arg_names), kernel
 
 

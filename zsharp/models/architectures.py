@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import nn
 
-from zsharp.models import resnet, resnet18, vgg, vit
+from zsharp.models import resnet, vgg, vit
 from zsharp.models.image_shape import ImageShape, check_min_side, check_patch_grid
 from zsharp.names import did_you_mean
 
@@ -116,8 +116,8 @@ _RESNET18 = Architecture(
     name="resnet18",
     family="resnet",
     summary="ResNet-18, ImageNet widths with a 3x3 stride-1 stem and no max-pooling, 11.17 M parameters",
-    build=resnet18.build_resnet18,
-    check=partial(check_min_side, "resnet18", min_side=resnet18.MIN_SIDE),
+    build=resnet.build_resnet18,
+    check=partial(check_min_side, "resnet18", min_side=resnet.RESNET18_MIN_SIDE),
 )
 
 _ROWS = (

@@ -1,4 +1,4 @@
-"""Residual networks in their CIFAR form: 16, 32 and 64 channels, shortcuts without parameters."""
+"""Residual networks for small images: the CIFAR form, and ResNet-18 with ImageNet widths."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -6,15 +6,29 @@ from torch import Tensor, nn
 from zsharp.models.image_shape import ImageShape
 
 MIN_SIDE = 4  # two stages halve the image, so the last one still has a pixel to average
+RESNET18_MIN_SIDE = 8  # three stages halve the image
 _WIDTHS = (16, 32, 64)
 
 
 def build_resnet(image_shape: ImageShape, num_classes: int, *, blocks_per_stage: int) -> "CifarResNet":
-    """Return a network of depth `6 * blocks_per_stage + 2` with fresh weights.
+    """Return a `CifarResNet` of depth `6 * blocks_per_stage + 2` with fresh weights.
 
-    The image's height and width matter only through `MIN_SIDE`.
+    Height and width of the image matter only through `MIN_SIDE`.
     """
     return CifarResNet(image_shape[0], num_classes, blocks_per_stage)
+
+
+def build_resnet18(image_shape: ImageShape, num_classes: int) -> nn.Module:
+    """Return torchvision's ResNet-18 with a 3x3 stride-1 first convolution and no max-pooling.
+
+    Its shortcuts are 1x1 convolutions (option B), unlike those of `CifarResNet`.
+    """
+    from torchvision.models import resnet18  # takes over a second to import
+
+    model: nn.Module = resnet18(weights=None, num_classes=num_classes)
+    model.conv1 = _conv3x3(image_shape[0], 64)
+    model.maxpool = nn.Identity()
+    return model
 
 
 class CifarResNet(nn.Module):

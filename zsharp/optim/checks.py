@@ -5,6 +5,7 @@ from typing import Any, get_args
 
 import torch
 from torch import Tensor
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from zsharp.optim.methods import Ascent, Filter, OneDim, Scope
@@ -97,6 +98,15 @@ def check_params(params: Iterable[Tensor], others: Iterable[Tensor] = ()) -> Non
                 "valid: one Parameter object in both places"
             )
         places.add(place)
+
+
+def check_scaler(scaler: GradScaler, optimizer: Optimizer) -> None:
+    """Raises RuntimeError if `unscale_` was called on a wrapper: its gradients would be divided twice."""
+    if id(optimizer) in getattr(scaler, "_per_optimizer_states", ()):
+        raise RuntimeError(
+            "scaler.unscale_() was called on this optimizer, but the scaler steps through its base optimizer; "
+            "valid: scaler.unscale_(optimizer.base_optimizer), before second_step()"
+        )
 
 
 def _is_sharded(param: Tensor) -> bool:

@@ -1,6 +1,7 @@
 """The optimizer: ascend to w + e, take the gradient there, return to w exactly, take the base step."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -9,65 +10,64 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
-from zsharp.optim import checkpoint
 from zsharp.optim.ascent import ascent
 from zsharp.optim.ascent.backups import Backups
 from zsharp.optim.ascent.host_filter import Scratch
 from zsharp.optim.ascent.layer import Observed
-from zsharp.optim.checks import check_base, check_params, check_removed, check_settings
+from zsharp.optim.batch_norm import frozen_batch_norm
+from zsharp.optim.checks import check_base, check_params, check_removed, check_scaler, check_settings
 from zsharp.optim.methods import Rules
-from zsharp.optim.passes import Closure, run_groups, run_passes
-from zsharp.optim.progress import Progress
-from zsharp.optim.scaled_step import check_scaler, scaled_step
+from zsharp.optim.state import Progress, scaled_step
+
+Closure = Callable[[], Tensor]
 
 _CLOSURE_HELP = (
     "step() needs a closure that zeroes the gradients, runs forward and backward and returns the loss; "
     "without one call first_step(zero_grad=True), a second forward and backward, "
     "then second_step(zero_grad=True)"
 )
-# By copies, beside the groups, the defaults and the state.
+# What copies and pickles carry beside the groups, the defaults and the state.
 _CARRIED = ("base_optimizer", "_is_built", "_interval", "_start_step", "_settings", "_progress")
 
 
 class SharpnessAware(Optimizer):
-    """Any (ascent, filter) pair around any base optimizer.
+    """Any ascent with any filter around any base optimizer.
 
-    `SAM`, `ASAM`, `FriendlySAM` and `ZSharp` name the usual ones, `make_optimizer` builds any of them.
+    `SAM`, `ASAM`, `FriendlySAM` and `ZSharp` name the usual combinations, `make_optimizer` builds all of them.
 
     The parameter groups and the state are the base optimizer's own, so learning-rate schedulers, checkpoints
     and `add_param_group` work as they do without it. Each group has its own `rho`, `q_p`, `eta`, `sigma`,
     `lmbda` (floats, or 0-d tensors for rho and q_p), `ascent`, `filter`, `threshold`, `norm` and `one_dim` (names, see
-    `Rules`). Parameters keep their storage; at most one copy of the weights, to restore them, is kept between steps.
+    `Rules`). Parameters keep their storage. One copy of the weights, to restore them, is kept between steps.
 
-    Reductions: `rho=0` is the base optimizer, bit for bit; with a global norm, `q_p=0` or `filter="none"`
+    Special cases: `rho=0` is the base optimizer, bit for bit; with a global norm, `q_p=0` or `filter="none"`
     is the ascent without a filter.
 
-    With `maximize=True` (a base optimizer's setting) the perturbation goes down the objective: towards worse, as it
-    does when minimizing. A first gradient that is not finite makes the whole perturbation NaN, so that the second
-    gradient is NaN too and a `GradScaler` leaves out the step.
+    With `maximize=True` (a base optimizer's setting) the perturbation goes down the objective: towards worse, as
+    when minimizing. A first gradient that is not finite makes the whole perturbation NaN, so that the second
+    gradient is NaN too and a `GradScaler` skips the step.
 
-    After the first of the two passes `last` holds what the ascent found, after `step` `last_loss_increase` holds
-    loss(w + e) - loss(w); both stay on the device.
+    After the first of the two passes `last` holds what the ascent found. After `step`, `last_loss_increase` holds
+    loss(w + e) - loss(w). Both stay on the device.
 
     Args:
         params: Parameters or groups, as for any `torch.optim` optimizer.
         base_optimizer: Its class, built on the same groups with `base_kwargs`.
-        rules: The ascent and its filter; the default of groups that do not bring their own.
+        rules: The ascent and its filter, for groups that do not set their own.
         rho: Radius of the perturbation in the units of the weights, >= 0.
         q_p: Percentile in [0, 1) of the filter's scores below which components are dropped.
-        eta: ASAM's floor added to abs(w).
-        sigma: Friendly-SAM's share of the running gradient that is subtracted.
-        lmbda: Friendly-SAM's decay of the running gradient.
-        interval: Ascend at every so many steps; the others are the base optimizer's.
+        eta: Added to abs(w) by ASAM, so that weights of zero move too.
+        sigma: Share of the running gradient that Friendly-SAM subtracts.
+        lmbda: Decay of Friendly-SAM's running gradient.
+        interval: Ascend every so many steps; all other steps are the base optimizer's.
         start_step: Number of steps before the first ascent.
         seed: Seed of the random filter.
         base_kwargs: `lr`, `momentum`, `weight_decay`, ... of the base optimizer.
 
     Raises:
         ValueError: If a setting is not valid, the base optimizer has one of the same name, or a parameter's memory
-            has gaps or is another's too.
-        TypeError: If a parameter is sharded (DTensor, FSDP), since its percentile would be that of a shard, or
-            complex.
+            has gaps or overlaps another's.
+        TypeError: If a parameter is complex, or sharded (DTensor, FSDP): its percentile would be that of a shard.
     """
 
     def __init__(
@@ -119,12 +119,12 @@ class SharpnessAware(Optimizer):
 
     @property
     def last_loss_increase(self) -> Tensor | None:
-        """loss(w + e) - loss(w) of the last `step` with two passes, a 0-d tensor."""
+        """loss(w + e) - loss(w) of the last `step` that ran two passes, a 0-d tensor."""
         return self._progress.loss_increase
 
     @property
     def num_steps(self) -> int:
-        """Steps taken. Set it after replays of a CUDA graph, which take steps that nothing here sees."""
+        """Steps taken. Set it after replaying a CUDA graph: Python does not see those steps."""
         return self._progress.num_steps
 
     @num_steps.setter
@@ -133,16 +133,90 @@ class SharpnessAware(Optimizer):
 
     @property
     def generators(self) -> list[torch.Generator]:
-        """Sources of the random filter's numbers; a CUDA graph of its steps has to know them."""
+        """The random filter's generators; register them with a CUDA graph that captures steps."""
         groups = [group for group in self.param_groups if group["filter"] == "random"]
         devices = dict.fromkeys(param.device for group in groups for param in group["params"])
         return [self._progress.generator(device) for device in devices]
 
     @property
     def is_ascent_due(self) -> bool:
-        """Whether the next step takes two passes; always, unless `interval` or `start_step` say otherwise."""
-        since = self._progress.num_steps - self._start_step
-        return since >= 0 and since % self._interval == 0
+        """Whether the next step ascends; always, unless `interval` or `start_step` say otherwise."""
+        since_start = self._progress.num_steps - self._start_step
+        return since_start >= 0 and since_start % self._interval == 0
+
+    @torch.no_grad()
+    def step(  # type: ignore[override]
+        self,
+        closure: Closure | None = None,
+        *,
+        model: nn.Module | None = None,
+        scaler: GradScaler | None = None,
+        sync_ascent: bool = False,
+    ) -> Tensor:
+        """Runs both passes and the base optimizer's step.
+
+        Args:
+            closure: Zeroes the gradients, runs forward and backward over one batch, or over several that
+                accumulate, and returns the loss. Called twice, or once where no ascent is due.
+            model: Its batch-norm statistics are left alone in the second pass. If it is a
+                `DistributedDataParallel`, each process ascends along its own gradients (m-sharpness).
+            scaler: If the closure scales its loss; see `second_step`.
+            sync_ascent: Average the gradients of the first pass over processes too.
+
+        Returns:
+            The loss at w, detached.
+
+        Raises:
+            RuntimeError: If there is no closure; the message says what to do.
+        """
+        if closure is None:
+            raise RuntimeError(_CLOSURE_HELP)
+        is_due = self.is_ascent_due
+        with torch.enable_grad(), _unsynchronised(model) if is_due and not sync_ascent else nullcontext():
+            loss = closure().detach()
+        if is_due:
+            self.first_step(zero_grad=True, scaler=scaler)
+            try:
+                self._progress.loss_increase = _second_pass(closure, model) - loss
+            except BaseException:
+                self.restore()  # or the caller would go on with w + e
+                raise
+        self.second_step(scaler=scaler)
+        return loss
+
+    @torch.no_grad()
+    def step_groups(self, closures: Sequence[Closure], *, model: nn.Module | None = None) -> Tensor:
+        """Takes one step on several groups of examples, each with its own ascent (m-sharpness).
+
+        The descent gradient is the mean of those at the groups' own perturbed points: what as many processes
+        under `DistributedDataParallel` would compute.
+
+        Args:
+            closures: One for each group, as for `step`.
+            model: As for `step`; batch norm sees each group once.
+
+        Returns:
+            The mean of the losses at w, detached.
+        """
+        sums: dict[Tensor, Tensor] = {}
+        losses = []
+        for closure in closures:
+            with torch.enable_grad():
+                losses.append(closure().detach())
+            if self.is_ascent_due:
+                self.first_step(zero_grad=True)
+                try:
+                    _second_pass(closure, model)
+                finally:
+                    self.restore()
+            for param in self._params():
+                if param.grad is not None:
+                    # A copy, because the next closure writes into `grad`.
+                    sums[param] = param.grad.clone() if param not in sums else sums[param].add_(param.grad)
+        for param, gradient in sums.items():
+            param.grad = gradient.div_(len(closures))
+        self.second_step()
+        return torch.stack(losses).mean()
 
     @torch.no_grad()
     def first_step(self, zero_grad: bool = False, *, scaler: GradScaler | None = None) -> None:
@@ -150,8 +224,8 @@ class SharpnessAware(Optimizer):
 
         Args:
             zero_grad: Zero the gradients afterwards.
-            scaler: The scaler the loss was scaled with. Only Friendly-SAM needs it: for the others e does not
-                depend on the scale of the gradients.
+            scaler: The scaler of the loss. Only Friendly-SAM needs it: the other perturbations do not depend on
+                the scale of the gradients.
 
         Raises:
             RuntimeError: If the weights are perturbed already.
@@ -169,7 +243,7 @@ class SharpnessAware(Optimizer):
 
         Args:
             zero_grad: Zero the gradients afterwards.
-            scaler: Takes the base step through it: unscales once, and leaves everything as it was if a gradient
+            scaler: Takes the base step through it: unscales once, and changes nothing if a gradient
                 overflowed. Call its `update` yourself, once a step. To clip, call its `unscale_` before, on
                 `base_optimizer`.
 
@@ -179,7 +253,7 @@ class SharpnessAware(Optimizer):
         self.restore()
         if scaler is not None:
             check_scaler(scaler, self)
-        self._opt_called = True  # where schedulers look whether a step came before theirs
+        self._opt_called = True  # schedulers look here whether a step came before theirs
         if scaler is None:
             self.base_optimizer.step()
         else:
@@ -195,63 +269,12 @@ class SharpnessAware(Optimizer):
             self._backups.restore(self._progress.moved)
             self._progress.moved = []
 
-    @torch.no_grad()
-    def step(  # type: ignore[override]
-        self,
-        closure: Closure | None = None,
-        *,
-        model: nn.Module | None = None,
-        scaler: GradScaler | None = None,
-        sync_ascent: bool = False,
-    ) -> Tensor:
-        """Runs both passes and the base optimizer's step.
-
-        Args:
-            closure: Zeroes the gradients, runs forward and backward over one batch, or over several that
-                accumulate, and returns the loss. Called twice, once where no ascent is due.
-            model: Its batch-norm statistics are left alone in the second pass. If it is a
-                `DistributedDataParallel`, each process ascends along its own gradients (m-sharpness).
-            scaler: If the closure scales its loss; see `second_step`.
-            sync_ascent: Average the gradients of the first pass over processes too.
-
-        Returns:
-            The loss at w, detached.
-
-        Raises:
-            RuntimeError: If there is no closure; the message says what to do.
-        """
-        if closure is None:
-            raise RuntimeError(_CLOSURE_HELP)
-        loss, increase = run_passes(self, closure, model, scaler, sync_ascent)
-        if increase is not None:
-            self._progress.loss_increase = increase
-        self.second_step(scaler=scaler)
-        return loss
-
-    @torch.no_grad()
-    def step_groups(self, closures: Sequence[Closure], *, model: nn.Module | None = None) -> Tensor:
-        """One step on several groups of examples, each with an ascent of its own (m-sharpness).
-
-        The descent gradient is the mean of those at the groups' own perturbed points: what as many processes
-        under `DistributedDataParallel` compute, in one.
-
-        Args:
-            closures: One for each group, as for `step`.
-            model: As for `step`; batch norm sees each group once.
-
-        Returns:
-            The mean of the losses at w, detached.
-        """
-        loss = run_groups(self, closures, model)
-        self.second_step()
-        return loss
-
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group to this and the base optimizer; missing settings take their defaults."""
         check_settings({**self.defaults, **param_group})
         params = param_group["params"]
-        if not isinstance(params, set):  # torch refuses those
-            # Read twice, and it may be a generator.
+        if not isinstance(params, set):  # torch refuses sets, with its own message
+            # A list, because it is read twice and may be a generator.
             params = param_group["params"] = [params] if isinstance(params, Tensor) else list(params)
             new = [entry[1] if isinstance(entry, tuple) else entry for entry in params]
             check_params(new, self._params())
@@ -263,23 +286,46 @@ class SharpnessAware(Optimizer):
             self.base_optimizer.add_param_group(param_group)
 
     def state_dict(self) -> dict[str, Any]:
-        """The base optimizer's state, Friendly-SAM's running gradient, the step and the random filter's generator.
+        """Returns the base optimizer's state with one more entry, `ascent`.
+
+        That entry holds Friendly-SAM's running gradients, the random filter's generators and the number of steps.
 
         Raises:
             RuntimeError: While the weights are perturbed.
         """
         self._check_at_rest("saving")
-        return checkpoint.save(self)
+        # This method replaces torch's, which would run the wrapper's hooks.
+        for hook in self._optimizer_state_dict_pre_hooks.values():
+            hook(self)
+        state = self.base_optimizer.state_dict()
+        state["ascent"] = self._progress.state_dict(self._params())
+        for post_hook in self._optimizer_state_dict_post_hooks.values():
+            state = post_hook(self, state) or state
+        return state
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads what `state_dict` returned, or a plain base optimizer's state.
 
+        Settings that the state lacks are kept; progress that it lacks is reset.
+
         Raises:
             RuntimeError: While the weights are perturbed: a later `restore` would undo what was loaded.
         """
         self._check_at_rest("loading the weights and this")
-        checkpoint.load(self, state_dict)
+        state = dict(state_dict)
+        for hook in self._optimizer_load_state_dict_pre_hooks.values():
+            state = hook(self, state) or state
+        progress = state.pop("ascent", {})
+        before = [{name: group[name] for name in self._settings} for group in self.param_groups]
+        self.base_optimizer.load_state_dict(state)
+        self._share()
+        for group, settings in zip(self.param_groups, before, strict=True):
+            for name, value in settings.items():
+                group.setdefault(name, value)
+        self._progress.load_state_dict(progress, self._params())
+        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
+            post_hook(self)
 
     def __getstate__(self) -> dict[str, Any]:
         self._check_at_rest("copying")
@@ -290,7 +336,7 @@ class SharpnessAware(Optimizer):
         self._scratch, self._backups = {}, Backups()
 
     def _share(self) -> None:
-        """Takes over the base optimizer's groups and state: the objects themselves."""
+        """Uses the base optimizer's groups and state: the same objects, so that neither side goes stale."""
         self.param_groups, self.state = self.base_optimizer.param_groups, self.base_optimizer.state
 
     def _params(self) -> list[Tensor]:
@@ -301,6 +347,18 @@ class SharpnessAware(Optimizer):
             raise RuntimeError(f"the weights are perturbed: call second_step() or restore() before {before}")
 
     def _drop_gradients(self) -> None:
-        """As `zero_grad` does, which `torch.compile` does not trace."""
+        """Does what `zero_grad` does; `torch.compile` cannot trace that."""
         for param in self._params():
             param.grad = None
+
+
+def _second_pass(closure: Closure, model: nn.Module | None) -> Tensor:
+    """Returns the loss at w + e, detached; batch norm does not count the batch again."""
+    with torch.enable_grad(), nullcontext() if model is None else frozen_batch_norm(model):
+        return closure().detach()
+
+
+def _unsynchronised(model: nn.Module | None) -> AbstractContextManager[Any]:
+    """Keeps `DistributedDataParallel` from averaging gradients; other models have no `no_sync`."""
+    no_sync = getattr(model, "no_sync", None)
+    return nullcontext() if no_sync is None else no_sync()

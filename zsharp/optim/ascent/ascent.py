@@ -14,7 +14,7 @@ from zsharp.optim.ascent.layer import Layer, Observed
 from zsharp.optim.ascent.radius import norms, total
 from zsharp.optim.checks import check_names
 from zsharp.optim.methods import SWITCHES, Rules
-from zsharp.optim.progress import Progress
+from zsharp.optim.state import Progress
 from zsharp.optim.triton import ascent as triton_ascent
 
 _CPU = torch.device("cpu")

@@ -1,13 +1,13 @@
 """Exact percentile cutoffs of a whole model's gradients in six launches, without a host synchronisation.
 
 Whatever the number of tensors, one gradient dtype costs: one launch that sums and clears, four that each
-count one digit of the deviations, one that writes the cutoffs (kernels and method: `triton_select`). A
+count one digit of the deviations, one that writes the cutoffs (kernels and method: `kernels.py`). A
 percentile given as a float costs one more, which fills a tensor.
 
 **CUDA graphs.** The kernels find the gradients through tables of addresses on the device, which are copied
 there when a set of gradients is first seen and kept for later calls. A copy cannot be captured, so a capture
 needs gradients that keep their addresses (zeroed in place, not set to None) and the same call once before it,
-on any stream; that call also compiles the kernels. Within `triton_tables.filled_after_capture` gradients may be made in
+on any stream; that call also compiles the kernels. Within `tables.filled_after_capture` gradients may be made in
 the graph. `q_p` is read when the graph runs if it is a tensor, and
 frozen if it is a float. Tables that a capture has used stay for the life of the process, since the graph may
 run at any time (some 50 kB for a large model). Work memory and results belong to the caller's stream or graph
@@ -87,7 +87,7 @@ def put_cutoffs(
     block: int = 4096,
 ) -> None:
     """Writes centre and cutoff of each gradient at its place in two float32 tensors; otherwise as `cutoffs`."""
-    from zsharp.optim.triton.select import TYPES
+    from zsharp.optim.triton.kernels import TYPES
 
     device = centres.device
     grads = [dense(grad) for grad in grads]
@@ -111,7 +111,7 @@ def put_cutoffs(
 def _launch(
     found: Tables, dtype: object, q_p: Tensor, has_centre: bool, block: int, centres: Tensor, values: Tensor
 ) -> None:
-    from zsharp.optim.triton.select import count_digits, sum_chunks, write_cutoffs
+    from zsharp.optim.triton.kernels import count_digits, sum_chunks, write_cutoffs
 
     num_tensors, num_chunks, device = found.num_tensors, found.num_chunks, centres.device
     partials = torch.empty(num_chunks, dtype=torch.float64, device=device)

@@ -1,6 +1,6 @@
 """Measures and applies the kept components of many gradients: three launches, without a host synchronisation.
 
-A component is kept if abs(g - centre) > cutoff, with the numbers of `triton_cutoffs.cutoffs`, or with centre 0
+A component is kept if abs(g - centre) > cutoff, with the numbers of `cutoffs.cutoffs`, or with centre 0
 and cutoff -1 for all but NaN. What a CUDA graph needs is said there, for parameters and backups too.
 """
 
@@ -31,8 +31,7 @@ def measure_kept(
     Returns:
         float64 and int64 `[num_tensors]`; the sums do not depend on the order in which programs run.
     """
-    from zsharp.optim.triton.apply import measure_chunks, reduce_chunks
-    from zsharp.optim.triton.select import TYPES
+    from zsharp.optim.triton.kernels import TYPES, measure_chunks, reduce_chunks
 
     device = centres.device
     grads = [dense(grad) for grad in grads]
@@ -74,8 +73,7 @@ def apply_kept(
         factors: Likewise.
         block: Elements that a program holds at a time, a power of two.
     """
-    from zsharp.optim.triton.apply import move_chunks
-    from zsharp.optim.triton.select import TYPES
+    from zsharp.optim.triton.kernels import TYPES, move_chunks
 
     grads = [_aligned(grad, param) for grad, param in zip(grads, params, strict=True)]
     for backup, param in zip(backups, params, strict=True):

@@ -24,7 +24,7 @@ _room: "_Room | None" = None
 
 @dataclass(frozen=True)
 class Tables:
-    """Where tensors of one dtype lie and how they are cut into chunks; layouts in `triton_select`.
+    """Where tensors of one dtype lie and how they are cut into chunks; layouts in `kernels.py`.
 
     Attributes:
         pointers: int64 `[num_tensors]` on the device.

@@ -1,18 +1,18 @@
-"""The kernels of the exact selection: sums, digit counts and the value they lead to, over many tensors at once.
+"""All Triton kernels: exact selection over many tensors at once, and applying what it keeps.
 
-A tensor's r-th smallest deviation d = abs(g - centre) is found digit by digit, from the top of its IEEE bits:
-d >= 0, so its bits order as an integer of 31 bits. Each launch of `count_digits` counts one digit of those
-elements whose higher digits are already known to be the answer's; a scan of the counts then gives the next
+Selection. A tensor's r-th smallest deviation d = abs(g - centre) is found digit by digit, from the top of its
+IEEE bits: d >= 0, so its bits order as an integer of 31 bits. Each launch of `count_digits` counts one digit of
+those elements whose higher digits are already known to be the answer's; a scan of the counts then gives the next
 digit. That scan is the first thing the next launch does, so no launch is spent on it.
 
-All launches but the last run one program per chunk (a run of one tensor's elements; an empty tensor has one
-empty chunk). Tables, all int64: `pointers[tensor]`; `tensors[tensor]` = length, row of the results, first
-chunk, number of chunks; `chunks[chunk]` = tensor, start, stop.
+Tables, all int64: `pointers[tensor]`; `tensors[tensor]` = length, row of the results, first chunk, number of
+chunks; `chunks[chunk]` = tensor, start, stop. A chunk is a run of one tensor's elements; an empty tensor has one
+empty chunk. Kernels run one program per chunk, `write_cutoffs` and `reduce_chunks` one per tensor.
 
 The results do not depend on the order in which programs run: atomics only add integers, and floating-point
 sums are reduced in the order of the table.
 
-This file imports triton and defines nothing else, so that the rest of the package does without it.
+Only functions that launch kernels import this file, so the rest of the package works without triton.
 """
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, no-any-return"
 
@@ -37,7 +37,7 @@ def sum_chunks(
 ):
     """Writes each chunk's float64 sum to `partials` and clears each tensor's `num_bins` counts."""
     chunk = tl.program_id(0)
-    tensor, start, stop, source = open_chunk(chunk, pointers, chunks, dtype, align, block)
+    tensor, start, stop, source = _open_chunk(chunk, pointers, chunks, dtype, align, block)
     if start == 0:
         for first in range(0, num_bins, 1024):
             bins = first + tl.arange(0, 1024)
@@ -45,7 +45,7 @@ def sum_chunks(
     if has_centre:
         sums = tl.zeros([block], dtype=tl.float64)
         for at in range(start, stop, block):
-            sums += load_block(source, at, stop, block).to(tl.float64)
+            sums += _load_block(source, at, stop, block).to(tl.float64)
         tl.store(partials + chunk, tl.sum(sums, 0))
 
 
@@ -81,7 +81,7 @@ def count_digits(
     elements that share them; a turn leaves them for the next in the other half of the arrays.
     """
     chunk = tl.program_id(0)
-    tensor, start, stop, source = open_chunk(chunk, pointers, chunks, dtype, align, block)
+    tensor, start, stop, source = _open_chunk(chunk, pointers, chunks, dtype, align, block)
     length = tl.load(tensors + tensor * 4)
     row = tl.load(tensors + tensor * 4 + 1)
     counts += tensor * num_bins
@@ -107,7 +107,7 @@ def count_digits(
     is_sparse = num_candidates * sparse_share <= length
     own = tl.zeros([1 << bits], dtype=tl.int32)
     for at in range(start, stop, block):
-        deviation = load_block(source, at, stop, block).to(tl.float32) - centre
+        deviation = _load_block(source, at, stop, block).to(tl.float32) - centre
         pattern = deviation.to(tl.int32, bitcast=True) & 0x7FFFFFFF
         is_candidate = (at + tl.arange(0, block) < stop) & ((pattern >> (shift + bits)) == prefix)
         digit = (pattern >> shift) & ((1 << bits) - 1)
@@ -147,7 +147,92 @@ def write_cutoffs(
 
 
 @triton.jit
-def open_chunk(chunk, pointers, chunks, dtype: tl.constexpr, align: tl.constexpr, block: tl.constexpr):
+def measure_chunks(
+    pointers,
+    tensors,
+    chunks,
+    centres,
+    cutoffs,
+    squares,
+    counts,
+    dtype: tl.constexpr,
+    align: tl.constexpr,
+    block: tl.constexpr,
+):
+    """Writes the sum of squares of each chunk's kept components, and how many there are."""
+    chunk = tl.program_id(0)
+    tensor, start, stop, source = _open_chunk(chunk, pointers, chunks, dtype, align, block)
+    row = tl.load(tensors + tensor * 4 + 1)
+    centre = tl.load(centres + row)
+    cutoff = tl.load(cutoffs + row)
+    sums = tl.zeros([block], dtype=tl.float64)
+    kept = tl.zeros([block], dtype=tl.int32)
+    for at in range(start, stop, block):
+        values = _load_block(source, at, stop, block).to(tl.float32)
+        is_kept = (tl.abs(values - centre) > cutoff) & (at + tl.arange(0, block) < stop)
+        wide = tl.where(is_kept, values, 0.0).to(tl.float64)
+        sums += wide * wide
+        kept += is_kept.to(tl.int32)
+    tl.store(squares + chunk, tl.sum(sums, 0))
+    tl.store(counts + chunk, tl.sum(kept.to(tl.int64), 0))
+
+
+@triton.jit
+def reduce_chunks(tensors, parts, part_counts, squares, counts, block: tl.constexpr):
+    """Adds up each tensor's chunks in the order of the table, one program per tensor."""
+    tensor = tl.program_id(0).to(tl.int64)
+    row = tl.load(tensors + tensor * 4 + 1)
+    first = tl.load(tensors + tensor * 4 + 2)
+    num_chunks = tl.load(tensors + tensor * 4 + 3)
+    sums = tl.zeros([block], dtype=tl.float64)
+    kept = tl.zeros([block], dtype=tl.int64)
+    for at in range(0, num_chunks, block):
+        chunk = at + tl.arange(0, block)
+        sums += tl.load(parts + first + chunk, mask=chunk < num_chunks, other=0.0)
+        kept += tl.load(part_counts + first + chunk, mask=chunk < num_chunks, other=0)
+    tl.store(squares + row, tl.sum(sums, 0))
+    tl.store(counts + row, tl.sum(kept, 0))
+
+
+@triton.jit
+def move_chunks(
+    targets,
+    grads,
+    backups,
+    tensors,
+    chunks,
+    centres,
+    cutoffs,
+    factors,
+    dtype: tl.constexpr,
+    align: tl.constexpr,
+    block: tl.constexpr,
+):
+    """Copies each parameter to its backup and adds the factor times what is kept of the gradient."""
+    chunk = tl.program_id(0)
+    tensor, start, stop, param = _open_chunk(chunk, targets, chunks, dtype, align, block)
+    grad = tl.multiple_of(tl.load(grads + tensor).to(tl.pointer_type(dtype)), align)
+    backup = tl.multiple_of(tl.load(backups + tensor).to(tl.pointer_type(dtype)), align)
+    row = tl.load(tensors + tensor * 4 + 1)
+    centre = tl.load(centres + row)
+    cutoff = tl.load(cutoffs + row)
+    factor = tl.load(factors + row)
+    for at in range(start, stop, block):
+        weights = _load_block(param, at, stop, block)
+        values = _load_block(grad, at, stop, block).to(tl.float32)
+        is_kept = tl.abs(values - centre) > cutoff
+        moved = weights.to(tl.float32) + tl.where(is_kept, values * factor, 0.0)
+        offsets = tl.multiple_of(at, block) + tl.arange(0, block)
+        if at + block <= stop:
+            tl.store(backup + offsets, weights)
+            tl.store(param + offsets, moved.to(dtype))
+        else:
+            tl.store(backup + offsets, weights, mask=offsets < stop)
+            tl.store(param + offsets, moved.to(dtype), mask=offsets < stop)
+
+
+@triton.jit
+def _open_chunk(chunk, pointers, chunks, dtype: tl.constexpr, align: tl.constexpr, block: tl.constexpr):
     """Returns a chunk's tensor, its start and stop there, and where that tensor's memory begins."""
     tensor = tl.load(chunks + chunk * 3)
     start = tl.multiple_of(tl.load(chunks + chunk * 3 + 1), block)
@@ -157,7 +242,7 @@ def open_chunk(chunk, pointers, chunks, dtype: tl.constexpr, align: tl.constexpr
 
 
 @triton.jit
-def load_block(source, at, stop, block: tl.constexpr):
+def _load_block(source, at, stop, block: tl.constexpr):
     """Returns the `block` elements from `at` on, a multiple of it; zeros from `stop` on."""
     at = tl.multiple_of(at, block)
     offsets = at + tl.arange(0, block)
