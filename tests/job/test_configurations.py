@@ -105,9 +105,9 @@ PROBLEMS = {
         "search.sampler: 'tpe'",
         "does not go with search.seeds above 1; valid: random, grid",
     ),
-    "qmc shared": (
-        ["search.sampler=qmc", "search.shared_configurations=true"],
-        "search.sampler: 'qmc'",
+    "gp shared": (
+        ["search.sampler=gp", "search.shared_configurations=true"],
+        "search.sampler: 'gp'",
         "does not go with search.shared_configurations; valid: random, grid",
     ),
     "not a multiple": (

@@ -31,7 +31,7 @@ from zsharp.training.spec import (
     TrialSpec,
 )
 
-Sampler = Literal["tpe", "random", "gp", "cmaes", "qmc", "grid"]
+Sampler = Literal["tpe", "random", "gp", "grid"]
 
 # Far above any sane value; they turn a slipped digit into a message instead of a search without end.
 _MAX_COUNT = 1_000_000
