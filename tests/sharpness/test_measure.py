@@ -10,6 +10,7 @@ from surfaces import mlp
 from torch.nn import functional as F
 
 from zsharp.__main__ import main
+from zsharp.run_output import show_text
 from zsharp.sharpness import (
     MEASURES,
     LossSurface,
@@ -23,7 +24,7 @@ from zsharp.sharpness import (
 )
 from zsharp.training import DataSpec, TrainSpec, TrialSpec, train
 
-SMALL = ["--max-images", "300", "--batch-size", "50", "--threads", "1", "--epochs", "1", "--sharpness"]
+SMALL = ["--max-images", "100", "--batch-size", "50", "--threads", "1", "--epochs", "1", "--sharpness"]
 
 
 def test_every_number_is_that_of_its_function():
@@ -93,7 +94,7 @@ def test_what_is_not_finite_is_none():
 
 def small_training(seed=0):
     settings = TrainSpec(epochs=1, batch_size=50, warmup_epochs=0.0, precision="fp32", seed=seed)
-    spec = TrialSpec("resnet8", "sam", {"lr": 0.01}, DataSpec(max_images=300), settings, "cpu")
+    spec = TrialSpec("resnet8", "sam", {"lr": 0.01}, DataSpec(max_images=100), settings, "cpu")
     return train(spec).training
 
 
@@ -108,17 +109,14 @@ def test_a_training_run_is_measured_on_its_training_images():
     assert found != measure_training(small_training(seed=1))
 
 
-def test_in_json(capsys):
+def test_in_json_and_in_text(capsys):
     assert main([*SMALL, "--json", "--test"]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     found = {name: value for name, value in result.items() if name.startswith("sharpness.")}
     assert list(found) == [f"sharpness.{name}" for name in MEASURES]
     assert all(isinstance(value, float) for value in found.values())
     assert found["sharpness.worst_nstep"] >= found["sharpness.worst_1step"] > 0
-
-
-def test_in_text(capsys):
-    assert main(SMALL) == 0
+    show_text("result", result)
     lines = capsys.readouterr().out.splitlines()[-len(MEASURES) :]
     assert [line.split()[0] for line in lines] == [f"sharpness.{name}" for name in MEASURES]
     assert all(re.fullmatch(r"sharpness\.\w+ +-?\d[\d.e+-]*", line) for line in lines)

@@ -1,4 +1,4 @@
-"""How flat the loss is around a trained model: worst case, average case, Hessian, slices."""
+"""Measures how flat the loss is around a trained model: worst case, average case, Hessian, slices."""
 
 from zsharp.sharpness.average_case import AverageCase, average_case
 from zsharp.sharpness.hessian import LargestEigenvalue, Trace, hessian_trace, largest_eigenvalue

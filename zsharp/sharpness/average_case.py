@@ -1,4 +1,4 @@
-"""How much the loss rises on average when noise is added to the weights."""
+"""Measures how much the loss rises, on average, when noise is added to the weights."""
 
 import math
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ class AverageCase:
 
     Attributes:
         increase: Mean of L(w + e) - L(w).
-        standard_error: Of the increase, from the spread between the pairs.
-        num_pairs: Of e and -e.
+        standard_error: Standard error of the increase, from the spread between the pairs.
+        num_pairs: Number of draws e, each also used as -e.
     """
 
     increase: float
@@ -27,15 +27,15 @@ class AverageCase:
 def average_case(surface: LossSurface, *, sigma: float, num_pairs: int = 8, seed: int = 0) -> AverageCase:
     """Returns the mean of L(w + e) - L(w) over e ~ N(0, sigma^2 I).
 
-    Each draw is used with both signs, which removes the gradient's part, of mean zero, from the spread. To second
-    order the mean is sigma^2 tr(H) / 2. In float32 an increase below 1e-6 of the loss is rounding. Costs
-    2 num_pairs + 1 forward passes.
+    Each draw is used with both signs: this cancels the gradient's contribution, which has mean zero and would only
+    add spread. To second order the mean is sigma^2 tr(H) / 2. In float32 an increase below 1e-6 of the loss is
+    rounding error. Costs 2 num_pairs + 1 forward passes.
 
     Args:
         surface: The loss and w, [d].
-        sigma: Standard deviation of every component.
+        sigma: Standard deviation of each component of e.
         num_pairs: Number of draws, at least 2.
-        seed: Of the noise.
+        seed: Seed of the noise.
 
     Raises:
         ValueError: If sigma is not positive or there are fewer than two pairs.

@@ -1,4 +1,4 @@
-"""The Hessian's largest eigenvalue and its trace, from products of the Hessian with vectors."""
+"""Estimates the largest eigenvalue and the trace of the Hessian from Hessian-vector products."""
 
 import math
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from zsharp.sharpness.loss_surface import LossSurface, normal_vector
 
 @dataclass(frozen=True)
 class LargestEigenvalue:
-    """A Ritz value: never above the largest eigenvalue but for rounding, and within `residual` of some eigenvalue.
+    """A Ritz value: at most the largest eigenvalue, up to rounding, and within `residual` of some eigenvalue.
 
     Attributes:
-        value: v'Hv for the unit vector v that was found; not finite if a product was not.
-        residual: ||Hv - value v||, from a product with v itself.
+        value: v'Hv for the unit vector v that Lanczos' method found; not finite if a product was not.
+        residual: ||Hv - value v||, from one more product, with v itself.
         converged: Whether the residual is at most `tolerance * abs(value)`.
-        num_products: Hessian-vector products that were taken.
+        num_products: Number of Hessian-vector products taken.
     """
 
     value: float
@@ -33,8 +33,8 @@ class Trace:
 
     Attributes:
         value: Mean of v'Hv.
-        standard_error: Of the value, from the spread between the vectors.
-        num_vectors: Hessian-vector products that were taken.
+        standard_error: Standard error of the value, from the spread between the vectors.
+        num_vectors: Number of vectors, and of Hessian-vector products.
     """
 
     value: float
@@ -47,14 +47,14 @@ def largest_eigenvalue(
 ) -> LargestEigenvalue:
     """Returns the algebraically largest eigenvalue of the Hessian of L at w.
 
-    Lanczos' method from a random vector, every new vector made orthogonal to all before it, until the residual
-    that the method expects is small enough. Keeps `max_products` vectors [d].
+    Runs Lanczos' method from a random vector, keeping each new vector orthogonal to all earlier ones, until the
+    residual it predicts is small enough. Holds up to `max_products` vectors [d] in memory.
 
     Args:
         surface: The loss and w.
-        max_products: Hessian-vector products at most, at least 2; the last one is for the residual.
-        tolerance: Of the residual, relative to the value.
-        seed: Of the first vector.
+        max_products: Upper limit on Hessian-vector products, at least 2; the last one measures the residual.
+        tolerance: Largest residual that counts as converged, relative to the value.
+        seed: Seed of the first vector.
 
     Raises:
         ValueError: If fewer than two products are allowed.
@@ -81,7 +81,7 @@ def hessian_trace(surface: LossSurface, *, num_vectors: int = 16, seed: int = 0)
     Args:
         surface: The loss and w.
         num_vectors: Number of draws, at least 2.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Raises:
         ValueError: If there are fewer than two vectors.
@@ -105,28 +105,32 @@ def hessian_trace(surface: LossSurface, *, num_vectors: int = 16, seed: int = 0)
 def _ritz_vector(
     surface: LossSurface, start: Tensor, max_products: int, tolerance: float
 ) -> tuple[Tensor, int]:
-    """The unit vector of Lanczos' largest Ritz value, and the number of products taken."""
+    """Returns the unit vector of the largest Ritz value, and the number of products taken.
+
+    In the basis that Lanczos' method builds, the Hessian is tridiagonal: `diagonal` and `off_diagonal` hold it.
+    Its eigenvector of the largest eigenvalue, written out in that basis, is the result.
+    """
     basis = [start / torch.linalg.vector_norm(start)]
     diagonal: list[float] = []
-    beside: list[float] = []
+    off_diagonal: list[float] = []
     while True:
         image = surface.hessian_product(basis[-1])
         diagonal.append(torch.dot(basis[-1], image).item())
         if not math.isfinite(diagonal[-1]):
             return image, len(diagonal)
-        for vector in basis + basis:  # twice is enough (Parlett 1980)
+        for vector in basis + basis:  # once loses orthogonality to rounding, twice is enough (Parlett 1980)
             image = image - torch.dot(vector, image) * vector
         beta = torch.linalg.vector_norm(image).item()
         projected = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
-        for i, value in enumerate(beside):
+        for i, value in enumerate(off_diagonal):
             projected[i, i + 1] = projected[i + 1, i] = value
         values, vectors = torch.linalg.eigh(projected)
         expected_residual = beta * abs(vectors[-1, -1].item())
-        # half of what is allowed leaves room for rounding
+        # The measured residual exceeds the predicted one by rounding; aiming at half the tolerance leaves room.
         is_small = expected_residual <= tolerance / 2 * abs(values[-1].item())
         if is_small or len(diagonal) == min(max_products, len(start)):
             weights = vectors[:, -1].to(start)
             ritz = sum((w * b for w, b in zip(weights, basis, strict=True)), torch.zeros_like(start))
             return ritz / torch.linalg.vector_norm(ritz), len(diagonal)
-        beside.append(beta)
+        off_diagonal.append(beta)
         basis.append(image / beta)

@@ -1,4 +1,4 @@
-"""The loss on fixed batches as a function of the weights, on a copy of the model."""
+"""Evaluates the loss on fixed batches, its gradient and its Hessian as functions of the weights."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -16,12 +16,11 @@ ParamFilter = Callable[[str, nn.Parameter], bool]
 class LossSurface:
     """L(w) = mean loss over all examples of `batches`, where w are chosen parameters as one flat vector.
 
-    The model is copied, with its weights of this moment; the one given is never written to, put into another
-    mode, or given gradients. Every evaluation is the same function of w: all randomness of the model (dropout
-    in mode `train`) starts from `seed` each time, buffers start from the model's, and batch norm in mode
-    `train` normalises by each batch without updating its running statistics. Attention takes its plain
-    implementation, which alone has second derivatives. Nothing is cast: loss and gradients have the weights'
-    dtype, sums over batches are taken in float64.
+    Works on a copy of the model as it is now: your model keeps its weights, mode and gradients. Every evaluation
+    is the same function of w: the model's own randomness (dropout in mode `train`) restarts from `seed`, buffers
+    start from the model's, and batch norm in mode `train` normalises by each batch without updating its running
+    statistics. Attention uses its plain implementation, the only one with second derivatives. Nothing is cast:
+    loss and gradients have the weights' dtype; sums over batches are taken in float64.
 
     Example:
         >>> import torch
@@ -32,19 +31,19 @@ class LossSurface:
         True
 
     Args:
-        model: Maps inputs to outputs; has to survive `copy.deepcopy`.
+        model: Maps inputs to outputs; must support `copy.deepcopy`.
         batches: (inputs, targets) on the model's device, examples along the first axis of both.
         loss_function: Maps (outputs, targets) to the mean over the examples, 0-d.
         mode: `eval`, or `train` (dropout on, batch norm by each batch).
-        param_filter: Of a parameter's name and itself: is it part of w? All that require gradients if not given.
-        seed: Of the model's own randomness.
+        param_filter: Maps (name, parameter) to whether it is part of w. Default: those that require gradients.
+        seed: Seed of the model's own randomness.
 
     Attributes:
-        num_examples: In all batches together.
+        num_examples: Number of examples in all batches.
         weights: w, shape [d], detached.
 
     Raises:
-        ValueError: If there is no example, no parameter, or no such mode.
+        ValueError: If there is no example or no parameter, or the mode is unknown.
     """
 
     def __init__(
@@ -70,13 +69,13 @@ class LossSurface:
             raise ValueError("batches have no example; valid: at least one")
         self.loss_function = loss_function
         self.model = copy.deepcopy(model).requires_grad_(False).train(mode == "train")
-        found = dict(self.model.named_parameters())
-        self.params = {name: found[name] for name in names}
+        params = dict(self.model.named_parameters())
+        self.params = {name: params[name] for name in names}
         self.weights = torch.cat([param.flatten() for param in self.params.values()])
         self._seed = seed
 
     def loss(self, offset: Tensor | None = None) -> float:
-        """L(w + offset); at w itself if there is no offset. One forward pass over all batches.
+        """Returns L(w + offset), or L(w) without an offset. Costs one forward pass over all batches.
 
         Raises:
             ValueError: If the loss function returns anything but a 0-d tensor.
@@ -89,7 +88,7 @@ class LossSurface:
         return total.item()
 
     def loss_and_gradient(self, offset: Tensor | None = None) -> tuple[float, Tensor]:
-        """L and its gradient [d] at w + offset. One forward and backward pass: one gradient evaluation.
+        """Returns L and its gradient [d] at w + offset. Costs one gradient evaluation (forward and backward).
 
         Raises:
             ValueError: If the loss function returns anything but a 0-d tensor.
@@ -105,7 +104,7 @@ class LossSurface:
         return total.item(), gradient.to(self.weights.dtype)
 
     def hessian_product(self, vector: Tensor) -> Tensor:
-        """Hv for v [d] and H the Hessian of L at w, by two backward passes. In time three to four gradients.
+        """Returns Hv for v [d], H the Hessian of L at w. Takes as long as three to four gradient evaluations.
 
         Raises:
             ValueError: If the loss function returns anything but a 0-d tensor.
@@ -119,13 +118,13 @@ class LossSurface:
         return image.to(self.weights.dtype)
 
     def restricted_to(self, batch: tuple[Tensor, Tensor]) -> "LossSurface":
-        """The same surface on other examples; shares the copy of the model."""
+        """Returns the same surface on other examples; both share one copy of the model."""
         other = copy.copy(self)
         other.batches, other.num_examples = [batch], len(batch[1])
         return other
 
     def split(self, vector: Tensor) -> dict[str, Tensor]:
-        """A vector [d] as views in the shapes of the parameters, by their names."""
+        """Returns views of a vector [d] in the shapes of the parameters, by name."""
         parts = torch.split(vector, [param.numel() for param in self.params.values()])
         return {
             name: part.view(param.shape)
@@ -134,14 +133,14 @@ class LossSurface:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Within it, the model's randomness starts from the seed and its passes can be differentiated twice."""
+        """Restarts the model's randomness from the seed and lets its passes be differentiated twice."""
         devices = [self.weights.device.index] if self.weights.is_cuda else []
         fast_path = torch.backends.mha.get_fastpath_enabled()
         with torch.random.fork_rng(devices), sdpa_kernel(SDPBackend.MATH):
-            torch.default_generator.manual_seed(self._seed)  # torch.manual_seed would reseed all GPUs
+            torch.default_generator.manual_seed(self._seed)  # torch.manual_seed would also reseed every GPU
             for index in devices:
                 torch.cuda.default_generators[index].manual_seed(self._seed)
-            torch.backends.mha.set_fastpath_enabled(False)  # it rounds otherwise than a pass with gradients
+            torch.backends.mha.set_fastpath_enabled(False)  # it rounds differently from a pass with gradients
             try:
                 yield
             finally:
@@ -159,7 +158,7 @@ class LossSurface:
 
     def _batch_loss(self, moved: dict[str, Tensor], batch: tuple[Tensor, Tensor]) -> Tensor:
         inputs, targets = batch
-        # copies, as a pass in mode `train` writes to them
+        # Copies, because a pass in mode `train` writes to them.
         buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         outputs = torch.func.functional_call(self.model, moved | buffers, (inputs,))
         loss = self.loss_function(outputs, targets)
@@ -179,7 +178,7 @@ def _gradient(value: Tensor, inputs: dict[str, Tensor], create_graph: bool = Fal
 
 
 def normal_vector(surface: LossSurface, generator: torch.Generator) -> Tensor:
-    """A standard normal vector [d]; drawn on the CPU, so that a seed means the same on every device."""
+    """Returns a standard normal vector [d], drawn on the CPU so that a seed means the same on every device."""
     drawn = torch.randn(len(surface.weights), generator=generator, dtype=surface.weights.dtype)
     return drawn.to(surface.weights.device)
 

@@ -1,4 +1,4 @@
-"""All measures of a model at once, at a bounded cost, as one flat row."""
+"""Takes all measures of a model at once, at a bounded cost, as one flat row."""
 
 import math
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ MEASURES = {
     "average": "mean increase under normal noise of standard deviation sigma on every weight, 8 pairs",
     "average_se": "its standard error",
     "hessian_max": "largest eigenvalue of the Hessian, in units of loss per squared weight",
-    "hessian_max_residual": "||Hv - hessian_max v|| of the unit eigenvector v that was found, same units",
+    "hessian_max_residual": "||Hv - hessian_max v|| for the unit vector v found, same units",
     "hessian_max_converged": "1 if the residual is at most 1 % of the eigenvalue, else 0",
     "hessian_trace": "trace of the Hessian from 8 random vectors, same units",
     "hessian_trace_se": "its standard error",
 }
-"""Names that `measure` returns, and what they are; `sharpness.<name>` in Parquet files."""
+"""What `measure` returns, by name; in Parquet files the names are `sharpness.<name>`."""
 
 _NUM_STEPS = 10
 _NUM_PAIRS = 8
@@ -50,23 +50,23 @@ def measure(
 ) -> dict[str, float | None]:
     """Returns every measure of `MEASURES` by its name; None where it is not finite.
 
-    Costs, in passes over the examples: 12 gradient evaluations, 20 forward passes, and at most 28 Hessian-vector
-    products of three to four gradient evaluations each: in time at most some 130 gradient evaluations. To compare
-    models, keep everything but the model fixed.
+    In passes over the examples, this costs 12 gradient evaluations, 20 forward passes and at most 28
+    Hessian-vector products, each as long as three to four gradient evaluations: about 130 gradient evaluations at
+    most. To compare models, keep everything but the model fixed.
 
     Args:
-        model: As for `LossSurface`; it is left as it is.
+        model: As for `LossSurface`; it is not changed.
         batches: (inputs, targets) on the model's device.
         loss_function: Maps (outputs, targets) to the mean over the examples.
-        rho: Radius of the worst cases.
+        rho: Radius of the ball for the worst cases.
         m: Size of the groups of m-sharpness.
-        seed: Of all random vectors and of the model's own randomness.
-        adaptive_rho: Radius of the adaptive worst case; the scale of ASAM's rho is about ten times SAM's.
-        sigma: Of the average case. Noise of length rho would be too short: its effect, rho^2 tr(H) / 2d, drowns
-            in the rounding of a float32 loss.
+        seed: Seed of all random vectors and of the model's own randomness.
+        adaptive_rho: Radius of the adaptive worst case; ASAM's rho is about ten times SAM's.
+        sigma: Standard deviation of the noise in the average case. Noise of length rho would be too short: its
+            effect, rho^2 tr(H) / 2d, is lost in the rounding of a float32 loss.
         mode: The model's mode.
-        param_filter: Of a name and a parameter: is it moved? All that require gradients if not given.
-        max_examples: The examples after this many are left out.
+        param_filter: Maps (name, parameter) to whether it moves. Default: those that require gradients.
+        max_examples: Only the first this many examples are used.
 
     Raises:
         ValueError: If there is no example or no parameter, or rho, adaptive_rho, sigma or m is not positive.
@@ -78,7 +78,7 @@ def measure(
     average = average_case(surface, sigma=sigma, num_pairs=_NUM_PAIRS, seed=seed)
     largest = largest_eigenvalue(surface, max_products=_MAX_PRODUCTS, seed=seed)
     trace = hessian_trace(surface, num_vectors=_NUM_VECTORS, seed=seed)
-    found = {
+    row = {
         "loss": ascent.losses[0],
         "worst_1step": ascent.losses[1] - ascent.losses[0],
         "worst_nstep": ascent.increase,
@@ -92,7 +92,7 @@ def measure(
         "hessian_trace": trace.value,
         "hessian_trace_se": trace.standard_error,
     }
-    return {name: value if math.isfinite(value) else None for name, value in found.items()}
+    return {name: value if math.isfinite(value) else None for name, value in row.items()}
 
 
 def _first(batches: Sequence[tuple[Tensor, Tensor]], num_examples: int) -> list[tuple[Tensor, Tensor]]:

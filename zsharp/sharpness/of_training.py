@@ -1,11 +1,11 @@
-"""Measures of a training run's model, on a fixed subset of its training images."""
+"""Measures the model of a training run on a fixed subset of its training images."""
 
 from typing import TYPE_CHECKING
 
 import torch
 
+from zsharp.data import subset_indices
 from zsharp.data.augment import normalise
-from zsharp.data.split import subset_indices
 from zsharp.sharpness.measure import measure
 
 if TYPE_CHECKING:
@@ -16,19 +16,20 @@ _BATCH_SIZE = 256
 
 
 def measure_training(training: "Training", *, num_images: int = NUM_IMAGES) -> dict[str, float | None]:
-    """Returns `measure` of the run's model with its default settings, on images without augmentation.
+    """Returns `measure` of the run's model, with default settings and without augmentation.
 
-    The images are drawn with the classes in proportion and a seed of their own, so runs on the same training part
-    are measured on the same ones, in the same groups. The loss is the cross-entropy in float32 without label
+    The images are drawn with the classes in proportion and a fixed seed, so runs on the same training part are
+    measured on the same images in the same groups. The loss is the cross-entropy in float32 without label
     smoothing, the weights are the trained ones (not their average), batch norm uses its running statistics.
 
     Args:
-        training: A run, usually a finished one; it is left as it is.
-        num_images: How many; all training images if there are fewer.
+        training: A run, usually a finished one; it is not changed.
+        num_images: Number of images, or all training images if there are fewer.
     """
     data = training.data
     labels = data.labels[data.train_indices].cpu().numpy()
     chosen = torch.from_numpy(subset_indices(labels, min(num_images, len(labels)), seed=0))
+    # Shuffled, because m-sharpness takes its groups in order and the indices come sorted.
     chosen = chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(0))]
     rows = data.train_indices[chosen.to(data.train_indices.device)]
     mean, std = (torch.tensor(value, device=training.device) for value in (data.info.mean, data.info.std))

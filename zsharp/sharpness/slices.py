@@ -1,4 +1,4 @@
-"""The loss along one or two random directions through w, on a grid."""
+"""Evaluates the loss along one or two random directions through w, on a grid."""
 
 import itertools
 from collections.abc import Sequence
@@ -36,16 +36,16 @@ def loss_slice(
 ) -> LossSlice:
     """Returns the loss at w + a d_1, or at w + a d_1 + b d_2, for random directions d and all coordinates a, b.
 
-    A direction is standard normal. Filter normalisation then gives each filter of it (a slice along the first
-    axis: the weights into one output channel or neuron) the length of that filter in w, and leaves parameters of
-    fewer than two dimensions (biases, norm layers) where they are; so slices of differently scaled networks
-    compare. Costs a forward pass a point, no gradients.
+    A direction is drawn from a standard normal. Filter normalisation then gives each of its filters (a slice along
+    the first axis: the weights into one output channel or neuron) the length of that filter in w, and does not
+    move parameters with fewer than two dimensions (biases, norm layers). This makes slices of differently scaled
+    networks comparable. Costs one forward pass per point.
 
     Args:
         surface: The loss and w.
-        seeds: One of each direction: one for a line, two different ones for a plane.
-        coordinates: Of the grid.
-        normalise: Whether filters are normalised.
+        seeds: The seed of each direction: one for a line, two different ones for a plane.
+        coordinates: Coordinates of the grid points, along each direction.
+        normalise: Whether to normalise filters.
 
     Raises:
         ValueError: If there are not one or two different seeds, or no coordinates.
@@ -69,7 +69,7 @@ def loss_slice(
 def _direction(surface: LossSurface, seed: int, normalise: bool) -> Tensor:
     direction = normal_vector(surface, torch.Generator().manual_seed(seed))
     if normalise:
-        for name, part in surface.split(direction).items():  # views: changes the direction itself
+        for name, part in surface.split(direction).items():  # views of `direction`: this changes it in place
             part *= _filter_norms(surface.params[name]) / _filter_norms(part) if part.dim() > 1 else 0
     return direction
 

@@ -1,4 +1,4 @@
-"""The largest loss near w, found by projected gradient ascent."""
+"""Finds the largest loss near w by projected gradient ascent."""
 
 import math
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from zsharp.sharpness.loss_surface import LossSurface, normal_vector
 
 @dataclass(frozen=True)
 class WorstCase:
-    """What an ascent from w found.
+    """The result of an ascent from w.
 
     Attributes:
-        increase: Largest loss after the first step, minus the loss at w; NaN if a loss is NaN. A lower bound of
-            the maximum over the ball, as the ascent may miss it; below 0 if every step went too far.
+        increase: Largest loss after the first step, minus the loss at w; NaN if a loss is NaN. The ascent may miss
+            the maximum over the ball, so this is a lower bound; below 0 if every step overshot.
         losses: At w and after each step.
     """
 
@@ -25,11 +25,11 @@ class WorstCase:
 
 @dataclass(frozen=True)
 class GroupedWorstCase:
-    """Worst cases of groups of examples.
+    """The mean of the worst cases of groups of examples.
 
     Attributes:
         increase: Mean over the groups, each weighted by its number of examples.
-        num_groups: How many.
+        num_groups: Number of groups.
     """
 
     increase: float
@@ -46,20 +46,20 @@ def worst_case(
     eta: float = 0.01,
     seed: int = 0,
 ) -> WorstCase:
-    """Returns max L(w + e) - L(w) over ||e / T|| <= rho, as far as normalised gradient ascent finds it.
+    """Returns max L(w + e) - L(w) over ||e / T|| <= rho, as found by normalised gradient ascent.
 
-    The first step goes to the surface of the ball, e = rho T^2 g / ||T g||, so one step is the perturbation of
-    SAM, or of ASAM if adaptive; each later one adds `step_size` along T g / ||T g|| to e / T and projects to the
-    ball. T is 1, or abs(w) + eta if adaptive. Costs `num_steps` gradient evaluations and a forward pass.
+    T is 1, or abs(w) + eta if adaptive. The first step goes to the surface of the ball, e = rho T^2 g / ||T g||:
+    the perturbation of SAM, or of ASAM if adaptive. Each later step adds `step_size` times T g / ||T g|| to e / T
+    and projects onto the ball. Costs `num_steps` gradient evaluations and one forward pass.
 
     Args:
         surface: The loss and w.
         rho: Radius; in units of the weights, or relative to them if adaptive.
-        num_steps: Steps of the ascent.
+        num_steps: Number of steps.
         step_size: Length of the later steps; half of rho if not given.
         adaptive: Whether the ball is an ellipsoid with axes in proportion to abs(w) + eta.
-        eta: Keeps weights of zero from being fixed.
-        seed: Of the random direction that is taken where the gradient is exactly zero.
+        eta: Lets weights that are zero move, too.
+        seed: Seed of the random direction used where the gradient is exactly zero.
 
     Raises:
         ValueError: If rho, the step size, the number of steps or eta is not positive.
@@ -92,8 +92,8 @@ def worst_case(
 def m_sharpness(surface: LossSurface, *, rho: float, m: int, num_steps: int = 1) -> GroupedWorstCase:
     """Returns the mean over groups of m examples of each group's own worst case.
 
-    Groups are taken in the order of the batches, across their borders; the last one may be smaller. Costs what
-    `worst_case` costs, in passes of m examples. In mode `train` batch norm sees one group at a time.
+    Groups follow the order of the examples, regardless of batches; the last one may be smaller. Costs as much as
+    `worst_case`, in passes of m examples. In mode `train` batch norm sees one group at a time.
 
     Raises:
         ValueError: If m, rho or the number of steps is not positive.
@@ -113,7 +113,7 @@ def m_sharpness(surface: LossSurface, *, rho: float, m: int, num_steps: int = 1)
 
 
 def _scaled_to(vector: Tensor, length: float) -> Tensor:
-    # by the largest component first, as squares of small gradients vanish in float32
+    # Divide by the largest component first: squares of small gradients underflow in float32.
     vector = vector / vector.abs().max()
     scaled: Tensor = vector * (length / torch.linalg.vector_norm(vector))
     return scaled
