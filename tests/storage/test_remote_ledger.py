@@ -45,6 +45,30 @@ def test_everything_comes_back_on_another_machine(address):
         assert [trial["trial_id"] for trial in read.trials()] == ["a", "b"]
 
 
+def test_the_second_opening_of_a_folder_fetches_only_what_is_new(address, tmp_path, monkeypatch):
+    pulled, pull = [], RemoteFolder.pull
+    monkeypatch.setattr(
+        RemoteFolder, "pull", lambda self, name, file: pulled.append(name) or pull(self, name, file)
+    )
+    ledger = SearchFolder(address, writes=True).create(JOB, {})
+    start(ledger)
+    ledger.report("a", 1, {}, CONTINUE)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another machine"))
+    folder = SearchFolder(address, writes=True)
+    for epoch in (2, 3):
+        with folder.open(read_only=True) as read:
+            assert len(read.reports()) == epoch - 1
+        ledger.report("a", epoch, {}, CONTINUE)
+    with folder.open() as again:
+        assert [report["epoch"] for report in again.reports()] == [1, 2, 3]
+        again.report("a", 4, {}, CONTINUE)
+    assert len(pulled) == 1
+    with folder.open(read_only=True) as read:
+        assert len(read.reports()) == 4
+    assert len(pulled) == 2, "a copy that was written to is not taken for what is stored"
+    ledger.close()
+
+
 def test_what_was_not_stored_did_not_happen(gate, address, monkeypatch):
     monkeypatch.setattr("tune_jobs.storage._ATTEMPTS", 2)
     folder = SearchFolder(address, writes=True)

@@ -128,11 +128,12 @@ def resume(folder: Folder, sets: Sets = None) -> None:
     from tune_jobs.search.folder import SearchFolder
     from tune_jobs.search.run import resume as resume_search
 
-    with SearchFolder(folder).open(read_only=True) as ledger:
+    search = SearchFolder(folder, writes=True)
+    with search.open(read_only=True) as ledger:
         _, spec = extended(ledger, sets or [])
     console = _console()
     with Progress(spec, console) as progress:
-        result = resume_search(folder, sets or [], on_change=progress.on_change, on_start=progress.on_start)
+        result = resume_search(search, sets or [], on_change=progress.on_change, on_start=progress.on_start)
     _show_result(console, spec, result)
 
 

@@ -50,17 +50,22 @@ class RemoteRecord:
         return bool(self._listed()[0])
 
     def pull(self, folder: Path) -> None:
-        """Makes the ledger's file in `folder` from what is stored; there must be one."""
-        shutil.rmtree(folder, ignore_errors=True)
+        """Makes the ledger's file in `folder` from what is stored; there must be one.
+
+        A file that this record pulled before, and nobody wrote to, is brought up to date.
+        """
         bases, entries = self._listed()
-        self._base = self._count = max(bases)
         file = folder / FILE_NAME
-        if not self._remote.pull(f"ledger/base-{self._base}.sqlite", file):
-            raise LedgerError(
-                f"{self._remote.address}: base-{self._base}.sqlite vanished; expected one writer"
-            )
-        later = sorted(number for number in entries if number > self._base)
-        if later != list(range(self._base + 1, self._base + 1 + len(later))):
+        if not (self._base >= 0 and max(bases) <= self._count and file.exists()):
+            shutil.rmtree(folder, ignore_errors=True)
+            self._base = self._count = max(bases)
+            if not self._remote.pull(f"ledger/base-{self._base}.sqlite", file):
+                raise LedgerError(
+                    f"{self._remote.address}: base-{self._base}.sqlite vanished; expected one writer"
+                )
+        self._base = max(bases)
+        later = sorted(number for number in entries if number > self._count)
+        if later != list(range(self._count + 1, self._count + 1 + len(later))):
             raise LedgerError(
                 f"{self._remote.address}: transactions are missing among {later[:3]}...{later[-3:]}"
             )

@@ -39,6 +39,7 @@ class SearchFolder:
         self.address = str(address)
         self.remote = RemoteFolder(self.address) if is_address(address) else None
         self._writes = writes
+        self._pulled: RemoteRecord | None = None  # whose copy of the ledger is as it was pulled
 
     @cached_property
     def local(self) -> Path:
@@ -64,7 +65,7 @@ class SearchFolder:
     def __getstate__(self) -> dict[str, Any]:
         """Workers get an absolute path, since they start in other folders, and make their own copies."""
         address = str(self.local) if self.remote is None else self.address
-        return {"address": address, "remote": self.remote, "_writes": False}
+        return {"address": address, "remote": self.remote, "_writes": False, "_pulled": None}
 
     def has_search(self) -> bool:
         """Whether there is a ledger."""
@@ -116,7 +117,9 @@ class SearchFolder:
                 with Ledger.open(self.local, read_only=True) as ledger:
                     ledger.check_whole()  # before it is opened for writing, which would change what is damaged
             return Ledger.open(self.local, read_only=read_only)
-        record = RemoteRecord(self.remote)
+        # A command that reads the ledger before it writes it fetches only what is new the second time.
+        record = self._pulled or RemoteRecord(self.remote)
+        self._pulled = record if read_only else None
         if not record.exists:
             raise LedgerError(
                 f"{self.address}: no ledger there; expected a search folder, as `tune-jobs run` writes it"

@@ -83,7 +83,7 @@ def run(
     if replaces:
         folder.check_unused()
     elif check_folder(job, folder):
-        return resume(folder.address, on_change=on_change, on_start=on_start)
+        return resume(folder, on_change=on_change, on_start=on_start)
     check_data(job)
     slots, totals = plan_resources(job)
     if replaces:
@@ -93,7 +93,7 @@ def run(
 
 
 def resume(
-    folder: str | Path,
+    folder: str | Path | SearchFolder,
     sets: Sequence[str] = (),
     *,
     on_change: OnChange | None = None,
@@ -114,7 +114,7 @@ def resume(
         LedgerError: If the folder has no ledger that can be used, or another process is writing it.
         JobError: If the search does not accept a change, or the job no longer fits data or machine.
     """
-    search = SearchFolder(folder, writes=True)
+    search = folder if isinstance(folder, SearchFolder) else SearchFolder(folder, writes=True)
     with search.open() as ledger:
         before, job = extended(ledger, sets)
         check_data(job)
