@@ -148,10 +148,10 @@ def test_randaugment_of_fewer_images_than_groups():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"crop_padding": -1}, "crop_padding: got -1"),
-        ({"crop_padding": 1.5}, "crop_padding: got 1.5"),
+        ({"crop_padding": -1}, "crop_padding is -1;"),
+        ({"crop_padding": 1.5}, "crop_padding is 1.5;"),
         ({"cutout": -2}, "cutout"),
-        ({"cutout": True}, "cutout: got True"),
+        ({"cutout": True}, "cutout is True;"),
         ({"randaugment": -1}, "randaugment"),
         ({"mixup": -0.1}, "mixup"),
         ({"mixup": float("inf")}, "mixup"),

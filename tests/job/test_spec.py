@@ -12,8 +12,7 @@ from tune_jobs.job.load import load_job, presets, schema
 from tune_jobs.job.space import PARAMETERS, bounds
 from tune_jobs.job.spec import AugmentModel, DataModel, JobSpec, TrainModel, parameters_of
 from zsharp.optim.methods import METHODS
-from zsharp.training.spec import AugmentSpec, DataSpec, TrainSpec, TrialSpec
-from zsharp.training.spec_checks import check_spec
+from zsharp.training.spec import AugmentSpec, DataSpec, TrainSpec, TrialSpec, check_spec
 
 JOB = {
     "name": "small",

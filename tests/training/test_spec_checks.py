@@ -57,7 +57,7 @@ def test_parameters(method, params, message):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("epochs", 0, "train.epochs is 0; valid: whole numbers, 1 <= epochs$"),
+        ("epochs", 0, "train.epochs is 0; valid: whole numbers, 1 <= epochs <= 1,000,000$"),
         ("epochs", 1.5, "train.epochs is 1.5; valid: whole numbers"),
         ("batch_size", True, "train.batch_size is True; valid: whole numbers"),
         ("batch_size", 271, "batch_size is 271; valid: at most 270, the training images"),

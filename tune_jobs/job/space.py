@@ -1,68 +1,18 @@
-"""The search space: which parameters can be tuned, in which range, and how each is drawn."""
+"""How each parameter of the search space is drawn."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
+from zsharp.parameters import PARAMETERS as PARAMETERS
+from zsharp.parameters import SHARED_PARAMETERS as SHARED_PARAMETERS
+
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-
-@dataclass(frozen=True)
-class Parameter:
-    """One row of the table of parameters.
-
-    Attributes:
-        name: Its name in job files and results.
-        summary: What it is, in one line.
-        low: The lower end of its range.
-        high: The upper end, which is never itself valid; None where there is none.
-        includes_low: Whether the lower end itself is valid.
-    """
-
-    name: str
-    summary: str
-    low: float = 0.0
-    high: float | None = None
-    includes_low: bool = True
-
-    def is_valid(self, value: float) -> bool:
-        """Returns whether the value lies in the parameter's range."""
-        above = value >= self.low if self.includes_low else value > self.low
-        return above and (self.high is None or value < self.high)
-
-    @property
-    def valid(self) -> str:
-        """The range in words."""
-        low = f"{'at least' if self.includes_low else 'above'} {self.low:g}"
-        return low if self.high is None else f"{low} and below {self.high:g}"
-
-
-PARAMETERS: Mapping[str, Parameter] = MappingProxyType(
-    {
-        parameter.name: parameter
-        for parameter in (
-            Parameter("q_p", "percentile below which gradient components are dropped", high=1.0),
-            Parameter("rho", "radius of the perturbation"),
-            Parameter("lr", "learning rate", includes_low=False),
-            Parameter("weight_decay", "weight decay of the base optimizer"),
-            Parameter("label_smoothing", "share of the target spread over all classes", high=1.0),
-            Parameter("momentum", "momentum of SGD", high=1.0),
-            Parameter("eta", "ASAM's floor of abs(w)"),
-            Parameter("sigma", "share of the running gradient that Friendly-SAM subtracts"),
-            Parameter("lmbda", "decay of Friendly-SAM's running gradient", high=1.0),
-        )
-    }
-)
-"""Every parameter by name, in the order in which studies name them."""
-
-SHARED_PARAMETERS = ("lr", "weight_decay", "label_smoothing", "momentum")
-"""Those that every method has; the others belong to a method's own defaults."""
 
 Number = Annotated[float, Field(strict=True)]
 Positive = Annotated[float, Field(strict=True, gt=0)]

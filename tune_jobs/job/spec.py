@@ -20,16 +20,7 @@ from pydantic_core import PydanticCustomError
 
 from tune_jobs.job.space import PARAMETERS, SHARED_PARAMETERS, Distribution, fixed_value
 from tune_jobs.storage import address_problem, is_address
-from zsharp.training.spec import (
-    AugmentSpec,
-    BaseOptimizer,
-    DataSpec,
-    Device,
-    Precision,
-    Schedule,
-    TrainSpec,
-    TrialSpec,
-)
+from zsharp.training.spec import AugmentSpec, DataSpec, Device, TrainSpec, TrialSpec
 
 Sampler = Literal["tpe", "random", "gp", "grid"]
 
@@ -55,7 +46,6 @@ CountOrZero = Annotated[int, Field(ge=0, le=_MAX_COUNT)]
 Seed = Annotated[int, Field(ge=0, le=_MAX_SEED)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
-BelowOne = Annotated[float, Field(ge=0, lt=1)]
 InsideUnit = Annotated[float, Field(gt=0, lt=1)]
 Text = Annotated[str, Field(min_length=1)]
 # The same as [A-Za-z0-9][A-Za-z0-9._-]* without two dots in a row.
@@ -63,53 +53,31 @@ FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9](\.?[A-Za-z0-9_-])*\.?$"
 Names = Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+class _Section(BaseModel, frozen=True):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class DataModel(_Section):
+# The three sections below have the fields of zsharp's dataclasses: names, types, ranges and defaults stand there only.
+class DataModel(_Section, DataSpec, frozen=True):
     """Which images, and how they are split (`zsharp.training.spec.DataSpec`)."""
 
-    name: str = "digits"
-    root: Text | None = None
-    val_fraction: InsideUnit = 0.1
-    split_seed: Seed = 0
-    max_images: Count | None = None
-    download: bool = False
+    # A search chooses by validation accuracy; only a confirmation trains on all images.
+    val_fraction: InsideUnit = DataSpec.val_fraction
+    split_seed: Seed = DataSpec.split_seed
 
 
-class AugmentModel(_Section):
+class AugmentModel(_Section, AugmentSpec, frozen=True):
     """Random changes of the training images (`zsharp.training.spec.AugmentSpec`)."""
 
-    crop_padding: CountOrZero | None = None
-    flip: bool | None = None
-    cutout: CountOrZero = 0
-    randaugment: CountOrZero = 0
-    mixup: NonNegative = 0.0
-    cutmix: NonNegative = 0.0
 
-
-class TrainModel(_Section):
+class TrainModel(_Section, TrainSpec, frozen=True):
     """How every trial trains (`zsharp.training.spec.TrainSpec`)."""
 
-    epochs: Count = 200
-    batch_size: Count = 256
-    base_optimizer: BaseOptimizer = "adamw"
-    momentum: BelowOne = 0.9
-    weight_decay: NonNegative = 5e-5
-    decay_norms_and_biases: bool = False
-    schedule: Schedule = "cosine"
-    warmup_epochs: NonNegative = 5.0
-    label_smoothing: BelowOne = 0.0
-    clip_grad_norm: Positive | None = None
-    ema_decay: InsideUnit | None = None
-    precision: Precision = "auto"
-    eval_batch_size: Count = 1024
-    seed: Seed = 0
+    seed: Seed = TrainSpec.seed  # repeats and confirmations count up from it
     augment: AugmentModel = AugmentModel()
 
 
-class SearchModel(_Section):
+class SearchModel(_Section, frozen=True):
     """How many trials each study runs, and who proposes their configurations.
 
     With `seeds` above 1 every configuration is trained that many times: the first round of trials has
@@ -133,7 +101,7 @@ class SearchModel(_Section):
         return self.num_trials // self.seeds
 
 
-class AshaModel(_Section):
+class AshaModel(_Section, frozen=True):
     """When weak trials are stopped. Without `grace_epochs`, the job takes a quarter of its epochs.
 
     The `protect_top` best of a rung are never stopped there, nor is the share `immortal_fraction` of all trials.
@@ -146,7 +114,7 @@ class AshaModel(_Section):
     immortal_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
-class BudgetModel(_Section):
+class BudgetModel(_Section, frozen=True):
     """What ends a search before its last trial, whichever comes first; `resume --set budget.hours=...` goes on."""
 
     hours: Positive | None = None
@@ -156,7 +124,7 @@ class BudgetModel(_Section):
     target_accuracy: Annotated[float, Field(gt=0, le=1)] | None = None
 
 
-class FailuresModel(_Section):
+class FailuresModel(_Section, frozen=True):
     """How much goes wrong before a trial, and the search, counts as failed."""
 
     max_retries: CountOrZero = 2
@@ -164,7 +132,7 @@ class FailuresModel(_Section):
     max_failed_fraction: Annotated[float, Field(ge=0, le=1)] = 0.5
 
 
-class ResourcesModel(_Section):
+class ResourcesModel(_Section, frozen=True):
     """What one trial takes of the machine, and how many run at once."""
 
     cpus_per_trial: Positive = 1.0
@@ -194,7 +162,7 @@ class Study:
     parameters: tuple[str, ...]
 
 
-class JobSpec(_Section):
+class JobSpec(_Section, frozen=True):
     """A job as resolved: two equal ones are the same search.
 
     It holds what each section can know by itself; `tune_jobs.job.load` also checks names and ranges across

@@ -9,13 +9,8 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from zsharp.optim.methods import Ascent, Filter, OneDim, Scope
+from zsharp.parameters import ASCENT_PARAMETERS, PARAMETERS
 
-_RANGES: dict[str, tuple[float, float]] = {
-    "rho": (0, torch.inf),
-    "q_p": (0, 1),
-    "eta": (0, torch.inf),
-    "lmbda": (0, 1),
-}
 _CHOICES: dict[str, tuple[str, ...]] = {
     "ascent": get_args(Ascent),
     "filter": get_args(Filter),
@@ -27,10 +22,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 
 def check_settings(settings: Mapping[str, Any]) -> None:
     """Raises ValueError if a number is outside its range, or a name is not valid."""
-    for name, (low, high) in _RANGES.items():
-        value = float(settings[name])
-        if not low <= value < high:
-            raise ValueError(f"{name} is {value}; valid: {low} <= {name} < {high}")
+    for name in ASCENT_PARAMETERS:
+        PARAMETERS[name].check(float(settings[name]))
     check_names(settings)
 
 

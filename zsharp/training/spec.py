@@ -2,92 +2,75 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+
+from zsharp.data.augmentation import AugmentSpec as AugmentSpec
+from zsharp.names import did_you_mean
+from zsharp.parameters import PARAMETERS, SHARED_PARAMETERS, LabelSmoothing, Momentum, WeightDecay
+from zsharp.settings import check_settings, settings_of
 
 BaseOptimizer = Literal["sgd", "adam", "adamw"]
 Schedule = Literal["constant", "cosine", "multistep", "paper"]
 Precision = Literal["auto", "fp32", "bf16"]
 Device = Literal["auto", "cpu", "cuda"]
 
+# Far above any sane value: a slipped digit becomes a message instead of a run without end.
+_Count = Annotated[int, Ge(1), Le(1_000_000)]
+_Seed = Annotated[int, Ge(0), Lt(2**62)]
+
 
 @dataclass(frozen=True)
 class DataSpec:
-    """Which images, and how they are split.
+    """Which images, and how they are split."""
 
-    Attributes:
-        name: A row of `zsharp.data.DATASETS`.
-        root: Folder of the files; not needed for embedded data.
-        val_fraction: Share of the training set held out for validation, stratified.
-        split_seed: Seed of that split; the same for all trials of a job.
-        max_images: Train on a stratified subset of this many images (validation included); None means all.
-        download: Fetch missing files where the data set has a public address.
-    """
-
-    name: str = "digits"
-    root: str | None = None
-    val_fraction: float = 0.1
-    split_seed: int = 0
-    max_images: int | None = None
-    download: bool = False
-
-
-@dataclass(frozen=True)
-class AugmentSpec:
-    """Random changes of the training images, applied to whole batches on the device.
-
-    Attributes:
-        crop_padding: Zero padding in pixels before a random crop back to size; None is an eighth of the side.
-        flip: Random horizontal flips; None flips where the data set allows it.
-        cutout: Side in pixels of the zeroed square.
-        randaugment: Number of RandAugment operations.
-        mixup: Beta parameter of mixup; 0 is off.
-        cutmix: Beta parameter of cutmix; 0 is off.
-    """
-
-    crop_padding: int | None = None
-    flip: bool | None = None
-    cutout: int = 0
-    randaugment: int = 0
-    mixup: float = 0.0
-    cutmix: float = 0.0
+    name: Annotated[str, "a row of `zsharp.data.DATASETS`"] = "digits"
+    root: Annotated[str | None, MinLen(1), "folder of the files; not needed for embedded data"] = None
+    val_fraction: Annotated[float, Ge(0), Lt(1), "share held out for validation, stratified"] = 0.1
+    split_seed: Annotated[_Seed, "seed of that split; the same for all trials of a job"] = 0
+    max_images: Annotated[
+        int | None,
+        Ge(1),
+        Le(1_000_000),
+        "train on a stratified subset of this many images (validation included); null means all",
+    ] = None
+    download: Annotated[bool, "fetch missing files where the data set has a public address"] = False
 
 
 @dataclass(frozen=True)
 class TrainSpec:
-    """How a trial trains; the same for all trials of a job.
+    """How a trial trains; the same for all trials of a job."""
 
-    Attributes:
-        epochs: Full fidelity: the epochs of a trial that is not stopped.
-        batch_size: Images per optimizer step; the incomplete last batch of an epoch is dropped.
-        base_optimizer: The `torch.optim` optimizer that takes the descent step.
-        momentum: Momentum of SGD; Adam and AdamW use betas 0.9 and 0.999.
-        weight_decay: Decoupled for AdamW, L2 for SGD and Adam.
-        decay_norms_and_biases: Apply weight decay to tensors of at most one dimension too.
-        schedule: Learning-rate schedule, a pure function of the step.
-        warmup_epochs: Length of the linear warm-up, which trains from its first step.
-        label_smoothing: Share of the target spread over all classes, in [0, 1).
-        clip_grad_norm: Largest norm of the gradient that the base optimizer sees; None is off.
-        ema_decay: Decay per step of an average of the weights that is evaluated instead; None is off.
-        precision: `bf16` is autocast with float32 weights; `auto` takes it where the hardware gains.
-        eval_batch_size: Images per evaluation batch.
-        seed: Seed of the weights, the order of the images and the augmentation.
-        augment: Random changes of the training images.
-    """
-
-    epochs: int = 200
-    batch_size: int = 256
-    base_optimizer: BaseOptimizer = "adamw"
-    momentum: float = 0.9
-    weight_decay: float = 5e-5
-    decay_norms_and_biases: bool = False
-    schedule: Schedule = "cosine"
-    warmup_epochs: float = 5.0
-    label_smoothing: float = 0.0
-    clip_grad_norm: float | None = None
-    ema_decay: float | None = None
-    precision: Precision = "auto"
-    eval_batch_size: int = 1024
-    seed: int = 0
+    epochs: Annotated[_Count, "full fidelity: the epochs of a trial that is not stopped"] = 200
+    batch_size: Annotated[_Count, "images per step; the incomplete last batch of an epoch is dropped"] = 256
+    base_optimizer: Annotated[BaseOptimizer, "the `torch.optim` optimizer that takes the descent step"] = (
+        "adamw"
+    )
+    momentum: Annotated[Momentum, "momentum of SGD; Adam and AdamW use betas 0.9 and 0.999"] = 0.9
+    weight_decay: Annotated[WeightDecay, "weight decay: decoupled for AdamW, L2 for SGD and Adam"] = 5e-5
+    decay_norms_and_biases: Annotated[bool, "apply weight decay to tensors of at most one dimension too"] = (
+        False
+    )
+    schedule: Annotated[Schedule, "learning-rate schedule, a pure function of the step"] = "cosine"
+    warmup_epochs: Annotated[
+        float, Ge(0), "length of the linear warm-up, which trains from its first step"
+    ] = 5.0
+    label_smoothing: LabelSmoothing = 0.0
+    clip_grad_norm: Annotated[
+        float | None, Gt(0), "largest norm of the gradient that the base optimizer sees; null disables it"
+    ] = None
+    ema_decay: Annotated[
+        float | None,
+        Gt(0),
+        Lt(1),
+        "decay per step of an average of the weights that is evaluated instead; null disables it",
+    ] = None
+    precision: Annotated[
+        Precision, "`bf16` is autocast with float32 weights; `auto` takes it where the hardware gains"
+    ] = "auto"
+    eval_batch_size: Annotated[_Count, "images per evaluation batch"] = 1024
+    seed: Annotated[_Seed, "seed of the weights, the order of the images and the augmentation"] = 0
     augment: AugmentSpec = field(default_factory=AugmentSpec)
 
 
@@ -96,18 +79,43 @@ class TrialSpec:
     """One training run with one configuration.
 
     Attributes:
-        architecture: A row of `zsharp.models.ARCHITECTURES`.
-        method: A row of `zsharp.optim.METHODS`.
         params: The tuned numbers: `lr`, those of the method (`rho`, `q_p`, ...), and `weight_decay`,
             `label_smoothing` or `momentum` where they are searched too. What is missing takes its default.
         data: Which images.
         train: How it trains.
-        device: `auto` takes CUDA where there is a device.
     """
 
-    architecture: str
-    method: str = "zsharp"
+    architecture: Annotated[str, "a row of `zsharp.models.ARCHITECTURES`"]
+    method: Annotated[str, "a row of `zsharp.optim.METHODS`"] = "zsharp"
     params: Mapping[str, float] = field(default_factory=dict)
     data: DataSpec = field(default_factory=DataSpec)
     train: TrainSpec = field(default_factory=TrainSpec)
-    device: Device = "auto"
+    device: Annotated[Device, "`auto` takes CUDA where there is a device"] = "auto"
+
+
+def check_spec(spec: TrialSpec) -> None:
+    """Does nothing if the spec is valid by itself; whether it fits the data shows once they are loaded.
+
+    Raises:
+        ValueError: At the first name or number that is not valid: where, what was given, what is valid.
+    """
+    settings_of(TrialSpec)["device"].check(spec.device)
+    check_settings(spec.data, "data.")
+    check_settings(spec.train, "train.")
+    _check_params(spec)
+
+
+def _check_params(spec: TrialSpec) -> None:
+    from zsharp.optim.methods import find_method  # imports torch
+
+    method = find_method(spec.method)
+    valid = [*SHARED_PARAMETERS, *method.defaults]
+    for name, value in spec.params.items():
+        if name not in valid:
+            hint = did_you_mean(str(name), valid)
+            raise ValueError(
+                f"method {method.name!r} has no parameter {name!r}; {hint}valid: {', '.join(valid)}"
+            )
+        PARAMETERS[name].check(value)
+    if "momentum" in spec.params and spec.train.base_optimizer != "sgd":
+        raise ValueError(f"parameter 'momentum' with {spec.train.base_optimizer!r}; valid: only with 'sgd'")

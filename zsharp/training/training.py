@@ -26,8 +26,7 @@ from zsharp.training.metrics import StepSums, answer_sums
 from zsharp.training.peak_memory import peak_memory_bytes, reset_peak_memory
 from zsharp.training.precision import memory_format, uses_bf16
 from zsharp.training.schedule import learning_rate_factors
-from zsharp.training.spec import TrialSpec
-from zsharp.training.spec_checks import check_spec
+from zsharp.training.spec import TrialSpec, check_spec
 from zsharp.training.step_graph import StepGraph
 from zsharp.training.unchanged import unchanged
 

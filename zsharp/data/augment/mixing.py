@@ -3,8 +3,8 @@
 import torch
 from torch import Generator, Tensor
 
-from zsharp.data.augment.augmentation import Augmentation
 from zsharp.data.augment.windows import box
+from zsharp.data.augmentation import Augmentation
 
 
 def mix(

@@ -7,8 +7,8 @@ waits for the device; nothing else has shapes that depend on the data.
 import torch
 from torch import Generator, Tensor
 
-from zsharp.data.augment.augmentation import Augmentation
 from zsharp.data.augment.windows import crop, cut_out
+from zsharp.data.augmentation import Augmentation
 
 _NUM_RANDAUGMENT_GROUPS = 8
 
