@@ -42,15 +42,15 @@ def search(folder, accuracies, *sets, epochs=4):
 
 def chosen(job, ledger, top=1):
     return [
-        (one.study.method, one.place, one.trial_id)
-        for one in winners(job, ledger.trials(), ledger.reports(), top)
+        (winner.study.method, winner.rank, winner.trial_id)
+        for winner in winners(job, ledger.trials(), ledger.reports(), top)
     ]
 
 
 def test_winners_are_the_best_at_full_fidelity(tmp_path):
     job, ledger = search(tmp_path, [(0.5, 0.001), (None, 0.002), (0.7, 0.003), (0.6, 0.004)])
     assert chosen(job, ledger) == [("sam", 1, "resnet8-sam-0002"), ("base", 1, "resnet8-base-0002")]
-    assert [place for _, place, _ in chosen(job, ledger, top=2)] == [1, 2, 1, 2]
+    assert [rank for _, rank, _ in chosen(job, ledger, top=2)] == [1, 2, 1, 2]
     assert chosen(job, ledger, top=9)[2][2] == "resnet8-sam-0000"  # the pruned one is never a winner
 
 

@@ -1,4 +1,4 @@
-"""Confirmation: which winners are retrained with which seeds, and what is recorded of each."""
+"""Decides which winners are retrained with which seeds, and what is recorded of each run."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,14 +22,14 @@ class Winner:
 
     Attributes:
         study: Its study.
-        place: 1 is the study's best.
-        trial_id: The trial that stands for it: of several seeds, the first.
+        rank: 1 is the study's best.
+        trial_id: Its trial; with several seeds, the first of them.
         params: Its configuration, fixed parameters included.
         val_accuracy: Its validation accuracy, the mean over its seeds.
     """
 
     study: Study
-    place: int
+    rank: int
     trial_id: str
     params: Mapping[str, float]
     val_accuracy: float
@@ -41,9 +41,9 @@ class Confirmation:
 
     Attributes:
         winner: What is trained.
-        seed: A seed that no trial of the search had; the same ones for all methods, so that runs pair up.
-        budget: What is equal among methods.
-        spec: The run.
+        seed: A seed that no trial of the search had. All methods get the same seeds, so that their runs pair up.
+        budget: What is equal among methods: epochs or gradient evaluations.
+        spec: What the run trains, in full.
     """
 
     winner: Winner
@@ -53,12 +53,12 @@ class Confirmation:
 
     @property
     def key(self) -> str:
-        """What tells it from all others of the search, also after the search was extended."""
+        """Identifies the run within its search, also after the search was extended."""
         return f"{self.winner.trial_id}/{self.budget}/{self.spec.train.epochs}/{self.seed}"
 
     @property
     def gradient_evaluations_per_step(self) -> int:
-        """Of its method."""
+        """Gradient evaluations per step of its method."""
         return find_method(self.spec.method).gradient_evaluations_per_step
 
 
@@ -67,7 +67,7 @@ def winners(
 ) -> list[Winner]:
     """Returns the best configurations of each study by validation accuracy, then loss, then trial.
 
-    Only trials at the job's full fidelity count. With several seeds a configuration, their means decide.
+    Only trials at the job's full fidelity count. If a configuration was tried with several seeds, its means count.
 
     Args:
         job: The job.
@@ -76,7 +76,7 @@ def winners(
         top: How many of each study.
     """
     last = {report["trial_id"]: report for report in reports}
-    found = []
+    best = []
     for study in job.studies():
         groups: dict[str, list[Mapping[str, Any]]] = {}
         for trial in trials:
@@ -84,21 +84,21 @@ def winners(
             if trial["study"] == study.name and is_full:
                 groups.setdefault(json.dumps(trial["params"], sort_keys=True), []).append(trial)
         ranked = sorted(groups.values(), key=lambda members: _merit(members, last))
-        for place, members in enumerate(ranked[:top], 1):
+        for rank, members in enumerate(ranked[:top], 1):
             accuracy = _mean([last[trial["trial_id"]]["val_accuracy"] for trial in members])
             if accuracy is not None:
                 first = members[0]
-                found.append(Winner(study, place, first["trial_id"], first["params"], accuracy))
-    return found
+                best.append(Winner(study, rank, first["trial_id"], first["params"], accuracy))
+    return best
 
 
 def plan_confirmations(
     job: JobSpec, ledger: Ledger, address: str, num_seeds: int, top: int, budget: Budget
 ) -> list[Confirmation]:
-    """Returns every run that a confirmation consists of, seeds outermost, whether it was done or not.
+    """Returns every run of a confirmation, done or not, ordered by seed first.
 
-    With the budget `gradients`, a method with one gradient a step trains as many times the epochs as the costliest
-    method of the job has gradients a step.
+    With the budget `gradients`, a method that takes one gradient a step trains for more epochs: as many times more as
+    the costliest method of the job takes gradients a step.
 
     Args:
         job: The job.
@@ -120,14 +120,14 @@ def plan_confirmations(
         problems.append(Problem("--budget", budget, f"expected one of {', '.join(BUDGETS)}"))
     if problems:
         raise JobError(problems)
-    found = winners(job, ledger.trials(), ledger.reports(), top)
-    if not found:
+    best = winners(job, ledger.trials(), ledger.reports(), top)
+    if not best:
         raise JobError([Problem("DIR", address, "no trial reached full fidelity, so there is no winner")])
     first_seed = job.train.seed + job.search.seeds
     return [
         Confirmation(winner, seed, budget, _spec(job, winner, seed, budget))
         for seed in range(first_seed, first_seed + num_seeds)
-        for winner in found
+        for winner in best
     ]
 
 
@@ -151,7 +151,7 @@ def result_row(confirmation: Confirmation, job: JobSpec, outcome: Mapping[str, A
         "dataset": dataset_name(spec.data),
         "variant": METHODS[spec.method].variant,
         "trial_id": winner.trial_id,
-        "place": winner.place,
+        "place": winner.rank,
         "budget": confirmation.budget,
         "epochs": spec.train.epochs,
         **outcome,
@@ -161,7 +161,7 @@ def result_row(confirmation: Confirmation, job: JobSpec, outcome: Mapping[str, A
 def done_already(
     confirmations: Sequence[Confirmation], recorded: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[tuple[Confirmation, Mapping[str, Any]]]:
-    """Yields runs that need not be trained: the other budget's run of a winner and seed is the very same."""
+    """Yields runs that need not be trained, with their rows: the same run was recorded for the other budget."""
     for confirmation in confirmations:
         for budget in BUDGETS:
             twin = replace(confirmation, budget=budget)  # type: ignore[arg-type]
@@ -187,7 +187,7 @@ def _spec(job: JobSpec, winner: Winner, seed: int, budget: Budget) -> TrialSpec:
 def _merit(
     members: Sequence[Mapping[str, Any]], last: Mapping[str, Mapping[str, Any]]
 ) -> tuple[float, float, str]:
-    """What configurations are sorted by, the best first."""
+    """Returns the key that sorts the best configuration first."""
     reports = [last[trial["trial_id"]] for trial in members]
     accuracy = _mean([report["val_accuracy"] for report in reports])
     loss = _mean([report["val_loss"] for report in reports])

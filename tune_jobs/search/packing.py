@@ -1,21 +1,21 @@
-"""How many trials share a GPU, from what a short probe measured."""
+"""Decides how many trials share a GPU, from what a short probe measured."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_LEAST_GAIN = 1.1  # in throughput of the whole GPU, for sharing it among more trials
-_USABLE = 0.9  # of the memory: what the driver and fragments take grows with the trials
+_LEAST_GAIN = 1.1  # in throughput of the whole GPU, that sharing it among more trials has to bring
+_USABLE = 0.9  # of the memory: the driver's share and fragmentation grow with the number of trials
 PACKINGS = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What trials of one kind did when so many shared a GPU.
+    """What trials of one kind did when several shared a GPU.
 
     Attributes:
-        together: Their number.
-        images_per_s: Training images per second of all of them.
-        peak_memory_bytes: Most memory that one of them took.
+        together: How many shared it.
+        images_per_s: Training images per second, the total of all.
+        peak_memory_bytes: The most memory that any of them took.
     """
 
     together: int
@@ -24,7 +24,7 @@ class Measured:
 
 
 def fits(measured: Measured, together: int, memory_bytes: int) -> bool:
-    """Whether so many trials have room on a GPU of this memory."""
+    """Returns whether `together` trials fit on a GPU with this much memory."""
     return together * measured.peak_memory_bytes <= _USABLE * memory_bytes
 
 
@@ -32,7 +32,7 @@ def choose_packing(measured: Sequence[Measured]) -> int:
     """Returns how many trials should share a GPU: each step up has to be worth it.
 
     Args:
-        measured: By rising number, the first alone.
+        measured: In rising order of `together`, the first with a single trial.
     """
     best = measured[0]
     for more in measured[1:]:
@@ -43,7 +43,7 @@ def choose_packing(measured: Sequence[Measured]) -> int:
 
 
 def fewer(share: float) -> float:
-    """Returns the share of a GPU that gives each trial more room: the whole of it at most."""
+    """Returns the next larger share of a GPU for each trial; at most a whole GPU."""
     together = round(1 / share)
     return 1.0 / max([packing for packing in PACKINGS if packing < together] or [1])
 
@@ -52,8 +52,8 @@ def explain(name: str, measured: Sequence[Measured]) -> str:
     """Returns what was measured, in words."""
     alone = measured[0]
     parts = [
-        f"{one.together} at once {one.images_per_s / alone.images_per_s:.2f} times that"
-        for one in measured[1:]
+        f"{more.together} at once {more.images_per_s / alone.images_per_s:.2f} times that"
+        for more in measured[1:]
     ]
     facts = f"{name} takes {alone.peak_memory_bytes / 1e9:.2f} GB and trains {alone.images_per_s:,.0f} images/s alone"
     return ", ".join([facts, *parts])

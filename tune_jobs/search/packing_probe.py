@@ -1,4 +1,4 @@
-"""A short probe on one GPU: what a trial takes of it, and what sharing it gains."""
+"""Probes one GPU for a few seconds: how much of it a trial takes, and what sharing it gains."""
 
 import os
 import time
@@ -141,7 +141,7 @@ def _measure(
 
 
 def _train(spec: TrialSpec, begin: float, needs_cuda: bool, seconds: float) -> tuple[float, int, int] | None:
-    """What a worker does: images per second, peak memory of this process, memory of its GPU (or machine)."""
+    """Trains on a worker; returns images per second, peak memory of the process, and memory of its GPU or machine."""
     import torch
 
     from zsharp.training import Training

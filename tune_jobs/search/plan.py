@@ -1,4 +1,4 @@
-"""What a job would cost before it runs."""
+"""Estimates what a job would cost before it runs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from zsharp.optim.methods import find_method
 _BYTES_PER_SEARCH = 100_000
 _BYTES_PER_REPORT = 1_500
 _BYTES_PER_TRIAL = 3_000
-_BYTES_PER_CHECKPOINT = 200_000  # beside the weights and what is of their size
+_BYTES_PER_CHECKPOINT = 200_000  # besides the weights and the optimizer state of their size
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Plan:
 
 
 def make_plan(job: JobSpec, out: str | Path | None = None) -> Plan:
-    """Returns what `job` would cost on this machine, or on the Ray that is there to connect to.
+    """Returns what `job` would cost on this machine, or on the Ray that it would connect to.
 
     Raises:
         JobError: If it could not run.
@@ -107,12 +107,12 @@ def make_plan(job: JobSpec, out: str | Path | None = None) -> Plan:
 def _checkpoint_bytes(
     job: JobSpec, image_shape: tuple[int, int, int], num_classes: int, num_slots: int
 ) -> int:
-    """Returns the size of the checkpoints of running trials, each old and new for a moment, and of the best ones."""
+    """Returns the size of the best trials' checkpoints and the running ones', which are briefly there twice."""
     import torch
 
     sizes: dict[str, int] = {}
     for study in job.studies():
-        with torch.device("meta"):  # counts without memory or time
+        with torch.device("meta"):  # counts weights without memory or time
             model = build_model(study.architecture, image_shape, num_classes)
         weights = sum(tensor.numel() for tensor in model.state_dict().values())
         # Beside the weights: AdamW's two moments or SGD's one, the average, Friendly-SAM's running gradient.
@@ -165,5 +165,5 @@ def _spend_lines(plan: Plan, most: int) -> list[str]:
 
 
 def _of_all(band: Band, num_studies: int) -> Band:
-    """Returns the band of a job: its studies have data and budget in common, so what is easy in one is in all."""
+    """Returns the band of a whole job. Its studies share data and budget, so their epochs rise and fall together."""
     return Band(band.low * num_studies, band.median * num_studies, band.high * num_studies)

@@ -1,4 +1,4 @@
-"""How many trials run at once on a cluster that grows: as many as there is room for, looked up again while it runs."""
+"""Limits how many trials run at once, and raises the limit when the cluster grows."""
 
 import time
 from typing import Any
@@ -17,12 +17,12 @@ _LOOK_EVERY_S = 2.0
 class Room(ConcurrencyLimiter):
     """Limits a search to the slots that were planned, and raises them when nodes join.
 
-    It never lowers them: trials that find no room wait in Ray, whose demand starts a new node for one that was lost.
+    It never lowers them: trials that find no room wait in Ray, and that demand makes an autoscaler replace a lost node.
 
     Args:
-        searcher: What hands out trials.
-        resources: That section of the job.
-        slots: What was planned with the nodes there were; what a trial takes stays as it is.
+        searcher: Hands out trials.
+        resources: The job's `resources`.
+        slots: The plan for the nodes there were at the start; what each trial takes stays the same.
         ledger: Where a larger number is recorded.
     """
 
@@ -33,7 +33,7 @@ class Room(ConcurrencyLimiter):
         self._looked_s = time.monotonic()
 
     def grow(self) -> None:
-        """Lets more trials run if there is room for more than before; looks every few seconds only."""
+        """Lets more trials run if there is room for more than before; checks only every few seconds."""
         now = time.monotonic()
         if now - self._looked_s < _LOOK_EVERY_S:
             return
@@ -41,14 +41,14 @@ class Room(ConcurrencyLimiter):
         totals = cluster_totals()
         try:
             slots = plan_slots(self._resources, totals.cpus, totals.gpus, totals.gpus_per_node).num_slots
-        except JobError:  # it has shrunk to nothing
+        except JobError:  # the cluster has shrunk to nothing
             return
         if slots > self.max_concurrent:
             self.set_max_concurrency(slots)
             self._ledger.record_event("slots", {"slots": slots})
 
     def get_state(self) -> dict[str, Any]:
-        """Returns nothing of what Ray copies into a snapshot that nothing here reads."""
+        """Returns nothing: Ray copies it into a snapshot that we never read."""
         return {}
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which trials go on: Ray's ASHAScheduler, with rungs per study and every decision recorded when it is taken."""
+"""Decides which trials continue: Ray's ASHAScheduler, with rungs per study and every decision recorded."""
 
 import time
 from pathlib import Path
@@ -20,14 +20,14 @@ _LOOK_EVERY_S = 1.0
 
 
 class JobASHA(ASHAScheduler):
-    """ASHA over all studies of a job; each has rungs of its own (`tune_jobs.stopping.asha`, the same rule).
+    """ASHA over all studies of a job; each has its own rungs (the rule is in `tune_jobs.stopping.asha`).
 
-    It alone ends trials, at full fidelity too, so that every report passes through it once.
+    Only the scheduler ends trials, at full fidelity too, so every report passes through it exactly once.
 
     Args:
         recorder: Judges and records reports.
         search: Is told each epoch's metric, which Ray would leave out for the report that stops a trial.
-        room: How many trials run at once, where that can grow.
+        room: Limits how many trials run at once; grows with the cluster.
     """
 
     def __init__(self, recorder: Recorder, search: JobSearch, room: Room | None = None) -> None:
@@ -48,15 +48,15 @@ class JobASHA(ASHAScheduler):
     def on_trial_result(
         self, tune_controller: "TuneController", trial: "Trial", result: dict[str, Any]
     ) -> str:
-        """Records the report and returns whether its trial goes on."""
+        """Records the report and returns whether its trial continues."""
         self._heard_s[trial.trial_id] = time.monotonic()
         decision = self._recorder.report(trial.trial_id, result)
         if decision is not None:
             self._search.on_report(trial.trial_id, result)
-        goes_on = (
+        continues = (
             decision is None or decision.action == "continue"
         ) and not self._recorder.wind_down.has_begun
-        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
+        return str(TrialScheduler.CONTINUE if continues else TrialScheduler.STOP)
 
     def on_trial_complete(
         self, tune_controller: "TuneController", trial: "Trial", result: dict[str, Any]
@@ -66,10 +66,10 @@ class JobASHA(ASHAScheduler):
         self._recorder.training.discard(trial.trial_id)
 
     def on_trial_error(self, tune_controller: "TuneController", trial: "Trial") -> None:
-        """Records a trial whose function raised or whose worker died; it may wait for another try."""
+        """Records that a trial raised or its worker died; it may be tried again."""
         self._heard_s.pop(trial.trial_id, None)
         self._recorder.training.discard(trial.trial_id)
-        if dead_process() is not None:  # no fault of the trial's
+        if dead_process() is not None:  # Ray itself broke, which is no fault of the trial's
             return
         error = self._killed.pop(trial.trial_id, None) or _error_of(trial)
         if has_lost_node(error):
@@ -78,7 +78,10 @@ class JobASHA(ASHAScheduler):
             self._recorder.fail(trial.trial_id, error)
 
     def choose_trial_to_run(self, tune_controller: "TuneController") -> "Trial | None":
-        """Returns the trial to start next; Ray asks at every turn of its loop, so this looks after workers and room."""
+        """Returns the trial to start next.
+
+        Ray calls this at every turn of its loop, so it is also where hung workers are killed and room is looked for.
+        """
         now = time.monotonic()
         if now - self._looked_s >= _LOOK_EVERY_S:
             self._looked_s = now
@@ -103,7 +106,7 @@ class JobASHA(ASHAScheduler):
                 ray.kill(actor)
 
     def _kill_all(self, tune_controller: "TuneController") -> None:
-        """Ends workers whose epoch has not ended; Ray would wait for each to answer, and a hung one never does."""
+        """Kills workers whose epoch has not ended; Ray would wait for each to answer, and a hung one never does."""
         for trial in tune_controller.get_live_trials():  # type: ignore[no-untyped-call]
             actor = trial.temporary_state.ray_actor
             if actor is not None and trial.trial_id not in self._killed:
@@ -111,12 +114,12 @@ class JobASHA(ASHAScheduler):
                 ray.kill(actor)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Ray pickles the scheduler into a snapshot that nothing here reads."""
+        """Returns nothing: Ray pickles the scheduler into a snapshot that we never read."""
         return {}
 
 
 def _error_of(trial: "Trial") -> str:
-    """Returns the text of a trial's error; Ray's own `get_error` looks where nothing was synced to yet."""
+    """Returns the text of a trial's error; Ray's own `get_error` looks in storage, where it is not yet."""
     file = trial.error_file
     if file is None or not Path(file).exists():
         return "the worker died"

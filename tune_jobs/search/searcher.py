@@ -1,4 +1,4 @@
-"""What the trials of a job try: Ray's OptunaSearch, one per study, behind one searcher for the job."""
+"""Suggests configurations: Ray's OptunaSearch, one per study, behind one searcher for the job."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,11 +21,11 @@ _NEXT = "next"  # what Ray's class calls the trial that has no id yet
 
 
 class StudySearch(OptunaSearch):
-    """OptunaSearch for one study, which tells Optuna the truth about how trials ended.
+    """OptunaSearch for one study, which tells Optuna how each trial really ended.
 
-    Ray's own tells stopped trials as complete with whatever value they had, leaves diverged ones running for ever,
-    and reports no intermediate value for the epoch a trial was stopped at. This one knows trials by their own ids,
-    and takes up those of earlier sessions.
+    Ray's own class calls stopped trials complete, with whatever value they had, leaves diverged ones running for
+    ever, and reports no value for the epoch at which a trial was stopped. This one also knows trials by their own ids
+    and includes those of earlier sessions.
 
     Args:
         job: The job.
@@ -53,12 +53,11 @@ class StudySearch(OptunaSearch):
             study_name=f"{job.name}/{study.name}",
             storage=storage,
         )
-        if (
-            not study.parameters
-        ):  # a job may fix everything; Ray's class takes an empty space for a missing one
+        if not study.parameters:
+            # A job may fix everything, and Ray's class takes an empty space for a missing one.
             self._setup_study("max")
         for trial in past:
-            self._take_up(trial)
+            self._add_past(trial)
 
     @property
     def optuna_study(self) -> optuna.Study:
@@ -66,8 +65,8 @@ class StudySearch(OptunaSearch):
         study: optuna.Study = self._ot_study  # type: ignore[assignment]  # Ray's class sets it later
         return study
 
-    def _take_up(self, past: LiveTrial) -> None:
-        """Adds a trial of an earlier session, as it stands."""
+    def _add_past(self, past: LiveTrial) -> None:
+        """Adds a trial of an earlier session as the ledger has it."""
         study = self.optuna_study
         params = {name: past.params[name] for name in self._study.parameters}
         values = {i: value for i, value in enumerate(past.values, 1) if value is not None}
@@ -93,7 +92,7 @@ class StudySearch(OptunaSearch):
         return {name: to_optuna(self._job.space[name]) for name in self._study.parameters}
 
     def suggest_next(self) -> dict[str, Any]:
-        """Returns the searched parameters of the study's next trial; `begin` names it afterwards."""
+        """Returns the searched parameters of the study's next trial, which `begin` names afterwards."""
         study, number = self._study, self.num_suggested
         self.optuna_study.sampler = sampler_of(self._job, study, number)
         self.num_suggested += 1
@@ -123,15 +122,15 @@ class StudySearch(OptunaSearch):
 
 
 class JobSearch(Searcher):
-    """Hands out the trials of all studies of a job: unfinished ones first, then the study with the fewest.
+    """Hands out the trials of all studies of a job: unfinished ones first, then those of the study with the fewest.
 
-    One searcher for the whole job keeps every slot busy to its end. Each suggestion is in the ledger before Ray
+    One searcher for the whole job keeps every slot busy to the end. Each suggestion is in the ledger before Ray
     sees it.
 
     Args:
         job: The job.
-        recorder: Where trials are recorded, and those of earlier sessions found.
-        storage: Where Optuna keeps the studies; in memory if not given. It must be empty.
+        recorder: Records trials, and has those of earlier sessions.
+        storage: Where Optuna keeps the studies; must be empty. In memory if not given.
     """
 
     def __init__(
@@ -147,7 +146,7 @@ class JobSearch(Searcher):
         }
 
     def suggest(self, trial_id: str) -> Any:
-        """Returns the configuration of the job's next trial, None to wait for one, or that there is none."""
+        """Returns the configuration of the job's next trial, None if Ray should ask again later, or `FINISHED`."""
         recorder = self._recorder
         if recorder.wind_down.has_begun:
             return Searcher.FINISHED
@@ -157,7 +156,7 @@ class JobSearch(Searcher):
         search = self._searches[name]
         number = search.num_suggested
         if number >= self._job.search.num_trials:
-            # Those that run may fail and be tried again.
+            # Trials that run may still fail and be tried again, so there may be more to hand out.
             is_over = all(trial.status is not None for trial in recorder.trials.values())
             return Searcher.FINISHED if is_over else None
         spec = self._job.trial_spec(self._studies[name], search.suggest_next(), number)
@@ -166,7 +165,7 @@ class JobSearch(Searcher):
         return _config(trial)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Does nothing: `on_report` was called by the scheduler, for the stopping report too."""
+        """Does nothing: the scheduler has called `on_report`, also for the report that stopped the trial."""
 
     def on_report(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """Passes one epoch's metric on to its study."""
@@ -176,7 +175,7 @@ class JobSearch(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tells the trial's study how it ended, as the ledger has it; a trial that goes on later has not ended."""
+        """Tells the trial's study how it ended, according to the ledger; one that continues later has not ended."""
         trial = self._recorder.find(trial_id)
         if trial.status not in (None, "interrupted"):
             self._searches[trial.study].end_trial(trial.trial_id, trial.status, trial.val_accuracy)
@@ -188,12 +187,12 @@ class JobSearch(Searcher):
         """Restores nothing: the ledger is the state."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Ray pickles the searcher into a snapshot that nothing here reads."""
+        """Returns nothing: Ray pickles the searcher into a snapshot that we never read."""
         return {}
 
 
 def first_points(job: JobSpec, study: Study) -> list[dict[str, float]]:
-    """Returns the job's first points as far as they concern a study, each once."""
+    """Returns the job's first points, reduced to the parameters of a study, without repeats."""
     points: list[dict[str, float]] = []
     for point in job.search.first_points:
         own = {name: value for name, value in point.items() if name in study.parameters}
@@ -203,7 +202,7 @@ def first_points(job: JobSpec, study: Study) -> list[dict[str, float]]:
 
 
 def _config(trial: LiveTrial) -> dict[str, Any]:
-    """What a worker is told: which trial, and how many of its epochs are in the ledger."""
+    """Returns what a worker is told: which trial to train, and how many of its epochs are in the ledger."""
     return {
         "trial_id": trial.trial_id,
         "study": trial.study,

@@ -1,4 +1,4 @@
-"""What runs on a worker: a Ray trainable around `zsharp.training.Training`, reused from trial to trial."""
+"""Trains trials on a worker: a Ray trainable around `zsharp.training.Training`, reused from trial to trial."""
 
 import logging
 import os
@@ -28,10 +28,10 @@ class TrialRunner(tune.Trainable):
     """
 
     def setup(self, config: dict[str, Any], job: dict[str, Any], folder: SearchFolder) -> None:  # type: ignore[override]
-        """Prepares the worker once; its first trial is begun by the first step, which can be timed out."""
+        """Prepares the worker once. The first trial is built by the first step, since only steps have a time limit."""
         import torch
 
-        # Its advice on slow set-ups is to reuse workers, which is done.
+        # It warns of slow set-ups and advises to reuse workers, which we do.
         logging.getLogger("ray.tune.trainable.trainable").setLevel(logging.ERROR)
         self._job = JobSpec.model_validate(job)
         self._checkpoints = Checkpoints(folder)
@@ -42,12 +42,12 @@ class TrialRunner(tune.Trainable):
         self._training: Training | None = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Takes on the next trial; all state of the last one is dropped."""
+        """Switches to the next trial; all state of the last one is dropped."""
         self._training = None
         return True
 
     def step(self) -> dict[str, Any]:
-        """Trains one epoch, or returns the row of the last one if a checkpoint was continued from."""
+        """Trains one epoch; the first step after a checkpoint was loaded returns the row of its last epoch instead."""
         if self._training is None:
             self._training = self._begin(self.config)
             if self._training.last_report is not None:
