@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from test_ledger import IN_MEMORY, JOB, ON, start, unchanged_by
+from ledgers import IN_MEMORY, JOB, ON, start, unchanged_by
 
 from tune_jobs.errors import LedgerError
 from tune_jobs.ledger.writer import EVENTS, FILE_NAME, STATUSES, Decision, Ledger

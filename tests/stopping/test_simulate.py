@@ -22,18 +22,22 @@ RULES = {
     max_epochs=st.integers(1, 300),
     grace=st.integers(1, 300),
     factor=st.integers(2, 5),
-    num_trials=st.integers(1, 40),
+    num_trials=st.integers(1, 15),
     num_slots=st.integers(1, 50),
     improving=st.booleans(),
     seed=st.integers(0, 2**31),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_a_band_is_ordered_and_possible(max_epochs, grace, factor, num_trials, num_slots, improving, seed):
     grace = min(grace, max_epochs)
     rule = Rule(max_epochs, grace, factor)
     band = epochs_band(rule, num_trials, num_slots, improving=improving, seed=seed)
     assert num_trials * grace <= band.low <= band.median <= band.high <= num_trials * max_epochs
-    assert band == epochs_band(rule, num_trials, num_slots, improving=improving, seed=seed)
+
+
+def test_a_band_depends_on_the_seed_alone():
+    bands = [epochs_band(Rule(81, 1, 3), 15, 4, improving=True, seed=seed) for seed in (1, 1, 2)]
+    assert bands[0] == bands[1] != bands[2]
 
 
 @pytest.mark.parametrize("improving", [False, True])
@@ -47,21 +51,14 @@ def test_one_trial_is_never_stopped():
 
 
 @pytest.mark.parametrize("case", RULES)
-def test_a_sampler_that_improves_spends_more(case):
-    rule, num_trials, num_slots = RULES[case]
-    random, improving = (
-        epochs_band(rule, num_trials, num_slots, improving=improving) for improving in (False, True)
-    )
-    assert improving.median > random.median
-    assert improving.high > random.high
-
-
-@pytest.mark.parametrize("case", RULES)
-def test_the_band_holds_what_the_rule_spends_on_other_curves(case):
-    """Mostly: power laws instead of exponentials, which cross more; no noise; slots that take turns."""
+def test_the_band_holds_what_other_curves_spend_and_rises_with_a_sampler_that_improves(case):
     rule, num_trials, num_slots = RULES[case]
     band = epochs_band(rule, num_trials, num_slots, improving=False)
-    spends = [spend(rule, num_trials, num_slots, random.Random(seed)) for seed in range(60)]
+    improving = epochs_band(rule, num_trials, num_slots, improving=True)
+    assert improving.median > band.median
+    assert improving.high > band.high
+    # The other curves are power laws instead of exponentials, which cross more; no noise; slots take turns.
+    spends = [spend(rule, num_trials, num_slots, random.Random(seed)) for seed in range(30)]
     inside = sum(band.low <= spent <= band.high for spent in spends)
     assert inside >= 0.6 * len(spends), (band, sorted(spends))
     assert band.low < np.median(spends) < band.high
@@ -86,9 +83,10 @@ def spend(rule, num_trials, num_slots, rng):
 
 
 def test_the_largest_jobs_are_simulated_in_seconds():
-    band = epochs_band(Rule(1_000_000, 1_000, 3), 1_000_000, 1_000, improving=True)
-    assert 1e9 <= band.low < band.high <= 1e12
-    share = [
-        epochs_band(Rule(200, 50, 3), count, 8, improving=False).median / count for count in (1_000, 5_000)
-    ]
-    assert share[0] == pytest.approx(share[1], rel=1e-9), "of more trials, the same share goes on"
+    rule = Rule(1_000_000, 100_000, 3)
+    band = epochs_band(rule, 1_000_000, 1_000, improving=True)
+    assert 1e11 <= band.low < band.high <= 1e12
+    # Of more trials, the same share continues.
+    assert band.median / 1e6 == pytest.approx(
+        epochs_band(rule, 1_000, 1_000, improving=True).median / 1e3, rel=1e-6
+    )
