@@ -17,8 +17,8 @@ class Architecture:
     """A row of the table.
 
     Attributes:
-        name: what job files call it.
-        family: which kind of network it is.
+        name: its name in job files.
+        family: the kind of network.
         summary: one line, with the number of parameters for 3x32x32 images and 10 classes.
         build: takes an image shape and a number of classes, returns a model with fresh weights.
         check: takes an image shape, raises ValueError where the architecture cannot take it.
@@ -59,10 +59,10 @@ def build_model(name: str, image_shape: ImageShape, num_classes: int) -> nn.Modu
 
 
 def check_architecture(name: str, image_shape: ImageShape) -> None:
-    """Do nothing if the architecture `name` can take images of this shape. Fast: builds nothing.
+    """Check that the architecture `name` can take images of this shape, without building it.
 
     Raises:
-        ValueError: on an unknown name, or on a shape that it cannot take, with the shapes that it can.
+        ValueError: on an unknown name, or on a shape that it cannot take; the message says which it can.
     """
     if name not in ARCHITECTURES:
         hint = did_you_mean(name, ARCHITECTURES)
@@ -138,4 +138,4 @@ _ROWS = (
 )
 
 ARCHITECTURES: dict[str, Architecture] = {row.name: row for row in _ROWS}
-"""Every architecture by name, in the order in which they are listed."""
+"""Every architecture by name, in the order of `tune-jobs list`."""

@@ -14,8 +14,8 @@ def build_vgg(image_shape: ImageShape, num_classes: int, *, depth: int) -> nn.Mo
     """Return the convolutions of torchvision's `vgg{depth}_bn`, averaged to one pixel, and one linear layer.
 
     Initialised as in torchvision: He's normal (fan-out) for convolutions, a normal of standard deviation
-    0.01 for the linear layer, zero biases. Put together from torchvision's parts, since its `VGG` class
-    draws 120 million values for the three linear layers of ImageNet's head before one could replace them.
+    0.01 for the linear layer, zero biases. Built from torchvision's parts, because its `VGG` class
+    would first draw 120 million values for the three linear layers of ImageNet's head.
 
     The convolutions keep their biases, as in torchvision. Batch normalisation removes any constant, so the
     gradients of these biases are rounding noise.

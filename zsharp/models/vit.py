@@ -19,7 +19,7 @@ def build_vit(
 ) -> nn.Module:
     """Return torchvision's `VisionTransformer` without dropout; a patch is `side / patches_per_side` pixels.
 
-    How the names `vit_7_8_8_384` and `vit_7_8_12_768` are read: the ZSharp paper writes ViT-7/8/8-384 as
+    What the names `vit_7_8_8_384` and `vit_7_8_12_768` mean: the ZSharp paper writes ViT-7/8/8-384 as
     layers/heads/patch/MLP in its prose, and never states an embedding width. Here they are 7 layers, 8
     patches a side (4x4 pixels of a 32x32 image), 8 or 12 heads, and an MLP of width 384 or 768, with an
     embedding of 384 as in the ViT-CIFAR code that the authors built on. Unlike that code, attention is scaled

@@ -1,4 +1,4 @@
-"""Batch norm sees each batch once: at w, not at w + e."""
+"""Keeps batch norm from counting a batch twice: its statistics see w, not w + e."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import torch
 
 @contextmanager
 def frozen_batch_norm(model: torch.nn.Module) -> Iterator[None]:
-    """Within it, batch-norm layers in training mode use batch statistics but update none of theirs.
+    """Batch-norm layers in training mode use batch statistics inside, but do not update their own.
 
     Put it around the second forward pass: the running statistics (and `num_batches_tracked`) then see each
     batch once, at w. Covers every `_BatchNorm`, SyncBatchNorm and `momentum=None` included.

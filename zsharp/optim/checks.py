@@ -1,4 +1,4 @@
-"""What a sharpness-aware optimizer takes: the ranges of its settings, and parameters whose memory it can restore."""
+"""Checks what an optimizer is given: settings in range, parameters that it can move and restore."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, get_args
@@ -44,27 +44,27 @@ def check_removed(settings: Mapping[str, Any]) -> None:
 
 
 def check_base(base_optimizer: Optimizer, ours: Iterable[str]) -> None:
-    """Raises ValueError if a base optimizer has settings called as ours are, which it would read from the groups."""
+    """Raises ValueError if a base optimizer's settings have our names: it would read ours from the groups."""
     both = [name for name in ours if name in base_optimizer.defaults]
     if both:
         raise ValueError(
-            f"the settings {', '.join(both)} of {type(base_optimizer).__name__} are called as those of the ascent; "
-            "valid: base optimizers without such settings, as all of torch.optim but Adadelta"
+            f"the settings {', '.join(both)} of {type(base_optimizer).__name__} have the names of the ascent's; "
+            "valid: base optimizers without such settings: all of torch.optim but Adadelta"
         )
 
 
 def check_params(params: Iterable[Tensor], others: Iterable[Tensor] = ()) -> None:
-    """Refuses parameters that an ascent would get wrong.
+    """Refuses parameters that an ascent would move wrongly.
 
     Args:
         params: New parameters.
-        others: Those that the optimizer has already.
+        others: Those that the optimizer already has.
 
     Raises:
         TypeError: If a parameter is complex, or sharded (DTensor, FSDP).
         ValueError: If the elements of a parameter do not fill its memory, or two parameters share theirs.
     """
-    places = {_place(param) for param in others}
+    addresses = {_address(param) for param in others}
     for param in params:
         if _is_sharded(param):
             raise TypeError(
@@ -84,13 +84,13 @@ def check_params(params: Iterable[Tensor], others: Iterable[Tensor] = ()) -> Non
                 f"a parameter of shape {shape} and strides {param.stride()} does not fill its memory; "
                 "valid: contiguous or permuted tensors, such as its contiguous()"
             )
-        place = _place(param)
-        if place and place in places:
+        address = _address(param)
+        if address and address in addresses:
             raise ValueError(
                 f"a parameter of shape {shape} shares its memory with another one: it would move twice; "
                 "valid: one Parameter object in both places"
             )
-        places.add(place)
+        addresses.add(address)
 
 
 def check_scaler(scaler: GradScaler, optimizer: Optimizer) -> None:
@@ -103,12 +103,12 @@ def check_scaler(scaler: GradScaler, optimizer: Optimizer) -> None:
 
 
 def _is_sharded(param: Tensor) -> bool:
-    """By name, as importing torch.distributed would cost every user half a second."""
+    """Compares names of types: importing torch.distributed would cost every user half a second."""
     kinds = {kind.__name__ for kind in type(param).__mro__} | {type(getattr(param, "data", param)).__name__}
     marks = ("_is_flat_param", "_fsdp_flattened")  # FSDP's parameters and its views of them
     return "DTensor" in kinds or any(getattr(param, mark, False) for mark in marks)
 
 
-def _place(param: Tensor) -> int:
-    """Where a parameter lies in memory; 0 if it has none of its own to compare."""
+def _address(param: Tensor) -> int:
+    """Returns where a parameter's memory starts; 0 for a subclass, whose memory is not its own."""
     return param.data_ptr() if type(param) in (Tensor, torch.nn.Parameter) else 0

@@ -16,14 +16,14 @@ Radius = Literal["rho", "sqrt_layers"]
 
 @dataclass(frozen=True)
 class Rules:
-    """How gradients become a perturbation, apart from the numbers.
+    """How gradients become a perturbation: every setting that is not a number.
 
     Attributes:
         ascent: Which perturbation: `sam`, `asam` (scaled by abs(w)), `friendly_sam` (less the running
-            gradient), or `none`: the weights are left where they are.
+            gradient), or `none`: the weights stay at w.
         filter: Which components take part.
         threshold: Whether the percentile is taken per parameter tensor or over all of them at once.
-        norm: Whether all that is kept is scaled to norm rho together, or each tensor by itself.
+        norm: Whether all kept components together have norm rho, or each tensor's.
         one_dim: What happens to tensors of at most one dimension (biases, norm weights) under a filter.
     """
 
@@ -48,10 +48,10 @@ class Method:
         name: The name used in job files and results.
         summary: One line for `tune-jobs list`.
         rules: The ascent and its filter.
-        defaults: Numbers the method has beside those of the base optimizer, with their default values.
+        defaults: The method's own numbers and their default values.
         variant: Which version of ZSharp it is, if any.
-        radius: What rho is multiplied by before training: nothing, or sqrt(L) with L the number of tensors with
-            more than one dimension. `zsharp.training` does so; `make_optimizer` takes rho as it is given.
+        radius: `sqrt_layers` multiplies rho by sqrt(L), with L the number of tensors of more than one dimension.
+            `zsharp.training` does so; `make_optimizer` takes rho as it is given.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Method:
 
     @property
     def gradient_evaluations_per_step(self) -> int:
-        """Forward and backward passes that one optimizer step costs."""
+        """Gradient evaluations (forward and backward passes) per step of the method."""
         return 1 if self.rules.ascent == "none" else 2
 
 
@@ -116,7 +116,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             Method(
                 "layer_sam",
                 "control: zsharp_official without its mask: each layer by itself scaled to norm rho",
-                OFFICIAL,  # without a q_p, which is then 0: all is kept
+                OFFICIAL,  # no q_p, so it is 0 and everything is kept
                 _SAM,
             ),
             Method(
@@ -146,10 +146,10 @@ METHODS: Mapping[str, Method] = MappingProxyType(
 
 
 def find_method(name: str) -> Method:
-    """Returns the row called `name`.
+    """Returns the method called `name`.
 
     Raises:
-        ValueError: If there is none; the message names the nearest and all valid ones.
+        ValueError: If there is none; the message suggests the nearest name and lists all.
     """
     if name in METHODS:
         return METHODS[name]

@@ -1,4 +1,4 @@
-"""The optimizers by the names people look for, and one factory for all of them."""
+"""The optimizers by their usual names, and one factory for all methods."""
 
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -55,7 +55,7 @@ class SAM(SharpnessAware):
 class ASAM(SharpnessAware):
     """Adaptive SAM: e = rho * T^2 g / ||T g|| with T = abs(w) + eta, for every tensor.
 
-    The authors' code takes T = 1 for biases; rho tuned for one differs from rho tuned for the other.
+    The authors' code has T = 1 for biases, so a rho tuned there is not the best rho here.
 
     References:
         Kwon et al., "ASAM: Adaptive Sharpness-Aware Minimization for Scale-Invariant Learning of Deep
@@ -124,7 +124,7 @@ class ZSharp(SharpnessAware):
         filter: What components are ranked by.
         threshold: Percentile per tensor or over all.
         norm: Radius over all tensors or for each.
-        one_dim: Whether 1-D tensors are filtered, dense, or left alone.
+        one_dim: Whether 1-D tensors are filtered, used whole, or left alone.
         kwargs: `seed`, and the base optimizer's own.
 
     References:
@@ -161,13 +161,13 @@ class ZSharp(SharpnessAware):
 def make_optimizer(
     params: Params, method: str = "zsharp", base_optimizer: str | type[Optimizer] = "adamw", **kwargs: Any
 ) -> Optimizer:
-    """Returns the optimizer of a row of `METHODS`; for `base`, the base optimizer itself.
+    """Returns the optimizer of a method; for `base`, the base optimizer itself.
 
     Args:
         params: Parameters or groups.
-        method: Name of the row.
+        method: A name in `METHODS`.
         base_optimizer: `sgd`, `adam`, `adamw`, or any `torch.optim` class.
-        kwargs: Numbers that replace the row's defaults (`rho`, `q_p`, ...), `seed`, and the base
+        kwargs: Settings that replace the method's defaults (`rho`, `q_p`, ...), `seed`, and the base
             optimizer's own.
 
     Raises:

@@ -1,1 +1,1 @@
-"""How gradients become a perturbation of the weights."""
+"""Turns gradients into a perturbation of the weights."""

@@ -1,4 +1,4 @@
-"""From parameter groups to w + e: which tensors move, by which path, and what is noted of it."""
+"""Moves an optimizer's weights to w + e, by the path that suits their device."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -27,14 +27,14 @@ def ascend(
     scratch: Scratch,
     scaler: GradScaler | None,
 ) -> None:
-    """Moves the weights from w to w + e and leaves w in `backups`; notes in `progress` what moved and what was found.
+    """Moves the weights from w to w + e, leaves w in `backups`, and records in `progress` what moved and how far.
 
     Args:
-        groups: Of the optimizer, with gradients in the parameters that take part; without any nothing happens.
-        progress: Also where running gradients and generators come from.
+        groups: The optimizer's. Parameters without a gradient are left alone; if none has one, nothing happens.
+        progress: Also holds the running gradients and the generators.
         backups: Where w is saved.
-        scratch: Buffers of the CPU's path.
-        scaler: The loss was scaled with it.
+        scratch: Buffers for the CPU's path.
+        scaler: The scaler of the loss, if it has one.
     """
     layers = [layer for group in groups for layer in _layers(group, progress, scaler)]
     if not layers:
@@ -44,14 +44,14 @@ def ascend(
     num_components = max(1, sum(layer.param.numel() for layer in layers))
     gradients = [layer.param.grad for layer in layers if layer.param.grad is not None]
     if not moving:
-        nothing = torch.zeros((), device=home)
+        zero = torch.zeros((), device=home)
         kept = torch.zeros(0, dtype=torch.int64)
-        progress.last = Observed(nothing, kept, nothing, total(norms(gradients, home)))
+        progress.last = Observed(zero, kept, zero, total(norms(gradients, home)))
         return
     if _is_host({layer.param.device for layer in moving}):
         length, counts, dense_norms = host_ascent.ascend(moving, backups, scratch, progress.generator(_CPU))
         kept = torch.tensor(counts)
-    elif triton_ascent.takes(moving):
+    elif triton_ascent.supports(moving):
         length, kept, dense_norms = triton_ascent.ascend(moving, backups, home)
     else:
         draws = {layer.param.device for layer in moving if layer.rules.filter == "random"}
@@ -60,7 +60,7 @@ def ascend(
     progress.moved = [layer.param for layer in moving]
     is_plain = len(moving) == len(layers) and all(layer.direction is layer.param.grad for layer in layers)
     if is_plain and not any(layer.is_adaptive for layer in layers):
-        grad_norm = total(dense_norms)  # of the gradients themselves: no second pass over them
+        grad_norm = total(dense_norms)  # they are the gradients' own: saves a pass
     else:
         grad_norm = total(norms(gradients, home))
     progress.last = Observed(length, kept, kept.sum() / num_components, grad_norm)
@@ -85,5 +85,5 @@ def _layers(group: dict[str, Any], progress: Progress, scaler: GradScaler | None
 
 
 def _is_host(devices: set[torch.device]) -> bool:
-    """Whether numbers may be read: on the CPU that costs nothing, but a compiler cannot trace it."""
+    """Whether Python may read numbers: free on the CPU, but a compiler cannot trace it."""
     return devices == {_CPU} and not torch.compiler.is_compiling()

@@ -1,6 +1,6 @@
 """The ascent on any device: tensor operations only, static shapes, nothing read back to the host.
 
-Also what `torch.compile` traces, on the CPU too.
+`torch.compile` traces this path on the CPU too.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zsharp.optim.ascent.backups import Backups
 from zsharp.optim.ascent.filters import masks
-from zsharp.optim.ascent.layer import Layer, pools
+from zsharp.optim.ascent.layer import Layer, key_of, pools
 from zsharp.optim.ascent.radius import factors, norms, total
 
 
@@ -26,8 +26,8 @@ def ascend(
     Args:
         layers: At least one tensor, none skipped; tensors may lie on several devices.
         backups: Where w is saved.
-        home: The device that norms are taken on.
-        generators: Sources of the random filter's numbers, by device.
+        home: The device to compute norms on.
+        generators: The random filter's generators, by device.
 
     Returns:
         ||e||, the number of components kept of each tensor (int64 [L]), and ||T d|| of each, all on `home`.
@@ -40,13 +40,14 @@ def ascend(
     any_filter = any(mask is not None for mask in kept_masks)
     dense_norms = norms(dense, home)
     kept_norms = norms(kept, home) if any_filter else dense_norms
-    found, empty = factors(layers, kept_norms, dense_norms)
+    factor_of, empty = factors(layers, kept_norms, dense_norms)
+    # Where nothing is kept the unfiltered direction is used.
 
     steps = [
-        one if mask is None else torch.where(empty[i].to(one.device), dense[i], one)
-        for i, (one, mask) in enumerate(zip(kept, kept_masks, strict=True))
+        direction if mask is None else torch.where(empty[i].to(direction.device), dense[i], direction)
+        for i, (direction, mask) in enumerate(zip(kept, kept_masks, strict=True))
     ]
-    steps = _scaled(steps if scales is None else _times(steps, scales), found)
+    steps = _scaled(steps if scales is None else _times(steps, scales), factor_of)
     counts = full_counts(tuple(layer.param.numel() for layer in layers), home)
     if any_filter:
         num_kept = [
@@ -54,7 +55,9 @@ def ascend(
             for i, mask in enumerate(kept_masks)
         ]
         counts = torch.stack(num_kept)
-    lengths = found * torch.where(empty, dense_norms, kept_norms) if scales is None else norms(steps, home)
+    lengths = (
+        factor_of * torch.where(empty, dense_norms, kept_norms) if scales is None else norms(steps, home)
+    )
     params = [layer.param for layer in layers]
     torch._foreach_copy_([backups.buffer(param) for param in params], params)
     torch._foreach_add_(params, steps)
@@ -62,7 +65,7 @@ def ascend(
 
 
 def full_counts(sizes: tuple[int, ...], device: torch.device) -> Tensor:
-    """Numbers of components, int64 [L]; kept from the first call on, for a CUDA graph holds no copy from the host."""
+    """Returns the numbers of components, int64 [L]; cached, because a CUDA graph cannot hold a copy from the host."""
     if torch.compiler.is_compiling():
         return torch.tensor(sizes, dtype=torch.int64, device=device)
     return _full_counts(sizes, device)
@@ -74,7 +77,7 @@ def _full_counts(sizes: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 def _scales(layers: Sequence[Layer]) -> list[Tensor] | None:
-    """ASAM's T of each tensor, 1 for those of other ascents; None where there is no other number."""
+    """Returns ASAM's T of each tensor, 1 for those of other ascents; None if no tensor uses ASAM."""
     if not any(layer.is_adaptive for layer in layers):
         return None
     if all(layer.is_adaptive and layer.eta == layers[0].eta for layer in layers):
@@ -89,28 +92,29 @@ def _times(values: list[Tensor], others: list[Tensor]) -> list[Tensor]:
     return list(products)
 
 
-def _scaled(steps: list[Tensor], found: Tensor) -> list[Tensor]:
-    """Each step times its factor, rounded to its own type at the end: a factor may be beyond float16's range."""
-    is_one_factor = len(steps) == 1 or found.stride(0) == 0
-    if is_one_factor and all(step.dtype == found.dtype and step.device == found.device for step in steps):
-        products: tuple[Tensor, ...] = torch._foreach_mul(steps, found[0])
+def _scaled(steps: list[Tensor], factor_of: Tensor) -> list[Tensor]:
+    """Returns each step times its factor, rounded to its own dtype last: a factor may exceed float16's range."""
+    is_one_factor = len(steps) == 1 or factor_of.stride(0) == 0  # `factors` expands a single number
+    if is_one_factor and all(
+        step.dtype == factor_of.dtype and step.device == factor_of.device for step in steps
+    ):
+        products: tuple[Tensor, ...] = torch._foreach_mul(steps, factor_of[0])
         return list(products)
     scaled = []
-    for step, factor in zip(steps, found, strict=True):
+    for step, factor in zip(steps, factor_of, strict=True):
         here = factor.to(step.device)
         scaled.append((step.to(here.dtype) * here).to(step.dtype))
     return scaled
 
 
 def _masks(layers: Sequence[Layer], generators: dict[torch.device, torch.Generator]) -> list[Tensor | None]:
-    """Masks of the filtered tensors; those that share percentile and device are ranked in as few calls as can be."""
-    found: list[Tensor | None] = [None] * len(layers)
+    """Returns the masks of the filtered tensors; those of one percentile and device are ranked together."""
+    kept_masks: list[Tensor | None] = [None] * len(layers)
     batches: dict[tuple[object, ...], list[int]] = {}
     for pool in pools(layers):
         for i in pool:
             layer = layers[i]
-            q_p = layer.q_p if isinstance(layer.q_p, float | int) else id(layer.q_p)
-            key = (layer.rules.filter, layer.rules.threshold, q_p, layer.direction.device)
+            key = (layer.rules.filter, layer.rules.threshold, key_of(layer.q_p), layer.direction.device)
             batches.setdefault(key, []).append(i)
     for members in batches.values():
         first = layers[members[0]]
@@ -118,5 +122,5 @@ def _masks(layers: Sequence[Layer], generators: dict[torch.device, torch.Generat
         generator = generators.get(first.direction.device)
         ranked = masks(directions, first.q_p, first.rules.filter, first.rules.threshold, generator)
         for i, mask in zip(members, ranked, strict=True):
-            found[i] = mask
-    return found
+            kept_masks[i] = mask
+    return kept_masks

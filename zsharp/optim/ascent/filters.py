@@ -1,4 +1,4 @@
-"""Which gradient components take part in the ascent: exact percentile masks.
+"""Selects the gradient components that take part in the ascent: exact percentile masks.
 
 A component is kept if its score lies strictly above the `q_p` percentile of the scores, taken per tensor
 or over all tensors at once. With linear interpolation that percentile lies between the order statistics
@@ -6,10 +6,10 @@ r = floor(q_p * (n - 1)) and r + 1, so the strict comparison with the r-th one g
 interpolation and no sort is needed. Per tensor, the scores of `zscore` are abs(g - mean(g)): the standard
 deviation is one positive factor that moves scores and percentile alike. Only a pooled threshold divides by it.
 
-The mean is summed in float64 and rounded once, so that every path, on every device, subtracts the same number.
+The mean is summed in float64 and rounded once, so that all paths and devices subtract the same number.
 
 `q_p = 0` keeps everything (the filter is off). Ties at the threshold are dropped together. A tensor of one
-element, or of equal elements, has all z = 0 and loses them all.
+element, or of equal elements, has all z = 0 and keeps none.
 
 References:
     Yun, "Sharpness-Aware Minimization with Z-Score Gradient Filtering", arXiv 2505.02369, Algorithm 1.
@@ -36,7 +36,7 @@ def masks(
     threshold: Scope = "layer",
     generator: torch.Generator | None = None,
 ) -> list[Tensor]:
-    """Returns for each gradient the components that are kept; nothing is read back to the host.
+    """Returns a mask of the kept components for each gradient; nothing is read back to the host.
 
     Tensors of one size are ranked in one call, so the number of launches follows the number of sizes.
 
@@ -45,18 +45,18 @@ def masks(
         q_p: Percentile in [0, 1) below which components are dropped; a float or a 0-d tensor.
         kind: What a component is ranked by: `zscore`, `magnitude`, or `random` numbers; not `none`.
         threshold: `layer` ranks each tensor by itself, `global` all of them together.
-        generator: Source of the random filter's numbers, on the gradients' device.
+        generator: For the random filter, on the gradients' device.
 
     Returns:
         Boolean tensors of the gradients' shapes. Of n components that differ, n - 1 - floor(q_p * (n - 1))
         are kept.
     """
     assert kind != "none"
-    found: list[Tensor] = [torch.empty(0)] * len(grads)
     if threshold == "global" and grads:
         all_scores = [scores(grad.reshape(1, -1), kind, threshold, generator) for grad in grads]
         cutoff = order_statistics(torch.cat(all_scores, 1), q_p)
         return [(s > cutoff).view(grad.shape) for s, grad in zip(all_scores, grads, strict=True)]
+    all_masks: list[Tensor] = [torch.empty(0)] * len(grads)
     by_size: dict[tuple[int, torch.dtype], list[int]] = {}
     for i, grad in enumerate(grads):
         by_size.setdefault((grad.numel(), grad.dtype), []).append(i)
@@ -65,8 +65,8 @@ def masks(
         row_scores = scores(rows, kind, threshold, generator)
         kept = row_scores > order_statistics(row_scores, q_p)[:, None]
         for i, mask in zip(members, kept, strict=True):
-            found[i] = mask.view(grads[i].shape)
-    return found
+            all_masks[i] = mask.view(grads[i].shape)
+    return all_masks
 
 
 def scores(rows: Tensor, kind: Filter, threshold: Scope, generator: torch.Generator | None) -> Tensor:

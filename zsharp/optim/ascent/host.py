@@ -51,7 +51,7 @@ def ascend(
         layers: At least one tensor, none skipped, all on the CPU.
         backups: Where w is saved.
         scratch: Kept from call to call.
-        generator: Source of the random filter's numbers.
+        generator: For the random filter.
 
     Returns:
         ||e||, the number of components kept of each tensor, and ||T d|| of each.

@@ -1,4 +1,4 @@
-"""Which components the CPU keeps: numpy's selection over scratch space, tensors of one size together."""
+"""Selects the kept components on the CPU: numpy's partition over scratch space, tensors of one size together."""
 
 from collections.abc import Sequence
 
@@ -12,12 +12,12 @@ from zsharp.optim.ascent.layer import Layer, pools, storage_order
 
 Scratch = dict[tuple[str, torch.dtype], Tensor]
 TOGETHER = 2**18  # components that are ranked, or moved, in one call
-_EXACT_COUNT = 2**24  # integers that float32 holds
+_EXACT_COUNT = 2**24  # float32 holds all integers up to here
 
 
 def batches(layers: Sequence[Layer], generator: torch.Generator) -> list[tuple[list[int], float | None]]:
-    """Filtered tensors of one size and setting, to be ranked in one call; with their cutoff where it is pooled."""
-    found: list[tuple[list[int], float | None]] = []
+    """Returns filtered tensors of one size and setting, to be ranked in one call, with their cutoff if it is pooled."""
+    all_batches: list[tuple[list[int], float | None]] = []
     by_size: dict[tuple[object, ...], list[int]] = {}
     for pool in pools(layers):
         first = layers[pool[0]]
@@ -25,7 +25,7 @@ def batches(layers: Sequence[Layer], generator: torch.Generator) -> list[tuple[l
             continue
         if first.rules.threshold == "global":
             cutoff = _pooled_cutoff([layers[i] for i in pool], generator)
-            found += [([i], cutoff) for i in pool]
+            all_batches += [([i], cutoff) for i in pool]
             continue
         key = (
             first.rules.filter,
@@ -37,8 +37,8 @@ def batches(layers: Sequence[Layer], generator: torch.Generator) -> list[tuple[l
         by_size.setdefault(key, []).append(pool[0])
     for members in by_size.values():
         num = max(1, TOGETHER // max(1, layers[members[0]].param.numel()))
-        found += [(members[i : i + num], None) for i in range(0, len(members), num)]
-    return found
+        all_batches += [(members[i : i + num], None) for i in range(0, len(members), num)]
+    return all_batches
 
 
 def keep(
@@ -59,7 +59,7 @@ def keep(
         cutoff: Pooled over more tensors than these; None to rank each by itself.
         backups: The kept components stay there until w takes their room.
         scratch: Kept from call to call.
-        generator: Source of the random filter's numbers.
+        generator: For the random filter.
 
     Returns:
         How many components are kept of each member, and their norms.
@@ -106,7 +106,7 @@ def _rank(directions: Tensor, layer: Layer, score: Tensor, generator: torch.Gene
     elif layer.rules.filter == "magnitude":
         torch.abs(directions, out=score)
     else:
-        with np.errstate(invalid="ignore"):  # infinities, of a loss scaled too far
+        with np.errstate(invalid="ignore"):  # infinities, where a scaled loss overflowed
             means = (
                 np.add.reduce(directions.numpy(), axis=1, dtype=np.float64, keepdims=True) / score.shape[1]
             )
@@ -117,6 +117,7 @@ def _rank(directions: Tensor, layer: Layer, score: Tensor, generator: torch.Gene
 
 
 def _pooled_cutoff(layers: Sequence[Layer], generator: torch.Generator) -> float:
+    """Returns the cutoff over all components of several tensors."""
     state = generator.get_state()
     parts = []
     for layer in (layer for layer in layers if layer.param.numel()):
@@ -134,7 +135,7 @@ def _pooled_cutoff(layers: Sequence[Layer], generator: torch.Generator) -> float
 
 
 def _rows(tensors: Sequence[Tensor], name: str, scratch: Scratch) -> Tensor:
-    """1-d tensors of one size as the rows of [m, n]; a copy in scratch space unless there is only one."""
+    """Returns 1-d tensors of one size as the rows of [m, n]: a copy in scratch space, or a view of a single tensor."""
     if len(tensors) == 1:
         return tensors[0].view(1, -1)
     rows = buffer(scratch, name, tensors[0].dtype, len(tensors), tensors[0].numel())
@@ -142,7 +143,7 @@ def _rows(tensors: Sequence[Tensor], name: str, scratch: Scratch) -> Tensor:
 
 
 def buffer(scratch: Scratch, name: str, dtype: torch.dtype, num_rows: int, num_columns: int) -> Tensor:
-    """Scratch space of shape [num_rows, num_columns]; what it held before is lost."""
+    """Returns scratch space of shape [num_rows, num_columns]; its earlier content is lost."""
     num = num_rows * num_columns
     buffer = scratch.get((name, dtype))
     if buffer is None or buffer.numel() < num:

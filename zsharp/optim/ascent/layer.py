@@ -1,4 +1,4 @@
-"""One parameter tensor on its way through the ascent, and what the ascent found."""
+"""One parameter tensor with the settings of its ascent, and what an ascent reports."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from zsharp.optim.methods import Rules
 
 @dataclass(frozen=True)
 class Layer:
-    """One parameter tensor with its direction and settings.
+    """A parameter tensor with its direction and settings.
 
     Attributes:
         param: The weights w; changed in place by an ascent.
@@ -51,7 +51,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Observed:
-    """What an ascent found; nothing here was read back to the host.
+    """What an ascent reports; nothing here was read back to the host.
 
     Attributes:
         norm: ||e|| over all tensors, a 0-d tensor.
@@ -67,18 +67,22 @@ class Observed:
 
 
 def pools(layers: Iterable[Layer]) -> list[list[int]]:
-    """Returns the positions of filtered tensors, those of one threshold together: pooled ones, or each by itself."""
-    found: dict[tuple[object, ...], list[int]] = {}
+    """Returns the positions of filtered tensors, grouped by threshold: pooled tensors together, others alone."""
+    by_threshold: dict[tuple[object, ...], list[int]] = {}
     for i, layer in enumerate(layers):
         if layer.is_filtered:
-            q_p = layer.q_p if isinstance(layer.q_p, float | int) else id(layer.q_p)
             alone = i if layer.rules.threshold == "layer" else -1
-            found.setdefault((layer.rules.filter, q_p, alone), []).append(i)
-    return list(found.values())
+            by_threshold.setdefault((layer.rules.filter, key_of(layer.q_p), alone), []).append(i)
+    return list(by_threshold.values())
+
+
+def key_of(value: Tensor | float) -> object:
+    """Returns what tells settings apart without reading a tensor: its identity, or the number itself."""
+    return value if isinstance(value, float | int) else id(value)
 
 
 def number(value: Tensor | float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Returns a 0-d tensor; a float is filled in on the device, where a copy from the host would be waited for."""
+    """Returns a 0-d tensor; a float is filled in on the device, because a copy from the host would be waited for."""
     if isinstance(value, Tensor):
         return value.to(device, dtype)
     return torch.full((), value, dtype=dtype, device=device)

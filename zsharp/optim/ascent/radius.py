@@ -1,4 +1,4 @@
-"""How far each tensor moves: from norms to the factor on its direction.
+"""Computes how far each tensor moves: the factor on its direction.
 
 With d the direction (the gradient, or what Friendly-SAM leaves of it), m its mask, and T = abs(w) + eta for
 ASAM but 1 otherwise:
@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from zsharp.optim.ascent.layer import Layer, number
+from zsharp.optim.ascent.layer import Layer, key_of, number
 
 _NORM_FLOOR = 1e-12
 
@@ -39,11 +39,11 @@ def factors(layers: Sequence[Layer], kept_norms: Tensor, dense_norms: Tensor) ->
     """
     groups: dict[tuple[str, object], list[int]] = {}
     for i, layer in enumerate(layers):
-        groups.setdefault((_norm_kind(layer), _key(layer.rho)), []).append(i)
+        groups.setdefault((_norm_kind(layer), key_of(layer.rho)), []).append(i)
     together = [i for i, layer in enumerate(layers) if layer.rules.norm == "global"]
     dense_total = total(dense_norms)
     poison = dense_total * 0  # 0, or NaN if a gradient is not finite
-    found_factors, found_empty = [kept_norms] * len(layers), [kept_norms] * len(layers)
+    all_factors, all_empty = [kept_norms] * len(layers), [kept_norms] * len(layers)
     for (kind, _), members in groups.items():
         if kind == "global":
             norm, fallback = total(pick(kept_norms, together)), total(pick(dense_norms, together))
@@ -54,31 +54,31 @@ def factors(layers: Sequence[Layer], kept_norms: Tensor, dense_norms: Tensor) ->
         empty = norm == 0
         rho = number(layers[members[0]].rho, norm.dtype, norm.device)
         factor = rho / (torch.where(empty, fallback, norm) + _NORM_FLOOR) + poison
-        if len(groups) == 1:  # the usual case, without taking vectors apart
+        if len(groups) == 1:  # the usual case, with fewer launches
             return factor.expand(len(layers)), empty.expand(len(layers))
         per_layer = zip(factor.expand(len(members)), empty.expand(len(members)), strict=True)
-        for i, (one_factor, one_empty) in zip(members, per_layer, strict=True):
-            found_factors[i], found_empty[i] = one_factor, one_empty
-    return torch.stack(found_factors), torch.stack(found_empty)
+        for i, (layer_factor, is_empty) in zip(members, per_layer, strict=True):
+            all_factors[i], all_empty[i] = layer_factor, is_empty
+    return torch.stack(all_factors), torch.stack(all_empty)
 
 
 def pick(values: Tensor, members: Sequence[int]) -> Tensor:
-    """Returns those entries of a vector; without copying an index to the device."""
+    """Returns the members' entries of a vector. Indexing would copy the positions to the device and wait."""
     return values if len(members) == len(values) else torch.stack([values[i] for i in members])
 
 
 def total(norms: Tensor) -> Tensor:
-    """The norm of a whole from the norms of its parts."""
+    """Returns the norm over all tensors from the norms of each."""
     value: Tensor = torch.linalg.vector_norm(norms)
     return value
 
 
 def norms(values: Sequence[Tensor], home: torch.device) -> Tensor:
-    """2-norms of tensors on any devices, accumulated in at least float32; shape [L] on `home`."""
+    """Returns 2-norms of tensors on any devices, accumulated in at least float32; shape [L] on `home`."""
     wide = torch.float64 if any(value.dtype == torch.float64 for value in values) else torch.float32
     if all(value.device == home for value in values):
         return torch.stack(torch._foreach_norm(list(values), 2.0, wide))
-    found: list[Tensor] = [torch.empty(0)] * len(values)
+    all_norms: list[Tensor] = [torch.empty(0)] * len(values)
     by_device: dict[torch.device, list[int]] = {}
     for i, value in enumerate(values):
         by_device.setdefault(value.device, []).append(i)
@@ -86,15 +86,11 @@ def norms(values: Sequence[Tensor], home: torch.device) -> Tensor:
         for i, norm in zip(
             members, torch._foreach_norm([values[i] for i in members], 2.0, wide), strict=True
         ):
-            found[i] = norm.to(home)
-    return torch.stack(found)
+            all_norms[i] = norm.to(home)
+    return torch.stack(all_norms)
 
 
 def _norm_kind(layer: Layer) -> str:
     if layer.rules.norm == "global":
         return "global"
     return "own" if layer.is_filtered or layer.rules.filter == "none" else "total"
-
-
-def _key(number: Tensor | float) -> object:
-    return number if isinstance(number, float | int) else id(number)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from zsharp.optim.ascent.backups import Backups
 from zsharp.optim.ascent.device import full_counts
-from zsharp.optim.ascent.layer import Layer
+from zsharp.optim.ascent.layer import Layer, key_of
 from zsharp.optim.ascent.radius import factors, norms, total
 from zsharp.optim.triton.cutoffs import is_available, put_cutoffs
 from zsharp.optim.triton.kept import apply_kept, measure_kept
@@ -16,8 +16,8 @@ from zsharp.optim.triton.kept import apply_kept, measure_kept
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def takes(layers: Sequence[Layer]) -> bool:
-    """Whether these tensors can go this way: ranked by zscore or magnitude, each by itself, on one CUDA device."""
+def supports(layers: Sequence[Layer]) -> bool:
+    """Whether the kernels can move these tensors: ranked by zscore or magnitude, each alone, on one CUDA device."""
     device = layers[0].param.device
     return (
         is_available(device)
@@ -41,7 +41,7 @@ def ascend(
     """Moves the weights of `layers` to w + e and leaves w in `backups`.
 
     Args:
-        layers: At least one tensor, none skipped, such as `takes` accepts.
+        layers: At least one tensor, none skipped, such as `supports` accepts.
         backups: Where w is saved.
         home: Their device.
         block: Elements that a program holds at a time, a power of two.
@@ -50,14 +50,13 @@ def ascend(
         ||e||, the number of components kept of each tensor (int64 [L]), and ||d|| of each, all on `home`.
     """
     directions = [layer.direction for layer in layers]
-    # A centre of 0 and a cutoff of -1 keep everything: tensors without a filter.
+    # Tensors without a filter have centre 0 and cutoff -1, which keep everything.
     centre = torch.zeros(len(layers), device=home)
     limit = torch.full((len(layers),), -1.0, device=home)
     batches: dict[tuple[object, ...], list[int]] = {}
     for i, layer in enumerate(layers):
         if layer.is_filtered:
-            q_p = layer.q_p if isinstance(layer.q_p, float | int) else id(layer.q_p)
-            batches.setdefault((layer.rules.filter, q_p), []).append(i)
+            batches.setdefault((layer.rules.filter, key_of(layer.q_p)), []).append(i)
     for members in batches.values():
         first = layers[members[0]]
         kind: Literal["magnitude", "zscore"] = "magnitude" if first.rules.filter == "magnitude" else "zscore"

@@ -1,6 +1,6 @@
 """Exact percentile cutoffs of a whole model's gradients in six launches, without a host synchronisation.
 
-Whatever the number of tensors, one gradient dtype costs: one launch that sums and clears, four that each
+For each gradient dtype, however many tensors: one launch that sums and clears, four that each
 count one digit of the deviations, one that writes the cutoffs (kernels and method: `kernels.py`). A
 percentile given as a float costs one more, which fills a tensor.
 
@@ -15,7 +15,6 @@ like those of any other operation.
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from importlib.util import find_spec
 from itertools import accumulate
 from typing import Literal
@@ -24,10 +23,10 @@ import torch
 from torch import Tensor
 
 from zsharp.optim.ascent.filters import RANK_TOLERANCE
-from zsharp.optim.triton.tables import MAX_CHUNKS, Tables, dense, tables
+from zsharp.optim.triton.tables import MAX_CHUNKS, Tables, dense, launching_on, positions_by_dtype, tables
 
 # From the top: 7 + 6 + 9 + 9 = 31 bits. A histogram of 512 bins costs twice that of 128; by the third digit few
-# enough elements are left, for values that differ, to do without (`count_digits`).
+# enough elements are left, if the values differ, to use atomics instead (`count_digits`).
 _DIGITS = (7, 6, 9, 9)
 NUM_TURNS = len(_DIGITS)
 _OFFSETS = [0, *accumulate(1 << bits for bits in _DIGITS)]
@@ -78,7 +77,7 @@ def cutoffs(
 
 def put_cutoffs(
     grads: Sequence[Tensor],
-    places: Sequence[int],
+    rows: Sequence[int],
     q_p: Tensor | float,
     kind: Literal["zscore", "magnitude"],
     centres: Tensor,
@@ -86,47 +85,45 @@ def put_cutoffs(
     *,
     block: int = 4096,
 ) -> None:
-    """Writes centre and cutoff of each gradient at its place in two float32 tensors; otherwise as `cutoffs`."""
+    """Writes centre and cutoff of each gradient to its row of two float32 tensors; otherwise like `cutoffs`."""
     from zsharp.optim.triton.kernels import TYPES
 
     device = centres.device
     grads = [dense(grad) for grad in grads]
-    by_dtype: dict[torch.dtype, list[int]] = {}
-    for i, grad in enumerate(grads):
-        assert grad.device == device
-        by_dtype.setdefault(grad.dtype, []).append(i)
+    assert all(grad.device == device for grad in grads)
+    by_dtype = positions_by_dtype(grads)
     if not by_dtype.keys() <= TYPES.keys():
         given, valid = (", ".join(map(str, dtypes)) for dtypes in (by_dtype, TYPES))
         raise ValueError(f"gradients for percentile cutoffs: got dtypes {given}; valid: {valid}")
 
-    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+    with launching_on(device):
         if not isinstance(q_p, Tensor):
             q_p = torch.full((), q_p, dtype=torch.float64, device=device)
         assert q_p.ndim == 0 and q_p.device == device
-        for dtype, rows in by_dtype.items():
-            found = tables([grads[i] for i in rows], [places[i] for i in rows], block)
-            _launch(found, TYPES[dtype], q_p, kind == "zscore", block, centres, values)
+        for dtype, members in by_dtype.items():
+            table = tables([grads[i] for i in members], [rows[i] for i in members], block)
+            _launch(table, TYPES[dtype], q_p, kind == "zscore", block, centres, values)
 
 
 def _launch(
-    found: Tables, dtype: object, q_p: Tensor, has_centre: bool, block: int, centres: Tensor, values: Tensor
+    table: Tables, dtype: object, q_p: Tensor, has_centre: bool, block: int, centres: Tensor, values: Tensor
 ) -> None:
     from zsharp.optim.triton.kernels import count_digits, sum_chunks, write_cutoffs
 
-    num_tensors, num_chunks, device = found.num_tensors, found.num_chunks, centres.device
+    num_tensors, num_chunks, device = table.num_tensors, table.num_chunks, centres.device
     partials = torch.empty(num_chunks, dtype=torch.float64, device=device)
-    counts = torch.empty(num_tensors * NUM_BINS, dtype=found.count_dtype, device=device)
+    counts = torch.empty(num_tensors * NUM_BINS, dtype=table.count_dtype, device=device)
     prefixes = torch.empty(num_tensors * 2, dtype=torch.int32, device=device)
     ranks = torch.empty(num_tensors * 2, dtype=torch.int64, device=device)
 
-    layout = {"dtype": dtype, "align": found.align, "block": block, "has_centre": has_centre}
-    sums = (found.pointers, found.chunks, partials, counts)
+    layout = {"dtype": dtype, "align": table.align, "block": block, "has_centre": has_centre}
+    sums = (table.pointers, table.chunks, partials, counts)
     sum_chunks[(num_chunks,)](*sums, **layout, num_bins=NUM_BINS, **OPTIONS)
-    places = (found.pointers, found.tensors, found.chunks, partials, q_p, centres, counts, prefixes, ranks)
+    inputs = (table.pointers, table.tensors, table.chunks, partials, q_p, centres, counts, prefixes, ranks)
     for turn in range(NUM_TURNS):
-        count_digits[(num_chunks,)](*places, **layout, **turn_settings(turn), **OPTIONS)
+        count_digits[(num_chunks,)](*inputs, **layout, **turn_settings(turn), **OPTIONS)
     last = {"num_bins": NUM_BINS, "turn": NUM_TURNS, "previous_bits": _DIGITS[-1]}
-    results = (found.tensors, q_p, counts, prefixes, ranks, values)
+    results = (table.tensors, q_p, counts, prefixes, ranks, values)
     write_cutoffs[(num_tensors,)](*results, **last, previous_offset=_OFFSETS[-2], **OPTIONS)
 
 

@@ -1,18 +1,16 @@
 """Measures and applies the kept components of many gradients: three launches, without a host synchronisation.
 
 A component is kept if abs(g - centre) > cutoff, with the numbers of `cutoffs.cutoffs`, or with centre 0
-and cutoff -1 for all but NaN. What a CUDA graph needs is said there, for parameters and backups too.
+and cutoff -1 for all but NaN. CUDA graphs need what `cutoffs` says, for parameters and backups too.
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 
-from zsharp.optim.triton.tables import dense, tables
-
-_OPTIONS = {"num_warps": 8, "enable_fp_fusion": False}
+from zsharp.optim.triton.cutoffs import OPTIONS
+from zsharp.optim.triton.tables import dense, launching_on, positions_by_dtype, tables
 
 
 def measure_kept(
@@ -37,16 +35,16 @@ def measure_kept(
     grads = [dense(grad) for grad in grads]
     squares = torch.empty(len(grads), dtype=torch.float64, device=device)
     counts = torch.empty(len(grads), dtype=torch.int64, device=device)
-    with _on(device):
-        for dtype, rows in _by_dtype(grads).items():
-            found = tables([grads[i] for i in rows], rows, block)
-            parts = torch.empty(found.num_chunks, dtype=torch.float64, device=device)
-            part_counts = torch.empty(found.num_chunks, dtype=torch.int64, device=device)
-            places = (found.pointers, found.tensors, found.chunks, centres, cutoffs, parts, part_counts)
-            layout = {"dtype": TYPES[dtype], "align": found.align, "block": block}
-            measure_chunks[(found.num_chunks,)](*places, **layout, **_OPTIONS)
-            results = (found.tensors, parts, part_counts, squares, counts)
-            reduce_chunks[(found.num_tensors,)](*results, block=1024, **_OPTIONS)
+    with launching_on(device):
+        for dtype, rows in positions_by_dtype(grads).items():
+            table = tables([grads[i] for i in rows], rows, block)
+            parts = torch.empty(table.num_chunks, dtype=torch.float64, device=device)
+            part_counts = torch.empty(table.num_chunks, dtype=torch.int64, device=device)
+            inputs = (table.pointers, table.tensors, table.chunks, centres, cutoffs, parts, part_counts)
+            layout = {"dtype": TYPES[dtype], "align": table.align, "block": block}
+            measure_chunks[(table.num_chunks,)](*inputs, **layout, **OPTIONS)
+            results = (table.tensors, parts, part_counts, squares, counts)
+            reduce_chunks[(table.num_tensors,)](*results, block=1024, **OPTIONS)
     return squares, counts
 
 
@@ -78,33 +76,22 @@ def apply_kept(
     grads = [_aligned(grad, param) for grad, param in zip(grads, params, strict=True)]
     for backup, param in zip(backups, params, strict=True):
         assert backup.dtype == param.dtype and dense(param) is param and _order(backup) == _order(param)
-    with _on(centres.device):
-        for dtype, rows in _by_dtype(params).items():
-            where = [tables([values[i] for i in rows], rows, block) for values in (params, grads, backups)]
-            found, pointers = where[0], [table.pointers for table in where]
-            move_chunks[(found.num_chunks,)](
+    with launching_on(centres.device):
+        for dtype, rows in positions_by_dtype(params).items():
+            each = [tables([values[i] for i in rows], rows, block) for values in (params, grads, backups)]
+            table, pointers = each[0], [one.pointers for one in each]  # they differ in their addresses only
+            move_chunks[(table.num_chunks,)](
                 *pointers,
-                found.tensors,
-                found.chunks,
+                table.tensors,
+                table.chunks,
                 centres,
                 cutoffs,
                 factors,
                 dtype=TYPES[dtype],
-                align=min(table.align for table in where),
+                align=min(one.align for one in each),
                 block=block,
-                **_OPTIONS,
+                **OPTIONS,
             )
-
-
-def _on(device: torch.device) -> AbstractContextManager[object]:
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-
-
-def _by_dtype(values: Sequence[Tensor]) -> dict[torch.dtype, list[int]]:
-    found: dict[torch.dtype, list[int]] = {}
-    for i, value in enumerate(values):
-        found.setdefault(value.dtype, []).append(i)
-    return found
 
 
 def _aligned(grad: Tensor, param: Tensor) -> Tensor:

@@ -1,15 +1,15 @@
-"""Tables on the device that tell a kernel where many tensors lie, kept from call to call."""
+"""Tables on the device that tell a kernel where many tensors are in memory, kept from call to call."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import accumulate
 
 import torch
 from torch import Tensor
 
-# The most chunks a tensor has. More would not fill a large GPU better (132 multiprocessors, a few programs each),
+# The most chunks of one tensor. More would not fill a large GPU better (132 multiprocessors, a few programs each),
 # and a program that adds up a tensor's chunks holds as many numbers.
 MAX_CHUNKS = 2048
 MAX_TABLES = 64
@@ -24,7 +24,7 @@ _room: "_Room | None" = None
 
 @dataclass(frozen=True)
 class Tables:
-    """Where tensors of one dtype lie and how they are cut into chunks; layouts in `kernels.py`.
+    """Where tensors of one dtype are in memory and how they are cut into chunks; layouts in `kernels.py`.
 
     Attributes:
         pointers: int64 `[num_tensors]` on the device.
@@ -52,11 +52,11 @@ class Tables:
 
 
 def tables(values: Sequence[Tensor], rows: Sequence[int], block: int) -> Tables:
-    """Returns the tables of `values`, made if this call is the first with them.
+    """Returns the tables of `values`, building them on the first call with these.
 
     Args:
         values: Tensors with dense memory, of one dtype on one device.
-        rows: Where each one's results go.
+        rows: The row that each tensor's results are written to.
         block: Chunks start at multiples of it.
 
     Raises:
@@ -77,7 +77,7 @@ def tables(values: Sequence[Tensor], rows: Sequence[int], block: int) -> Tables:
 
 @dataclass
 class _Room:
-    """Memory outside of a graph's own, where other tensors would be put too, and what comes to stand there."""
+    """Memory outside a graph's own, which its other tensors would reuse, and the numbers to put there."""
 
     memory: Tensor
     values: list[int] = field(default_factory=list)
@@ -94,17 +94,17 @@ class _Room:
 
 @contextmanager
 def filled_after_capture(device: torch.device, room: int = 2**20) -> Iterator[Tensor]:
-    """Around the capture of a CUDA graph: the tables it needs are filled when the capture ends.
+    """Captures a CUDA graph inside; the tables it needs are filled when the capture ends.
 
-    Without it a capture needs gradients that keep their addresses, and its tables stay for the life of the process.
-    With it gradients may be made in the graph, at every step anew, which saves adding them to zeros.
+    Outside it, a capture needs gradients that keep their addresses, and its tables stay for the life of the process.
+    Inside, gradients may be made in the graph, anew at every step, which saves adding them to zeros.
 
     Args:
         device: Where the graph runs.
-        room: Numbers that all tables of the graph have; a tensor needs some ten, and three each 4096 elements.
+        room: How many numbers all tables of the graph may have; a tensor needs ten, and three for each 4096 elements.
 
     Yields:
-        The memory of the tables: keep it as long as the graph.
+        The memory of the tables. Keep it as long as the graph.
     """
     global _room
     assert _room is None
@@ -129,6 +129,19 @@ def dense(value: Tensor) -> Tensor:
             return value.contiguous()
         expected *= size
     return value
+
+
+def positions_by_dtype(values: Sequence[Tensor]) -> dict[torch.dtype, list[int]]:
+    """Returns the positions of the tensors of each dtype."""
+    by_dtype: dict[torch.dtype, list[int]] = {}
+    for i, value in enumerate(values):
+        by_dtype.setdefault(value.dtype, []).append(i)
+    return by_dtype
+
+
+def launching_on(device: torch.device) -> AbstractContextManager[object]:
+    """Makes `device` the current one, where Triton launches kernels; does nothing on the CPU."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _layout(lengths: Sequence[int], rows: Sequence[int], block: int) -> list[int]:
