@@ -35,7 +35,7 @@ Job file: [`cifar10_small.yaml`](results/cifar10_small.yaml), then `tune-jobs co
 - **Data.** CIFAR-10 from JPEG files in Parquet (not the original pixels), {images:,} of the training images. The search
   holds out {val:.0%} of them for validation; confirmations train on all {images:,} and read the 10,000 test images
   once each. Two CPU cores do not allow more: accuracies are far below what these models reach on all the data, and
-  what holds here need not hold there.
+  results on all of it may differ.
 - **Tuning.** Each method had the same {trials} trials an architecture for its own lr, rho and q_p, with early stopping;
   its best trial by validation accuracy was confirmed.
 - **Budget.** {epochs} epochs for every method. A step of `base` costs one gradient, of the others two: this compares
@@ -51,7 +51,7 @@ NOTES = """## How to read it
 - Five trials tune little: the winners' learning rates differ by several times between methods, so a part of every
   difference may be the learning rate's. `sam` falling behind `base` at equal epochs on so little data says nothing
   about longer training.
-- "no difference shown" means that a difference of this size is what chance gives with so many seeds; it does not
+- "no difference shown" means that chance alone can give a difference of this size with so many seeds; it does not
   mean that there is none.
 - p-values are those of exact sign-flip tests on paired seeds, adjusted (Holm) for the number of pairs of an
   architecture. The spread is over training seeds: data and hyperparameters are those of one search.
@@ -61,8 +61,8 @@ NOTES = """## How to read it
 CONTROLS_HEAD = """## Controls
 
 The four presets of [controls.md](controls.md), made smaller for two CPU cores, on a part of the same images:
-{settings}. At this size they show that the controls run on real data and how they read, not how the
-methods do when trained in full; one setting for all methods, none of them tuned.
+{settings}. At this size they show that the controls run on real data and how to read them, not how the
+methods compare when trained in full. All methods use the same setting; none is tuned.
 [`controls.sh`](results/controls.sh) runs them.
 """
 
@@ -74,7 +74,7 @@ def main() -> None:
 
 def page() -> str:
     """Returns the page."""
-    with chdir(HERE):  # so that it names no folder of this machine
+    with chdir(HERE):  # so that the page has no path of this machine
         return _page(load(SEARCHES))
 
 
@@ -131,7 +131,12 @@ def _sharpness(report: Report) -> Iterator[str]:
         for label, own in confirmed.groupby("label", sort=False):
             means = {name: summarize(own[SHARPNESS_PREFIX + name].tolist()) for name in MEASURES}
             rows.append(
-                {"workload": workload, "label": label, "n": max(one.n for one in means.values()), **means}
+                {
+                    "workload": workload,
+                    "label": label,
+                    "n": max(summary.n for summary in means.values()),
+                    **means,
+                }
             )
     columns = [
         Column("architecture", lambda row: row["workload"], False),
@@ -153,16 +158,16 @@ def _sharpness(report: Report) -> Iterator[str]:
     )
     for workload in report.workloads:
         confirmed = report.of(report.confirmations, workload)
-        found = {
+        correlations = {
             name: rank_correlation(
                 confirmed[SHARPNESS_PREFIX + name].tolist(), confirmed["test_accuracy"].tolist()
             )
             for name in MEASURES
         }
-        said = ", ".join(
-            f"{name} {fixed(one.tau, 2)} (p = {short(one.p_value)})" for name, one in found.items()
+        words = ", ".join(
+            f"{name} {fixed(tau.tau, 2)} (p = {short(tau.p_value)})" for name, tau in correlations.items()
         )
-        yield f"{workload}: Kendall's tau with test accuracy over all n = {len(confirmed)} models: {said}."
+        yield f"{workload}: Kendall's tau with test accuracy over all n = {len(confirmed)} models: {words}."
 
 
 def _provenance(report: Report) -> Iterator[str]:

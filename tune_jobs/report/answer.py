@@ -1,4 +1,4 @@
-"""The report's answer: which method won where, by how much and how sure, in words and tables."""
+"""The report's answer: which method won where, by how much and with what confidence."""
 
 import shlex
 from collections.abc import Iterator, Mapping
@@ -16,10 +16,10 @@ from tune_jobs.results.tables import NONE, Column, Table, count, fixed, interval
 
 def answer_section(report: Report) -> Section:
     """Returns the answer in words, the table of methods, and what it rests on."""
-    found, repeated = contests(report), repeats(report)
+    confirmed, repeated = contests(report), repeats(report)
     parts: list[Part] = [
-        _headline(report, found, repeated),
-        Bullets(list(_sentences(report, found, repeated))),
+        _headline(report, confirmed, repeated),
+        Bullets(list(_sentences(report, confirmed, repeated))),
     ]
     running = int((report.trials["status"] == "running").sum())
     if running:
@@ -28,15 +28,15 @@ def answer_section(report: Report) -> Section:
         parts.append(_repeats_table(repeated))
     if any(contest.comparisons for contest in repeated):
         parts.append(_differences_table("repeat-differences", repeated))
-    if found or {contest.workload for contest in repeated} != set(report.workloads):
-        parts.append(_methods_table(report, found))
-    if any(contest.comparisons for contest in found):
-        parts.append(_differences_table("differences", found))
+    if confirmed or {contest.workload for contest in repeated} != set(report.workloads):
+        parts.append(_methods_table(report, confirmed))
+    if any(contest.comparisons for contest in confirmed):
+        parts.append(_differences_table("differences", confirmed))
     if (report.confirmations["rank_in_study"] > 1).any():
         parts.append(_candidates_table(report))
-    parts.append([seeds_picture(report, contest) for contest in (*found, *repeated)])
+    parts.append([seeds_picture(report, contest) for contest in (*confirmed, *repeated)])
     parts.append([picture for contest in repeated for picture in trend_pictures(report, contest)])
-    shown = {contest.workload for contest in (*found, *repeated)}
+    shown = {contest.workload for contest in (*confirmed, *repeated)}
     parts.append(
         [searched_picture(report, workload) for workload in report.workloads if workload not in shown]
     )
@@ -45,15 +45,15 @@ def answer_section(report: Report) -> Section:
 
 def answer_in_words(report: Report) -> list[str]:
     """Returns the answer as lines of text, for a terminal; none if every configuration has one seed."""
-    found, repeated = contests(report), repeats(report)
-    if not found and not repeated:
+    confirmed, repeated = contests(report), repeats(report)
+    if not confirmed and not repeated:
         return []
-    return [_headline(report, found, repeated), *_sentences(report, found, repeated)]
+    return [_headline(report, confirmed, repeated), *_sentences(report, confirmed, repeated)]
 
 
-def _headline(report: Report, found: list[Contest], repeated: list[Contest]) -> str:
-    if found:
-        return _verdict(found, "method", "on fresh seeds")
+def _headline(report: Report, confirmed: list[Contest], repeated: list[Contest]) -> str:
+    if confirmed:
+        return _verdict(confirmed, "method", "on fresh seeds")
     if repeated:
         return _verdict(repeated, "setting", "of settings repeated with the same seeds, on validation data")
     folder = shlex.quote(str(report.folders[0])) if len(report.folders) == 1 else "DIR"
@@ -66,75 +66,75 @@ def _headline(report: Report, found: list[Contest], repeated: list[Contest]) -> 
     )
 
 
-def _verdict(found: list[Contest], noun: str, how: str) -> str:
+def _verdict(compared: list[Contest], noun: str, how: str) -> str:
     won: dict[str, list[str]] = {}
-    for contest in found:
+    for contest in compared:
         if best := _established(contest):
             won.setdefault(best, []).append(contest.workload)
-    over = "one comparison" if len(found) == 1 else f"{len(found)} comparisons"
+    over = "one comparison" if len(compared) == 1 else f"{len(compared)} comparisons"
     if not won:
-        return (
-            f"No {noun} is shown to be better than all the others, in {over} {how}. {_needed(found)}".strip()
-        )
+        return f"No {noun} is shown to be better than all the others, in {over} {how}. {_needed(compared)}".strip()
     wins = "; ".join(
         f"{label} in {len(workloads)} ({', '.join(workloads)})" for label, workloads in won.items()
     )
     return f"Shown to be better than every other {noun}, of {over} {how}: {wins}."
 
 
-def _needed(found: list[Contest]) -> str:
-    """Says how many seeds it takes where there were too few to show anything."""
-    lacking = [one for one in found if VERDICTS[-1] in {pair.verdict for pair in one.comparisons}]
+def _needed(compared: list[Contest]) -> str:
+    """Returns how many seeds it takes, if some comparison had too few to show anything."""
+    lacking = [
+        contest for contest in compared if VERDICTS[-1] in {pair.verdict for pair in contest.comparisons}
+    ]
     if not lacking:
         return ""
-    most = max(len(one.values) for one in lacking)
+    most = max(len(contest.values) for contest in lacking)
     noun = "methods" if lacking[0].measure == "test accuracy" else "settings"
     return f"To compare {most} {noun}, at least {smallest_n(most)} seeds are needed."
 
 
-def _sure(low: float | None, high: float | None) -> str:
+def _interval_in_words(low: float | None, high: float | None) -> str:
     return (
         "too few for an interval" if low is None or high is None else f"95 % interval {interval(low, high)}"
     )
 
 
 def _established(contest: Contest) -> str | None:
-    """Returns the method that is shown to be better than each of the others, if there is one."""
+    """Returns the competitor that is shown to be better than every other; None if there is none."""
     best = next(iter(contest.summaries))
-    own = [_seen_from(best, one) for one in contest.comparisons if best in (one.a, one.b)]
+    own = [_seen_from(best, pair) for pair in contest.comparisons if best in (pair.a, pair.b)]
     return best if own and all(verdict == "better" for _, _, verdict in own) else None
 
 
-def _seen_from(label: str, one: Comparison) -> tuple[str, str, str]:
-    """Returns the rival, the difference to it with its interval, and the verdict, as seen from a method."""
-    ours, theirs = ("a", "b") if one.a == label else ("b", "a")
+def _seen_from(label: str, pair: Comparison) -> tuple[str, str, str]:
+    """Returns the rival, the difference to it with an unclosed bracket of its interval, and the verdict for `label`."""
+    ours, theirs = ("a", "b") if pair.a == label else ("b", "a")
     sign = 1 if ours == "a" else -1
-    ends = [None if end is None else sign * end for end in (one.low, one.high)]
+    ends = [None if end is None else sign * end for end in (pair.low, pair.high)]
     low, high = ends[::sign]
-    verdict = {f"{ours} better": "better", f"{theirs} better": "worse"}.get(one.verdict, one.verdict)
-    return getattr(one, theirs), f"{sign * one.difference:+.4f} ({_sure(low, high)}", verdict
+    verdict = {f"{ours} better": "better", f"{theirs} better": "worse"}.get(pair.verdict, pair.verdict)
+    return getattr(pair, theirs), f"{sign * pair.difference:+.4f} ({_interval_in_words(low, high)}", verdict
 
 
-def _sentences(report: Report, found: list[Contest], repeated: list[Contest]) -> Iterator[str]:
-    for contest in (*found, *repeated):
+def _sentences(report: Report, confirmed: list[Contest], repeated: list[Contest]) -> Iterator[str]:
+    for contest in (*confirmed, *repeated):
         best, summary = next(iter(contest.summaries.items()))
         yield (
             f"{contest.workload}, {budget_in_words(contest)}: {best} has the highest mean {contest.measure}, "
-            f"{fixed(summary.mean)} ({_sure(summary.low, summary.high)}, "
+            f"{fixed(summary.mean)} ({_interval_in_words(summary.low, summary.high)}, "
             f"n = {summary.n} seeds). {' '.join(_rivals(best, contest))}".strip()
         )
-    shown = {contest.workload for contest in (*found, *repeated)}
+    shown = {contest.workload for contest in (*confirmed, *repeated)}
     for workload in report.workloads:
         if workload not in shown:
             yield _searched_sentence(report, workload)
 
 
 def _rivals(best: str, contest: Contest) -> Iterator[str]:
-    for one in contest.comparisons:
-        if best in (one.a, one.b):
-            rival, difference, verdict = _seen_from(best, one)
-            sure = "" if one.p_adjusted is None else f", adjusted p = {short(one.p_adjusted)}"
-            yield f"Against {rival}: {difference}; n = {one.n} shared seeds{sure}), {verdict}."
+    for pair in contest.comparisons:
+        if best in (pair.a, pair.b):
+            rival, difference, verdict = _seen_from(best, pair)
+            p = "" if pair.p_adjusted is None else f", adjusted p = {short(pair.p_adjusted)}"
+            yield f"Against {rival}: {difference}; n = {pair.n} shared seeds{p}), {verdict}."
 
 
 def _searched_sentence(report: Report, workload: str) -> str:
@@ -143,44 +143,45 @@ def _searched_sentence(report: Report, workload: str) -> str:
         return f"{workload}: no trial has reached full fidelity, so there is no best."
     rows = rows.sort_values(["best_val_accuracy", "best_val_loss"], ascending=[False, True])
     best = rows.iloc[0]
-    said = (
+    sentence = (
         f"{workload}: {best['label']} has the highest validation accuracy, {fixed(best['best_val_accuracy'])} "
         f"(best of {best['num_completed']} completed trials)"
     )
     if len(rows) > 1:
         second = rows.iloc[1]
         lead = best["best_val_accuracy"] - second["best_val_accuracy"]
-        said += f", {fixed(lead)} above {second['label']} (best of {second['num_completed']})"
-    return said + "; these are single trials (n = 1 seed each), so a difference is not established."
+        sentence += f", {fixed(lead)} above {second['label']} (best of {second['num_completed']})"
+    return sentence + "; these are single trials (n = 1 seed each), so a difference is not established."
 
 
-def _num_budgets(found: list[Contest]) -> int:
-    return len({contest.budget for contest in found})
+def _num_budgets(compared: list[Contest]) -> int:
+    return len({contest.budget for contest in compared})
 
 
-def _methods_table(report: Report, found: list[Contest]) -> Table:
+def _methods_table(report: Report, confirmed: list[Contest]) -> Table:
     contests_of: dict[str, list[Contest | None]] = {workload: [] for workload in report.workloads}
-    for one in found:
-        contests_of[one.workload].append(one)
+    for contest in confirmed:
+        contests_of[contest.workload].append(contest)
     rows = [
         _method_row(report, contest, study)
         for workload in report.workloads
         for contest in contests_of[workload] or [None]
         for study in _ordered(records(report.of(report.studies, workload)), contest)
     ]
-    text_of = Column("architecture", lambda row: row["workload"], False)
-    budget_column = [Column("equal", lambda row: row["budget"] or NONE, False)] * (_num_budgets(found) > 1)
-    confirmed = [
-        Column("test accuracy", lambda row: fixed(row["test_mean"])),
-        Column("95 % interval", lambda row: interval(row["test_low"], row["test_high"])),
-        Column("sd", lambda row: fixed(row["test_std"])),
-        Column("seeds", lambda row: count(row["num_seeds"])),
-    ]
     columns = [
-        text_of,
-        Column("method", lambda row: row["label"], False),
-        *budget_column,
-        *(confirmed if found else []),
+        Column("architecture", lambda row: row["workload"], is_number=False),
+        Column("method", lambda row: row["label"], is_number=False),
+    ]
+    if _num_budgets(confirmed) > 1:
+        columns.append(Column("equal", lambda row: row["budget"] or NONE, is_number=False))
+    if confirmed:
+        columns += [
+            Column("test accuracy", lambda row: fixed(row["test_mean"])),
+            Column("95 % interval", lambda row: interval(row["test_low"], row["test_high"])),
+            Column("sd", lambda row: fixed(row["test_std"])),
+            Column("seeds", lambda row: count(row["num_seeds"])),
+        ]
+    columns += [
         Column("val accuracy", lambda row: fixed(row["best_val_accuracy"])),
         *(Column(name, partial(_parameter, name=name)) for name in report.params),
         Column("completed", lambda row: f"{row['num_completed']}/{row['num_trials']}"),
@@ -188,7 +189,7 @@ def _methods_table(report: Report, found: list[Contest]) -> Table:
     caption = (
         "Architectures and methods. Test accuracy is the mean over fresh seeds of the study's winner, the interval "
         "that of the mean, sd the spread of the seeds."
-        if found
+        if confirmed
         else "Architectures and methods: each study's best completed trial by validation accuracy, one seed each, "
         "so no interval can be given."
     )
@@ -196,7 +197,7 @@ def _methods_table(report: Report, found: list[Contest]) -> Table:
 
 
 def _ordered(studies: list[dict[str, Any]], contest: Contest | None) -> list[dict[str, Any]]:
-    """Returns a workload's studies with the best test accuracy first, those without one as they were, last."""
+    """Returns a workload's studies, the best test accuracy first; those without one follow in their old order."""
     if contest is None:
         return studies
     order = list(contest.summaries)
@@ -229,13 +230,13 @@ def _parameter(row: Mapping[str, Any], name: str) -> str:
 def _repeats_table(repeated: list[Contest]) -> Table:
     rows = [
         {
-            "workload": one.workload,
+            "workload": contest.workload,
             "setting": name,
             **vars(summary),
-            "is_best": name == next(iter(one.summaries)),
+            "is_best": name == next(iter(contest.summaries)),
         }
-        for one in repeated
-        for name, summary in one.summaries.items()
+        for contest in repeated
+        for name, summary in contest.summaries.items()
     ]
     columns = [
         Column("architecture", lambda row: row["workload"], False),
@@ -252,43 +253,41 @@ def _repeats_table(repeated: list[Contest]) -> Table:
     return Table("repeats", caption, columns, rows, marked=lambda row: bool(row["is_best"]))
 
 
-def _differences_table(name: str, found: list[Contest]) -> Table:
+def _differences_table(name: str, compared: list[Contest]) -> Table:
     rows = [
         {
-            "workload": one.workload,
-            "budget": one.budget,
+            "workload": contest.workload,
+            "budget": contest.budget,
             **{name: plain(value) for name, value in vars(pair).items()},
         }
-        for one in found
-        for pair in one.comparisons
+        for contest in compared
+        for pair in contest.comparisons
     ]
-    words = {"a better": "{a} better", "b better": "{b} better"}
-    columns = [
-        Column("architecture", lambda row: row["workload"], False),
-        *([Column("equal", lambda row: row["budget"], False)] * (_num_budgets(found) > 1)),
-        Column("a", lambda row: row["a"], False),
-        Column("b", lambda row: row["b"], False),
+    columns = [Column("architecture", lambda row: row["workload"], is_number=False)]
+    if _num_budgets(compared) > 1:
+        columns.append(Column("equal", lambda row: row["budget"], is_number=False))
+    columns += [
+        Column("a", lambda row: row["a"], is_number=False),
+        Column("b", lambda row: row["b"], is_number=False),
         Column("a − b", lambda row: NONE if row["difference"] is None else f"{row['difference']:+.4f}"),
         Column("95 % interval", lambda row: interval(row["low"], row["high"])),
         Column("effect size", lambda row: short(row["effect_size"])),
         Column("n", lambda row: count(row["n"])),
         Column("p", lambda row: short(row["p_value"])),
         Column("p adjusted", lambda row: short(row["p_adjusted"])),
-        Column(
-            "verdict",
-            lambda row: (
-                words[row["verdict"]].replace("{a}", row["a"]).replace("{b}", row["b"])
-                if row["verdict"] in words
-                else row["verdict"]
-            ),
-            False,
-        ),
+        Column("verdict", _named_verdict, is_number=False),
     ]
     caption = (
-        f"Differences of {found[0].measure} between methods on the seeds that both have (n); p is adjusted for the "
+        f"Differences of {compared[0].measure} between methods on the seeds that both have (n); p is adjusted for the "
         "number of pairs of the architecture."
     )
     return Table(name, caption, columns, rows)
+
+
+def _named_verdict(row: Mapping[str, Any]) -> str:
+    """Returns the verdict with the names of the methods, like "sam better" for "a better"."""
+    winner = {"a better": row["a"], "b better": row["b"]}.get(row["verdict"])
+    return row["verdict"] if winner is None else f"{winner} better"
 
 
 def _candidates_table(report: Report) -> Table:
@@ -298,6 +297,7 @@ def _candidates_table(report: Report) -> Table:
         summary = summarize(members["test_accuracy"].tolist())
         val_accuracy = plain(members["val_accuracy"].iloc[0])
         rows.append(dict(zip(keys, key, strict=True)) | vars(summary) | {"val_accuracy": val_accuracy})
+    # As the jobs have them, not as the groups happened to come.
     rows.sort(
         key=lambda row: (
             report.workloads.index(row["workload"]),

@@ -17,7 +17,7 @@ def seeds_picture(report: Report, contest: Contest) -> Picture:
     """Returns the accuracies of one contest: each seed, mean and interval."""
     colour = colours([*report.labels, *(name for name in contest.values if name not in report.labels)])
     traces = []
-    for label, one in reversed(list(contest.summaries.items())):
+    for label, summary in reversed(list(contest.summaries.items())):
         seeds = contest.values[label]
         traces.append(
             go.Scatter(
@@ -31,7 +31,7 @@ def seeds_picture(report: Report, contest: Contest) -> Picture:
         )
         traces.append(
             go.Scatter(
-                x=[one.mean],
+                x=[summary.mean],
                 y=[text(label)],
                 mode="markers",
                 marker={"size": 11, "color": colour[label]},
@@ -40,13 +40,14 @@ def seeds_picture(report: Report, contest: Contest) -> Picture:
                     "symmetric": False,
                     "thickness": 2,
                     "width": 6,
-                    "array": [0.0 if one.high is None else one.high - one.mean],
-                    "arrayminus": [0.0 if one.low is None else one.mean - one.low],
+                    "array": [0.0 if summary.high is None else summary.high - summary.mean],
+                    "arrayminus": [0.0 if summary.low is None else summary.mean - summary.low],
                 },
-                customdata=[one.n],
+                customdata=[summary.n],
                 hovertemplate="mean %{x:.4f}, n = %{customdata} seeds<extra></extra>",
             )
         )
+    sizes = ", ".join(str(summary.n) for summary in contest.summaries.values())
     return Picture(
         slug(
             "confirmed" if contest.measure == "test accuracy" else "repeated",
@@ -54,7 +55,7 @@ def seeds_picture(report: Report, contest: Contest) -> Picture:
             contest.workload,
         ),
         f"{contest.workload}, {budget_in_words(contest)}: {contest.measure} of each seed (ticks), mean "
-        f"and 95 % interval; n = {', '.join(str(one.n) for one in contest.summaries.values())} seeds from the top.",
+        f"and 95 % interval; n = {sizes} seeds from the top.",
         new_figure(
             traces,
             title=contest.workload,

@@ -1,4 +1,4 @@
-"""What the searches cost and what early stopping saved, what went wrong, and how flat the winners' minima are."""
+"""What the searches cost: time, epochs saved, failures; and the sharpness of the winners' minima."""
 
 from typing import Any
 
@@ -12,7 +12,8 @@ from tune_jobs.results.schema import SHARPNESS_PREFIX
 from tune_jobs.results.statistics import rank_correlation
 from tune_jobs.results.tables import NONE, Column, Table, count, duration, fixed, plain, share, short
 
-_MOST_ERRORS = 30  # rows on the page; the Parquet files have them all
+_MAX_ERRORS = 30
+"""Rows on the page; the Parquet files have them all."""
 
 
 def sharpness_section(report: Report) -> Section:
@@ -63,7 +64,7 @@ def cost_section(report: Report) -> Section:
 
 
 def failures_section(report: Report) -> Section:
-    """Returns how trials ended, and what went wrong."""
+    """Returns how trials ended, with the reasons of those that failed or diverged."""
     trials = report.trials
     counts = trials["status"].value_counts()
     ended = ", ".join(f"{number} {status}" for status, number in counts.items())
@@ -73,7 +74,7 @@ def failures_section(report: Report) -> Section:
         rows = [
             {name: plain(row[name]) for name in ("workload", "label", "trial_id", "status", "epochs_trained")}
             | {"reason": plain(row["error"]) or plain(row["stop_reason"])}
-            for row in records(wrong.head(_MOST_ERRORS))
+            for row in records(wrong.head(_MAX_ERRORS))
         ]
         columns = [
             Column("architecture", lambda row: row["workload"], False),
@@ -83,7 +84,7 @@ def failures_section(report: Report) -> Section:
             Column("epochs", lambda row: count(row["epochs_trained"])),
             Column("reason", lambda row: (row["reason"] or NONE)[:300], False, wraps=True),
         ]
-        more = "" if len(wrong) <= _MOST_ERRORS else f" The first {_MOST_ERRORS} of {len(wrong)}."
+        more = "" if len(wrong) <= _MAX_ERRORS else f" The first {_MAX_ERRORS} of {len(wrong)}."
         parts.append(Table("failures", f"Trials that failed or diverged.{more}", columns, rows))
     return Section("endings", "How trials ended", parts)
 
@@ -123,11 +124,11 @@ def _spent_and_saved(rows: list[dict[str, Any]]) -> Picture:
             y=names,
             x=[row[column] for row in rows],
             orientation="h",
-            name=said,
+            name=name,
             marker={"color": colour},
             hovertemplate="%{x:,.0f} epochs",
         )
-        for column, said, colour in (
+        for column, name, colour in (
             ("epochs", "trained", "#0b84c6"),
             ("saved_epochs", "saved by ASHA", "#b9c4cf"),
         )
@@ -147,15 +148,15 @@ def _spent_and_saved(rows: list[dict[str, Any]]) -> Picture:
 
 
 def _wall(report: Report) -> str:
-    said = []
+    spans = []
     for folder, trials in report.trials.groupby("folder", sort=False):
         ends = trials["finished_at"].dropna()
         if len(ends):
             seconds = (ends.max() - trials["started_at"].min()).total_seconds()
-            said.append(f"{duration(seconds)} ({folder})")
+            spans.append(f"{duration(seconds)} ({folder})")
     return (
-        f"Wall time from the first start to the last end: {', '.join(said)}."
-        if said
+        f"Wall time from the first start to the last end: {', '.join(spans)}."
+        if spans
         else "No trial has ended."
     )
 
@@ -187,7 +188,7 @@ def _sharpness(report: Report, workload: str, measure: str) -> Picture:
         for label, own in rows.groupby("label", sort=False)
     ]
     tau, p_value, n = rank_correlation(rows[column].tolist(), rows["test_accuracy"].tolist())
-    said = (
+    correlation = (
         "no rank correlation defined"
         if tau is None
         else f"Kendall's tau {fixed(tau, 2)}, p = {short(p_value)}"
@@ -197,8 +198,8 @@ def _sharpness(report: Report, workload: str, measure: str) -> Picture:
     wide = is_positive and rows[column].max() > 20 * rows[column].min()
     return Picture(
         slug("sharpness", measure, workload),
-        f"{workload}: one point a confirmed seed{bars}, n = {n}; {said}. A negative tau would say that flatter is more "
-        "accurate; over several methods it mixes differences between and within them.",
+        f"{workload}: one point per confirmed seed{bars}, n = {n}; {correlation}. A negative tau means "
+        "that flatter is more accurate; over several methods it mixes differences between and within them.",
         new_figure(
             traces,
             title=f"{workload}: {measure}",

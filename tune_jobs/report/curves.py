@@ -1,4 +1,4 @@
-"""Accuracy as training goes on: against gradient evaluations, and the learning curve of every trial."""
+"""Accuracy during training: against gradient evaluations, and the learning curve of every trial."""
 
 import math
 from typing import Any
@@ -12,7 +12,8 @@ from tune_jobs.report.page import Section
 from tune_jobs.results.schema import PARAM_PREFIX
 from tune_jobs.results.tables import plain, short
 
-_MOST_POINTS = 12_000  # of a picture's curves; a browser draws them as one SVG path a method
+_MAX_POINTS = 12_000
+"""Points in a picture's curves: a browser draws each method as one SVG path, and more make it slow."""
 
 
 def budget_section(report: Report) -> Section:
@@ -29,8 +30,8 @@ def budget_section(report: Report) -> Section:
 def curves_section(report: Report) -> Section:
     """Returns every trial's learning curve."""
     words = (
-        "One line a trial; the sign at its end says how it ended. A click on a method in a legend hides or shows "
-        "it, a double click leaves it alone."
+        "One line per trial; the symbol at its end shows how it ended. Click a method in a legend to hide or show "
+        "it; double-click to show it alone."
     )
     return Section(
         "curves", "Learning curves", [words, [_curves(report, workload) for workload in report.workloads]]
@@ -38,7 +39,7 @@ def curves_section(report: Report) -> Section:
 
 
 def describe_trial(row: dict[str, Any]) -> str:
-    """Returns what a pointer over a trial is told, for Plotly."""
+    """Returns the text that Plotly shows when you hover over a trial."""
     params = ", ".join(
         f"{name.removeprefix(PARAM_PREFIX)} {short(plain(value))}"
         for name, value in row.items()
@@ -46,12 +47,12 @@ def describe_trial(row: dict[str, Any]) -> str:
     )
     reason = plain(row["stop_reason"])
     epochs = f"{plain(row['epochs_trained']) or 0}/{plain(row['max_epochs']) or '?'} epochs"
-    said = [str(row["trial_id"]), params, f"{row['status']}, {epochs}", str(reason) if reason else ""]
-    return "<br>".join(text(line[:160]) for line in said if line)
+    lines = [str(row["trial_id"]), params, f"{row['status']}, {epochs}", str(reason) if reason else ""]
+    return "<br>".join(text(line[:160]) for line in lines if line)
 
 
 def _spent(report: Report, workload: str) -> pd.DataFrame:
-    """Returns a workload's reports with `cost`, the gradient evaluations of one epoch; it is the same in all."""
+    """Returns a workload's reports with `cost`, the gradient evaluations per epoch, which all epochs share."""
     epochs = report.of(report.epochs, workload)
     trials = report.of(report.trials, workload).set_index("uid")
     per_epoch = trials["gradient_evaluations"].astype("float64") / trials["epochs_trained"].astype("float64")
@@ -174,8 +175,8 @@ def _curves(report: Report, workload: str) -> Picture:
 
 
 def _thinned(epochs: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """Returns the reports to draw, and the number of epochs from one to the next."""
-    step = max(1, math.ceil(len(epochs) / _MOST_POINTS))
+    """Returns the reports to draw, and the number of epochs between them."""
+    step = max(1, math.ceil(len(epochs) / _MAX_POINTS))
     last = epochs["epoch"] == epochs.groupby("uid")["epoch"].transform("max")
     kept = ((epochs["epoch"] - 1) % step == 0) | epochs["rung"].notna() | last
     return epochs[kept], step

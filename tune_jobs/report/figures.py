@@ -1,4 +1,4 @@
-"""How the report's figures look: one colour a method in all of them, light and dark, names that stay text."""
+"""How the report's figures look: a colour for each method, light and dark, names that stay text."""
 
 import html
 import re
@@ -50,13 +50,13 @@ class Picture:
 
 def colours(labels: Iterable[str]) -> dict[str, str]:
     """Returns one colour for each label; a label begins with its method's name and may say more."""
-    found: dict[str, str] = {}
+    colour_of: dict[str, str] = {}
     others = 0
     for label in labels:
         own = _OF_METHOD.get(label)
-        found[label] = own or _OTHERS[others % len(_OTHERS)]
+        colour_of[label] = own or _OTHERS[others % len(_OTHERS)]
         others += own is None
-    return found
+    return colour_of
 
 
 def text(name: str) -> str:

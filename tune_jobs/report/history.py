@@ -1,4 +1,4 @@
-"""How the searches went: what was proposed in which order, and what ASHA let go on at each rung."""
+"""How the searches went: what was proposed in which order, and what ASHA continued at each rung."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def search_section(report: Report) -> Section:
         parts.append(_rungs_table(report, judged))
     else:
         parts.append(
-            "No trial has been judged at a rung: early stopping was off, or has not come to one yet."
+            "No trial has been judged at a rung: early stopping is off, or no trial has reached one yet."
         )
     return Section("search", "Search history and rungs", parts)
 
@@ -69,7 +69,7 @@ def _history(report: Report, workload: str) -> Picture:
     return Picture(
         slug("history", workload),
         f"{workload}: last validation accuracy of {len(trials)} trials in the order proposed; lines are the best "
-        "completed so far. Flat lines say that more trials would hardly help.",
+        "completed so far. A flat line means that more trials would hardly help.",
         new_figure(
             traces,
             title=f"{workload}: history",
@@ -91,7 +91,7 @@ def _rungs(report: Report, judged: pd.DataFrame, workload: str) -> Picture:
         x = [
             rungs.index(int(rung))
             + shift
-            + half * (number * 0.618 % 1 - 0.5)  # apart, the same way every time
+            + half * (number * 0.618 % 1 - 0.5)  # golden ratio: apart, and the same each time
             for number, rung in enumerate(rows["rung"])
         ]
         traces.append(key(label, colour[label]))
@@ -102,7 +102,9 @@ def _rungs(report: Report, judged: pd.DataFrame, workload: str) -> Picture:
                 y=rows["val_accuracy"].tolist(),
                 mode="markers",
                 marker={
-                    "symbol": ["x-thin-open" if one == "stop" else "circle" for one in rows["decision"]],
+                    "symbol": [
+                        "x-thin-open" if decision == "stop" else "circle" for decision in rows["decision"]
+                    ],
                     "size": 6,
                     "color": colour[label],
                     "line": {"width": 1.5, "color": colour[label]},

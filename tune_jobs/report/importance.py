@@ -1,4 +1,4 @@
-"""Which searched parameter mattered, and what speaks against believing a search's optimum."""
+"""Which searched parameters mattered, and reasons not to trust an optimum."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -11,11 +11,11 @@ from tune_jobs.report.data import Report, limits, records
 from tune_jobs.results.schema import PARAM_PREFIX
 from tune_jobs.results.tables import plain, share, short
 
-MIN_TRIALS = (
-    10  # that a fit of importances needs at least; also the trials a parameter that the warning asks for
-)
-_MOST_TRIALS = 400  # that are fitted; more make the page slow and hardly change the fit
-_EDGE = 0.02  # of a range, on its own scale
+MIN_TRIALS = 10
+"""Trials that a fit of importances needs, and that each searched parameter should have."""
+
+_MAX_TRIALS = 400  # more make the page slow and hardly change the fit
+_EDGE = 0.02  # fraction of a range, on its own scale
 _INFEASIBLE = 0.2
 
 
@@ -54,7 +54,7 @@ def importance(report: Report, workload: str, label: str) -> Importance:
         return Importance({}, None, int(reached.max()) if len(reached) else 0)
     epoch = int(enough.index.max())
     value = epochs[epochs["epoch"] == epoch].drop_duplicates("uid").set_index("uid")["val_accuracy"]
-    trials = trials.assign(value=trials["uid"].map(value)).dropna(subset=["value"]).tail(_MOST_TRIALS)
+    trials = trials.assign(value=trials["uid"].map(value)).dropna(subset=["value"]).tail(_MAX_TRIALS)
     space = report.space(str(trials["folder"].iloc[0]))
     names = [
         name
@@ -67,28 +67,32 @@ def importance(report: Report, workload: str, label: str) -> Importance:
 
 
 def warnings(report: Report, workload: str) -> Iterator[str]:
-    """Yields what speaks against believing the optima that were found at a workload."""
+    """Yields reasons not to trust the optima found on a workload."""
     for study in records(report.of(report.studies, workload)):
-        name = f"{workload}, {study['label']}"
+        study_name = f"{workload}, {study['label']}"
         trials = report.of(report.trials, workload, study["label"])
         space = report.space(str(study["folder"]))
-        searched = {one: found for one in report.params if one in space and (found := limits(space[one]))}
-        searched = {one: found for one, found in searched.items() if trials[PARAM_PREFIX + one].notna().any()}
+        ranges = {name: limits(space[name]) for name in report.params if name in space}
+        searched = {
+            name: ends
+            for name, ends in ranges.items()
+            if ends is not None and trials[PARAM_PREFIX + name].notna().any()
+        }
         if len(trials) < MIN_TRIALS * len(searched):
             yield (
-                f"{name}: n = {len(trials)} trials are few to search {', '.join(searched)}; {MIN_TRIALS} a "
-                "parameter is a rule of thumb."
+                f"{study_name}: n = {len(trials)} trials are few to search {', '.join(searched)}; a rule of "
+                f"thumb is {MIN_TRIALS} per parameter."
             )
         ended = trials[trials["status"] != "running"]
         infeasible = ended["status"].isin(["diverged", "failed"]).mean() if len(ended) else 0.0
         if infeasible > _INFEASIBLE:
-            yield f"{name}: {share(infeasible)} of n = {len(ended)} trials diverged or failed; narrow the space."
+            yield f"{study_name}: {share(infeasible)} of n = {len(ended)} trials diverged or failed; narrow the space."
         for parameter, (low, high, is_log) in searched.items():
             best = plain(study[PARAM_PREFIX + parameter])
             if best is not None and (side := _edge(best, low, high, is_log)):
                 yield (
-                    f"{name}: the best {parameter}, {short(best)}, is at the {side} end of its range, {short(low)} "
-                    f"to {short(high)}; the optimum may lie outside."
+                    f"{study_name}: the best {parameter}, {short(best)}, is at the {side} end of its range, "
+                    f"{short(low)} to {short(high)}; the optimum may lie outside."
                 )
 
 
@@ -105,7 +109,7 @@ def _fit(trials: pd.DataFrame, space: Mapping[str, Distribution]) -> dict[str, f
 
     distributions = {name: to_optuna(distribution) for name, distribution in space.items()}
     before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would greet every study
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it logs a line for every study
     try:
         study = optuna.create_study(direction="maximize")
         for row in records(trials):
@@ -113,7 +117,7 @@ def _fit(trials: pd.DataFrame, space: Mapping[str, Distribution]) -> dict[str, f
             if all(contains(space[name], value) for name, value in params.items()):
                 trial = optuna.create_trial(params=params, distributions=distributions, value=row["value"])
                 study.add_trial(trial)
-        found = get_param_importances(study, evaluator=FanovaImportanceEvaluator(n_trees=32, seed=0))
+        shares = get_param_importances(study, evaluator=FanovaImportanceEvaluator(n_trees=32, seed=0))
     finally:
         optuna.logging.set_verbosity(before)
-    return {name: float(value) for name, value in found.items()}
+    return {name: float(value) for name, value in shares.items()}

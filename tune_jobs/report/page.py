@@ -1,4 +1,4 @@
-"""One self-contained HTML page of sections: words, tables, pictures. Whatever it is given stays text."""
+"""One self-contained HTML page of sections: words, tables, pictures. No text is taken for markup."""
 
 import base64
 import hashlib
@@ -30,7 +30,7 @@ class Details:
 
 
 Part = str | Bullets | Details | Table | Sequence[Picture]
-"""A paragraph, a list, a folded text, a table, or pictures beside each other."""
+"""A paragraph, a list, a folded text, a table, or pictures side by side."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Section:
     """A part of the page with an entry in its navigation.
 
     Attributes:
-        anchor: Its id, and capitalised its name in the navigation.
+        anchor: Its id; capitalised, its name in the navigation.
         title: Its heading.
         parts: What it holds, in order; empty lists are left out.
     """
@@ -126,7 +126,7 @@ def _section(section: Section) -> Element:
 
 
 def _paragraph(parent: Element, tag: str, sentence: str) -> None:
-    """Adds a paragraph in which what stands between backticks is code."""
+    """Adds a paragraph; text between backticks becomes code."""
     element = SubElement(parent, tag)
     element.text, *pieces = sentence.split("`")
     for number, piece in enumerate(pieces):
@@ -138,7 +138,7 @@ def _paragraph(parent: Element, tag: str, sentence: str) -> None:
 
 def _policy(scripts: Sequence[str]) -> str:
     hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts]
-    allowed = " ".join(f"'sha256-{one}'" for one in hashes)
+    allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
     return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:"
 
 

@@ -1,4 +1,4 @@
-"""What the searches say of the parameters: importance, slices, and optima across architectures."""
+"""What the searches say about the parameters: importance, slices, and optima across architectures."""
 
 import math
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ from tune_jobs.results.tables import count
 def params_section(report: Report) -> Section:
     """Returns importance and slices of the parameters by architecture, with warnings."""
     parts: list[Part] = []
-    said = [warning for workload in report.workloads for warning in warnings(report, workload)]
-    if said:
-        parts += ["Read the optima below with these reservations:", Bullets(said)]
+    reservations = [warning for workload in report.workloads for warning in warnings(report, workload)]
+    if reservations:
+        parts += ["Read the optima below with these reservations:", Bullets(reservations)]
     parts += _importances(report)
     for workload in report.workloads:
         parts.append([_slice(report, workload, name) for name in _searched(report, workload)])
@@ -41,26 +41,27 @@ def optima_section(report: Report) -> Section:
 
 
 def _searched(report: Report, workload: str) -> list[str]:
-    """Returns the parameters that have several values at a workload."""
+    """Returns the parameters of which a workload tried several values."""
     trials = report.of(report.trials, workload)
     return [name for name in report.params if trials[PARAM_PREFIX + name].nunique() > 1]
 
 
 def _importances(report: Report) -> list[Part]:
-    found: dict[str, dict[str, Importance]] = {}
+    importances: dict[str, dict[str, Importance]] = {}
     try:
         for workload in report.workloads:
-            found[workload] = {
+            importances[workload] = {
                 label: importance(report, workload, label) for label in report.labels_on(workload)
             }
     except ModuleNotFoundError as missing:
         return [f"Importances need Optuna, which is not installed here ({missing.name})."]
     fitted = {
-        workload: {label: one for label, one in of.items() if one.shares} for workload, of in found.items()
+        workload: {label: fit for label, fit in of.items() if fit.shares}
+        for workload, of in importances.items()
     }
     lacking = [
         f"{workload}, {label}"
-        for workload, of in found.items()
+        for workload, of in importances.items()
         for label in of
         if label not in fitted[workload]
     ]
@@ -73,21 +74,21 @@ def _importances(report: Report) -> list[Part]:
     return parts
 
 
-def _importance_picture(report: Report, workload: str, found: dict[str, Importance]) -> Picture:
+def _importance_picture(report: Report, workload: str, fits: dict[str, Importance]) -> Picture:
     colour = colours(report.labels)
     traces = [
         go.Bar(
-            y=[text(name) for name in one.shares],
-            x=list(one.shares.values()),
+            y=[text(name) for name in fit.shares],
+            x=list(fit.shares.values()),
             orientation="h",
             name=text(label),
             marker={"color": colour[label]},
             hovertemplate="%{y}: %{x:.0%} of the variance",
         )
-        for label, one in found.items()
+        for label, fit in fits.items()
     ]
-    bases = "; ".join(f"{label} n = {one.n} at epoch {one.epoch}" for label, one in found.items())
-    names = [name for name in report.params if any(name in one.shares for one in found.values())]
+    bases = "; ".join(f"{label} n = {fit.n} at epoch {fit.epoch}" for label, fit in fits.items())
+    names = [name for name in report.params if any(name in fit.shares for fit in fits.values())]
     return Picture(
         slug("importance", workload),
         f"{workload}: share of the variance of validation accuracy that each parameter explains within its range "
@@ -101,7 +102,7 @@ def _importance_picture(report: Report, workload: str, found: dict[str, Importan
                 "categoryorder": "array",
                 "categoryarray": [text(name) for name in names[::-1]],
             },
-            height=200 + 22 * len(names) * len(found),
+            height=200 + 22 * len(names) * len(fits),
             barmode="group",
         ),
     )
@@ -210,8 +211,9 @@ def _points(
 def _range(report: Report, trials: pd.DataFrame, name: str) -> tuple[Sequence[float], bool]:
     """Returns the ends of all ranges in which a parameter was searched, and whether they are logarithmic."""
     spaces = [report.space(str(folder)) for folder in trials["folder"].unique()]
-    found = [ends for space in spaces if (ends := limits(space.get(name)))]
-    return sorted({end for low, high, _ in found for end in (low, high)}), any(is_log for *_, is_log in found)
+    ranges = [ends for space in spaces if (ends := limits(space.get(name)))]
+    bounds = sorted({end for low, high, _ in ranges for end in (low, high)})
+    return bounds, any(is_log for _, _, is_log in ranges)
 
 
 def _axis(name: str, ends: Sequence[float], is_log: bool) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Static images of the report's figures, for papers: SVG, drawn by Kaleido with a Chrome or Chromium that is there."""
+"""Static images of the report's figures, for papers: SVG, drawn by Kaleido with an installed Chrome or Chromium."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ def write_images(pictures: Sequence[Picture], folder: Path) -> str | None:
     """Writes each picture as an SVG file.
 
     Returns:
-        None if all were written, otherwise why not, in words.
+        None if all were written, otherwise the reason.
     """
     try:
         from choreographer import errors
@@ -21,17 +21,18 @@ def write_images(pictures: Sequence[Picture], folder: Path) -> str | None:
         return "No SVG files: they need `pip install zsharp-tune[images]` and a Chrome or Chromium."
     light = theme(dark=False)
     light["layout"] |= {"paper_bgcolor": "white", "plot_bgcolor": "white"}
-    jobs = [
-        {
-            "fig": {"data": drawn["data"], "layout": {**drawn["layout"], "template": light}},
-            "path": str(folder / f"{picture.name}.svg"),
-            "opts": {"format": "svg", "width": _WIDTH, "height": picture.figure.layout.height},
-        }
-        for picture in pictures
-        for drawn in [picture.figure.to_plotly_json()]
-    ]
+    jobs = []
+    for picture in pictures:
+        drawn = picture.figure.to_plotly_json()
+        jobs.append(
+            {
+                "fig": {"data": drawn["data"], "layout": {**drawn["layout"], "template": light}},
+                "path": str(folder / f"{picture.name}.svg"),
+                "opts": {"format": "svg", "width": _WIDTH, "height": picture.figure.layout.height},
+            }
+        )
     try:
-        # Its page would fetch MathJax from the network, which no figure of ours needs.
+        # Kaleido's page would fetch MathJax from the network, which no figure of ours needs.
         write_fig_from_object_sync(
             jobs, kopts={"page_generator": PageGenerator(mathjax=False), "timeout": 30}
         )

@@ -22,12 +22,12 @@ from zsharp.atomic import atomic_write
 
 @dataclass(frozen=True)
 class Written:
-    """What a report left on the disk.
+    """The files of a report.
 
     Attributes:
         page: The HTML page; it needs none of the other files.
         files: The folder with tables (CSV, Markdown, LaTeX) and figures (SVG).
-        missing: What could not be written and why, in words.
+        missing: What could not be written, and why.
     """
 
     page: Path
@@ -88,10 +88,10 @@ def _transfer(report: Report) -> Iterator[Section]:
 
 
 def _distinct(sections: Iterable[Section]) -> list[Section]:
-    """Returns the sections with a number behind names of pictures that another one has, as odd names may collide."""
+    """Numbers pictures of the same name: names of methods that differ in symbols only have the same slug."""
     taken: set[str] = set()
 
-    def own(picture: Picture) -> Picture:
+    def with_own_name(picture: Picture) -> Picture:
         name, number = picture.name, 2
         while name in taken:
             name, number = f"{picture.name}-{number}", number + 1
@@ -99,7 +99,7 @@ def _distinct(sections: Iterable[Section]) -> list[Section]:
         return replace(picture, name=name)
 
     def renamed(part: Part) -> Part:
-        return [own(one) for one in part] if isinstance(part, list) else part
+        return [with_own_name(picture) for picture in part] if isinstance(part, list) else part
 
     return [replace(section, parts=[renamed(part) for part in section.parts]) for section in sections]
 

@@ -6,10 +6,13 @@ import pyarrow as pa
 
 from zsharp.training.epoch_row import MEASURES, TOTALS
 
-SCHEMA_VERSION = 1  # raised when a column changes its meaning or leaves, not when one is added at the end
+SCHEMA_VERSION = 1
+"""Raised when a column changes its meaning or is removed, not when one is added at the end."""
+
 PARAM_PREFIX = "param."
 SHARPNESS_PREFIX = "sharpness."
-STANDARD_PARAMS = ("q_p", "rho", "lr")  # every file has these columns; other searched parameters follow them
+STANDARD_PARAMS = ("q_p", "rho", "lr")
+"""Every file has a column for each of these; other searched parameters follow."""
 
 # Added after files of this version had been written; where a file lacks them, they read as nulls.
 LATER_COLUMNS = {
@@ -25,7 +28,7 @@ _TEXT, _COUNT, _NUMBER, _TIME = pa.string(), pa.int64(), pa.float64(), pa.timest
 
 
 def trials_schema(params: Iterable[str] = ()) -> pa.Schema:
-    """Returns the schema of `trials.parquet`: one row a trial, whatever its end; null status while it runs.
+    """Returns the schema of `trials.parquet`: one row per trial, however it ended; `status` is null while it runs.
 
     Losses and `val_accuracy` are those of the trial's last epoch, `best_val_accuracy` is the maximum over its
     epochs, what counts or measures the whole trial is from its last report, `error` is its text's last line,
@@ -69,7 +72,7 @@ def trials_schema(params: Iterable[str] = ()) -> pa.Schema:
 
 
 def epochs_schema() -> pa.Schema:
-    """Returns the schema of `epochs.parquet`: one row a report, in the order of the ledger (`seq`)."""
+    """Returns the schema of `epochs.parquet`: one row per report, in the order of the ledger (`seq`)."""
     return pa.schema(
         [
             ("job", _TEXT),
@@ -89,7 +92,7 @@ def epochs_schema() -> pa.Schema:
 
 
 def confirmations_schema(params: Iterable[str] = (), sharpness: Iterable[str] = ()) -> pa.Schema:
-    """Returns the schema of `confirmations.parquet`: one row a fresh seed of a winner.
+    """Returns the schema of `confirmations.parquet`: one row per fresh seed of a winner.
 
     `val_accuracy` is the winning trial's in the search (confirmations train on all training data), `trial_id` its
     id, `place` its rank within its study (1 is best). `budget` says what is equal among methods: "epochs", or

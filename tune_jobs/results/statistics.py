@@ -1,7 +1,7 @@
-"""How sure one can be: spread over seeds, methods compared in pairs, and rank correlation.
+"""With what confidence: spread over seeds, methods compared in pairs, and rank correlation.
 
-What is compared are a few runs (3 to 20 seeds) of each method, and run s of one method shares its seed, hence initial
-weights and order of the images, with run s of the other. So everything is paired, and nothing is assumed normal.
+Each method has a few runs (3 to 20 seeds). Run s of one method shares its seed, hence its initial weights and the order
+of its images, with run s of every other. So all tests are paired, and none assumes a normal distribution.
 """
 
 import math
@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from scipy import stats
 
 VERDICTS = ("a better", "b better", "no difference shown", "not enough seeds to tell")
-"""What a comparison can come to."""
+"""The verdicts of a comparison."""
 
 _SMALLEST = 1e-150  # whose square is still a number
 _NUM_RESAMPLES = 9_999
-_MOST_FLIPS = 2**16  # sign flips: all of them up to 16 pairs, a random sample of as many above
+_MAX_FLIPS = 2**16  # sign flips: all of them up to 16 pairs, a random sample of as many above
 _Values = NDArray[np.float64]
 
 
@@ -28,7 +28,7 @@ class Summary:
     """Values of several seeds.
 
     Attributes:
-        n: How many there are.
+        n: The number of values.
         mean: Their mean; NaN if there are none.
         std: Their sample standard deviation (n - 1); None below two.
         low: Lower end of the bootstrap confidence interval of the mean; None below three values, of which two or
@@ -141,20 +141,30 @@ def compare_methods(
     differences = [_differences(by_method[a], by_method[b]) for a, b in pairs]
     p_values = [_sign_flip_p(values, seed) for values in differences]
     adjusted = holm(p_values)
+    # The same correction of the smallest p-values that these numbers of seeds could give: where even that is not
+    # significant, "no difference shown" would blame the methods for the lack of seeds.
     attainable = holm([smallest_p(len(values)) if len(values) > 1 else None for values in differences])
-    found = []
+    comparisons = []
     for (a, b), values, p, p_adjusted, best in zip(
         pairs, differences, p_values, adjusted, attainable, strict=True
     ):
         summary = summarize(values.tolist(), level=level, seed=seed)
         verdict = _verdict(summary.mean, p_adjusted, best, 1 - level)
-        found.append(
+        comparisons.append(
             Comparison(
-                *(a, b, summary.n, summary.mean, summary.low, summary.high),
-                *(_effect_size(values), p, p_adjusted, verdict),
+                a=a,
+                b=b,
+                n=summary.n,
+                difference=summary.mean,
+                low=summary.low,
+                high=summary.high,
+                effect_size=_effect_size(values),
+                p_value=p,
+                p_adjusted=p_adjusted,
+                verdict=verdict,
             )
         )
-    return found
+    return comparisons
 
 
 def smallest_p(n: int) -> float:
@@ -162,25 +172,25 @@ def smallest_p(n: int) -> float:
 
     It is that of `compare_methods`: 2 of the 2^n sign flips, or of as many as are drawn for more than 16 pairs.
     """
-    return float(min(1.0, 2 / min(2**n, _MOST_FLIPS)))
+    return float(min(1.0, 2 / min(2**n, _MAX_FLIPS)))
 
 
 def smallest_n(num_methods: int, *, level: float = 0.95) -> int:
-    """Returns the seeds that a significant difference takes at least if `num_methods` are compared in pairs.
+    """Returns the fewest seeds with which a difference can be significant if `num_methods` are compared in pairs.
 
     Raises:
         ValueError: If the level is outside its range, or so many methods cannot be told apart by sign flips.
     """
     _check_level(level)
     num_pairs = max(1, math.comb(num_methods, 2))
-    for n in range(2, _MOST_FLIPS.bit_length()):
+    for n in range(2, _MAX_FLIPS.bit_length()):
         if _is_at_most(num_pairs * smallest_p(n), 1 - level):
             return n
     raise ValueError(f"{num_methods} methods at level {level}: no number of seeds would do; compare fewer")
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Returns p-values after Holm's step-down correction; None, which was not tested, stays and does not count."""
+    """Returns p-values after Holm's step-down correction; None (not tested) stays None and does not count."""
     tested = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
     adjusted: list[float | None] = [None] * len(p_values)
     largest = 0.0
@@ -191,7 +201,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def rank_correlation(a: Sequence[float | None], b: Sequence[float | None]) -> RankCorrelation:
-    """Returns how far two sequences of values rank the same things alike.
+    """Returns how similarly two sequences of values rank the same things.
 
     Kendall's tau-b: the share of pairs ranked alike less the share ranked otherwise, with ties, which accuracies on
     few images have, counted for neither. A pair with None or NaN on one side is left out. The p-value is exact for
@@ -203,8 +213,8 @@ def rank_correlation(a: Sequence[float | None], b: Sequence[float | None]) -> Ra
     pairs = [(x, y) for x, y in zip(a, b, strict=True) if _is_present(x) and _is_present(y)]
     if len({x for x, _ in pairs}) < 2 or len({y for _, y in pairs}) < 2:
         return RankCorrelation(None, None, len(pairs))
-    found = stats.kendalltau(*np.array(pairs, dtype=np.float64).T)
-    return RankCorrelation(float(found.statistic), float(found.pvalue), len(pairs))
+    kendall = stats.kendalltau(*np.array(pairs, dtype=np.float64).T)
+    return RankCorrelation(float(kendall.statistic), float(kendall.pvalue), len(pairs))
 
 
 def _differences(a: Mapping[int, float | None], b: Mapping[int, float | None]) -> _Values:
@@ -220,7 +230,7 @@ def _interval(values: _Values, level: float, seed: int) -> tuple[float, float]:
         return mean, mean
     n = len(values)
     quantile = stats.t.ppf((1 + level) / 2, n - 1) * math.sqrt(n / (n - 1))
-    found = stats.bootstrap(
+    ends = stats.bootstrap(
         (values,),
         np.mean,
         n_resamples=_NUM_RESAMPLES,
@@ -228,21 +238,21 @@ def _interval(values: _Values, level: float, seed: int) -> tuple[float, float]:
         method="BCa",
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return float(found.low), float(found.high)
+    return float(ends.low), float(ends.high)
 
 
 def _sign_flip_p(differences: _Values, seed: int) -> float | None:
     if len(differences) < 2:
         return None
-    found = stats.permutation_test(
+    test = stats.permutation_test(
         (differences,),
         np.mean,
         permutation_type="samples",
         vectorized=True,
-        n_resamples=_MOST_FLIPS,
+        n_resamples=_MAX_FLIPS,
         rng=np.random.default_rng(seed),
     )
-    return float(found.pvalue)
+    return float(test.pvalue)
 
 
 def _effect_size(differences: _Values) -> float | None:

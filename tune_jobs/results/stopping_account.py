@@ -1,4 +1,4 @@
-"""What early stopping spent and saved, whether its decisions can be trusted, and what they may have cost."""
+"""What early stopping spent and saved, whether its decisions can be reproduced, and what they may have cost."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Close:
         value: The winner's validation accuracy there.
         cutoff: What it would have had to reach.
         in_hindsight: Whether the cutoff is that of all values that the rung has in the end, not of those that it
-            had when the winner came by.
+            had when the winner arrived.
     """
 
     rung: int
@@ -72,10 +72,10 @@ def receipts(results: Results) -> list[Receipt]:
 
 
 def replayed(results: Results) -> list[Difference] | None:
-    """Judges all reports of a search again and returns what comes out otherwise.
+    """Judges all reports of a search again and returns the decisions that differ.
 
     Returns:
-        None if the files are of a version that did not record what this takes.
+        None if the files are of a version that did not record enough for this.
     """
     history = results.metadata["job_history"]
     if not history or "asha" not in history[0][1] or results.epochs["seq"].isna().any():
@@ -90,26 +90,28 @@ def describe(results: Sequence[Results]) -> list[str]:
 
 
 def _lines(results: Results) -> list[str]:
-    found = receipts(results)
-    used, saved = (sum(getattr(one, name) for one in found) for name in ("used_epochs", "saved_epochs"))
+    accounts = receipts(results)
+    used = sum(account.used_epochs for account in accounts)
+    saved = sum(account.saved_epochs for account in accounts)
     share = saved / (saved + used) if saved + used else 0.0
     spent = f"Early stopping ({results.folder.name}): {used:,} epochs trained, {saved:,} saved, {share:.0%} of all."
     lines = [f"{spent} {_audit(results)}"]
-    for one in found:
-        for close in one.close:
-            when = "among all values in the end" if close.in_hindsight else "when it came by"
+    for account in accounts:
+        for close in account.close:
+            when = "of all values at the end" if close.in_hindsight else "on arrival"
             lines.append(
-                f"  {one.winner}, the best of its study, was in the stop zone at epoch {close.rung}: "
+                f"  {account.winner}, the best of its study, was in the stop zone at epoch {close.rung}: "
                 f"{close.value:.4f}, cutoff {close.cutoff:.4f} {when}."
             )
-        if one.regret is not None:
+        if account.regret is not None:
+            better = (
+                f"{account.regret:.4f} better than all others"
+                if account.regret
+                else "not better than the others"
+            )
             lines.append(
-                f"  {one.study}: {one.num_immortal} immortal trials would have been stopped; the best of them is "
-                + (
-                    f"{one.regret:.4f} better than all others."
-                    if one.regret
-                    else "not better than the others."
-                )
+                f"  {account.study}: {account.num_immortal} immortal trials would have been stopped; the best of them "
+                f"is {better}."
             )
     return lines
 
@@ -136,6 +138,7 @@ def _receipt(study: str, trials: pd.DataFrame, epochs: pd.DataFrame, job: dict[s
     spared = set(epochs.loc[epochs["reason"].str.endswith("immortal", na=False), "trial_id"])
     immortal = completed["trial_id"].isin(spared)
     best_immortal, best_other = (completed.loc[rows, "val_accuracy"].max() for rows in (immortal, ~immortal))
+    # The best immortal trial against the best of the rest: what the rule would have lost without immortals.
     regret = None
     if immortal.any():
         regret = max(0.0, float(best_immortal - best_other)) if (~immortal).any() else 0.0
@@ -154,15 +157,15 @@ def _close(winner: str, epochs: pd.DataFrame, job: dict[str, Any] | None) -> lis
     if not job or "asha" not in job:
         return []
     rule = Rule.of_job(job)
-    found = []
+    close = []
     for row in records(epochs[(epochs["trial_id"] == winner) & epochs["rung"].notna()]):
         value, cutoff, rung = row["val_accuracy"], row["cutoff"], row["rung"]
         if cutoff is not None and value < cutoff:
-            found.append(Close(rung, value, cutoff, in_hindsight=False))
+            close.append(Close(rung, value, cutoff, in_hindsight=False))
             continue
         others = epochs[(epochs["rung"] == rung) & (epochs["trial_id"] != winner)]["val_accuracy"].dropna()
         if len(others):
             final = float(np.percentile(others, (1 - 1 / rule.reduction_factor) * 100))
             if value < final:
-                found.append(Close(rung, value, final, in_hindsight=True))
-    return found
+                close.append(Close(rung, value, final, in_hindsight=True))
+    return close

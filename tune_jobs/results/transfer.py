@@ -1,4 +1,4 @@
-"""Do settings carry over: the best of one architecture tried on another, and how alike both rank all of them.
+"""Do settings carry over: the best of one architecture on another, and how similarly both rank all settings.
 
 Needs searches in which the architectures tried the same configurations, all at full fidelity (the preset `transfer`:
 `search.shared_configurations`, without early stopping).
@@ -17,20 +17,28 @@ from tune_jobs.results.statistics import rank_correlation
 
 _COMPARABLE = ["dataset", "method", "max_epochs"]
 COLUMNS = (
-    *(*_COMPARABLE, "source", "target", "num_configurations", "transferred", "own_best", "regret"),
-    *("rank_correlation", "p_value", "n"),
+    *_COMPARABLE,
+    "source",
+    "target",
+    "num_configurations",
+    "transferred",
+    "own_best",
+    "regret",
+    "rank_correlation",
+    "p_value",
+    "n",
 )
 """Of the table that `transfer` returns; `param.*` follow."""
 
 
 def transfer(results: Sequence[Results]) -> pd.DataFrame:
-    """Returns one row for each ordered pair of architectures that a method was searched on, data and epochs alike.
+    """Returns one row for each ordered pair of architectures that a method was searched on with equal data and epochs.
 
     A configuration's value is its mean `val_accuracy` over the seeds it completed with; those that did not complete
     with any seed have none. Columns:
     - `dataset method max_epochs source target` (both architectures)
     - `num_configurations` that were tried on both, however they ended; nothing but `n` is known if there are none
-    - `transferred`: value on the target of the source's best among them (of equal ones the first tried); null if it
+    - `transferred`: value on the target of the source's best among them (the first tried among equals); null if it
       did not complete there
     - `own_best`: value of the target's own best among them
     - `regret`: `own_best - transferred`, at least 0, and on average above 0 even between two runs of one architecture,
@@ -49,7 +57,7 @@ def transfer(results: Sequence[Results]) -> pd.DataFrame:
 
 
 def describe(results: Sequence[Results]) -> list[str]:
-    """Returns the table of `transfer` in words, a line a pair; none where no configuration was tried on both."""
+    """Returns the table of `transfer` in words, one line per pair that tried the same configurations."""
     return [
         f"{row['method']} on {row['dataset']}: {row['source']}'s best of {row['num_configurations']} reaches "
         f"{row['transferred']:.4f} on {row['target']}, whose own best has {row['own_best']:.4f} (regret "
