@@ -1,19 +1,22 @@
 """Whatever a user gives to a verb: exit code 2, lines that say where, no traceback, and nothing written."""
 
+import contextlib
 import copy
 import io
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from malformed_jobs import JUNK, places, put
 from simulated_search import Driver, Trials, small_job
-from test_job_file import JUNK, places, put
 
 from tune_jobs.cli.app import main
 from tune_jobs.errors import JobError
@@ -24,11 +27,10 @@ from tune_jobs.ledger.writer import Ledger
 from tune_jobs.results.write import export
 
 MANY = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-PRESETS = {
-    name: Path(f"{Path(main.__code__.co_filename).parent}/presets/{name}.yaml")
+TEXTS = {
+    name: (files("tune_jobs.job") / f"presets/{name}.yaml").read_text(encoding="utf-8")
     for name in ("digits", "cifar10")
 }
-TEXTS = {name: file.read_text() for name, file in PRESETS.items()}
 PLACES = {name: [at for at in places(read_mapping(text, name)) if at] for name, text in TEXTS.items()}
 VERBS = ("validate", "plan", "run")
 
@@ -263,6 +265,22 @@ def test_parquet_that_is_a_file(place, finished, verb):
     Path("there/parquet").write_text("mine")
     assert_refused(call(verb, "there"), "there/parquet")
     assert Path("there/parquet").read_text() == "mine"
+
+
+def test_a_finished_search_with_a_sampler_that_is_gone_is_read_but_not_extended(place, finished):
+    shutil.copytree(finished, "there")
+    with contextlib.closing(sqlite3.connect("there/ledger.sqlite")) as connection, connection:
+        connection.execute(
+            """UPDATE meta SET value = replace(value, '"sampler": "random"', '"sampler": "cmaes"')"""
+        )
+    with Ledger.open(Path("there"), read_only=True) as ledger:
+        assert ledger.job["search"]["sampler"] == "cmaes"
+    assert call("export", "there")[0] == 0
+    assert call("compare", "there")[0] == 0
+    before = files_below(Path("there/parquet"))
+    for arguments in ([], ["--set", "search.num_trials=4"]):
+        assert_refused(call("resume", "there", *arguments), "search.sampler", "use tpe or gp")
+    assert files_below(Path("there/parquet")) == before
 
 
 def damaged(content, where, how):

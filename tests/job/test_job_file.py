@@ -1,13 +1,13 @@
 """Loading a job: every problem at once, each with its place, its value and what is valid."""
 
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from malformed_jobs import JUNK, places, put
 
 from tune_jobs.errors import NOTHING, JobError
 from tune_jobs.job.load import dump_job, load_job, presets
@@ -153,7 +153,8 @@ BAD = [
     ("search", {"sampler": "tpe"}, "search.num_trials", "missing"),
     ("search.num_trials", 0, "search.num_trials", "at least 1"),
     ("search.sampler", "bayes", "search.sampler", "valid: tpe, random, gp, grid"),
-    ("search.sampler", "cmaes", "search.sampler", "valid: tpe, random, gp, grid"),
+    ("search.sampler", "cmaes", "search.sampler", "use tpe or gp"),
+    ("search.sampler", "qmc", "search.sampler", "use tpe or gp"),
     ("search.first_points", [{"q_p": 0.3}], "search.first_points[0].q_p", "between 0.5 and 0.99"),
     ("search.first_points", [{"rho": 0.05}], "search.first_points[0].rho", "one of 0.01, 0.1"),
     ("search.first_points", [{"weight_decay": 0}], "search.first_points[0].weight_decay", "fixed at 5e-05"),
@@ -173,6 +174,8 @@ BAD = [
     ("resources.cpus_per_trial", 0, "resources.cpus_per_trial", "above 0"),
     ("resources.gpus_per_trial", "all", "resources.gpus_per_trial", "auto or a number of at least 0"),
     ("resources.gpus_per_trial", -1, "resources.gpus_per_trial", "auto or a number of at least 0"),
+    ("resources.gpus_per_trial", 2, "resources.gpus_per_trial", "a trial trains on one GPU"),
+    ("resources.gpus_per_trial", 1.5, "resources.gpus_per_trial", "a trial trains on one GPU"),
     ("resources.max_concurrent", 0, "resources.max_concurrent", "auto or a whole number of at least 1"),
     ("resources.max_concurrent", 1.5, "resources.max_concurrent", "auto or a whole number of at least 1"),
     ("resources.device", "gpu", "resources.device", "valid: auto, cpu, cuda"),
@@ -444,59 +447,7 @@ def test_a_preset_wins_over_a_file_of_its_name(tmp_path: Path, monkeypatch):
 
 # Whatever is in the file: a job, or its problems.
 
-JUNK = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-(10**30), 10**30),
-    st.floats(),
-    st.text(max_size=5),
-    st.sampled_from(
-        ["auto", "sam", "resnet8", "q_p", "\ud800", "\x1b[2J", "a\nb", "tpe", 10**99, -1, 0, 1, 0.5]
-    ),
-    st.lists(st.integers() | st.text(max_size=3) | st.floats(), max_size=3),
-    st.dictionaries(
-        st.sampled_from(["uniform", "choice", "loguniform", "lr", "rho", "x", "\ud800"]),
-        st.floats() | st.lists(st.floats(0, 1), max_size=3),
-        max_size=2,
-    ),
-    st.recursive(
-        st.integers(),
-        lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
-        max_leaves=6,
-    ),
-)
-
-
-def places(value: object, at: tuple = ()) -> Iterator[tuple]:
-    yield at
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, inner in items:
-        yield from places(inner, (*at, key))
-
-
 PLACES = [place for place in places(JOB) if place]
-
-
-def put(job: dict, place: tuple, action: str, junk: object) -> None:
-    """Replaces, removes, or adds beside what is at a place; does nothing if it is no longer there."""
-    inside = job
-    for key in place[:-1]:
-        try:
-            inside = inside[key]
-        except (LookupError, TypeError):
-            return
-    if not isinstance(inside, dict | list) or (isinstance(inside, dict) != isinstance(place[-1], str)):
-        return
-    if isinstance(inside, list) and place[-1] >= len(inside):
-        return
-    if action == "replace":
-        inside[place[-1]] = junk
-    elif action == "remove" and (isinstance(inside, list) or place[-1] in inside):
-        del inside[place[-1]]
-    elif isinstance(inside, list):
-        inside.append(junk)
-    else:
-        inside[junk if isinstance(junk, str) else f"{place[-1]}s"] = junk
 
 
 @settings(max_examples=200, deadline=None)

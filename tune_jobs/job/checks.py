@@ -270,6 +270,16 @@ def _check_grace(given: _Given) -> Iterator[Problem]:
         )
 
 
+def _check_gpus(given: _Given) -> Iterator[Problem]:
+    gpus = given.job.resources.gpus_per_trial
+    if gpus != "auto" and gpus > 1:
+        yield Problem(
+            "resources.gpus_per_trial",
+            gpus,
+            "a trial trains on one GPU and would leave the others idle; valid: auto, or a number from 0 to 1",
+        )
+
+
 def _inside(values: Mapping[str, object], *keys: str) -> object:
     value: object = values
     for key in keys:
@@ -293,4 +303,5 @@ _CHECKS: tuple[tuple[tuple[_Place, ...], Callable[[_Given], Iterator[Problem]]],
     ((), _check_first_points),
     ((("train", "epochs"), ("train", "warmup_epochs")), _check_warmup),
     ((("train", "epochs"), ("asha", "grace_epochs")), _check_grace),
+    ((("resources", "gpus_per_trial"),), _check_gpus),
 )

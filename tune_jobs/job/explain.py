@@ -1,4 +1,4 @@
-"""Says pydantic's errors about a job in plain words: where, what was given, what is valid."""
+"""Rewrites pydantic's errors about a job in plain words: where, what was given, what is valid."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -37,6 +37,8 @@ def _explain(details: ErrorDetails, values: object) -> Problem:
         and not set(value) & set(KINDS)
     ):
         return Problem(path, value, unknown("distribution", str(*value), KINDS))
+    if path == "search.sampler" and value in _SAMPLERS_GONE:
+        return Problem(path, value, _SAMPLER_GONE)
     if kind == "literal_error":
         return Problem(path, value, _one_of(re.findall(r"'([^']*)'", details["ctx"]["expected"]), value))
     if kind in ("model_type", "dict_type"):
@@ -68,6 +70,11 @@ def _one_of(choices: list[str], value: object) -> str:
     return f"{hint}valid: {', '.join(choices)}"
 
 
+_SAMPLERS_GONE = ("cmaes", "qmc")  # version 0.1 had them
+_SAMPLER_GONE = (
+    "this version no longer has that sampler; use tpe or gp in a new search. A finished search that used it can still "
+    "be exported and compared, but not resumed or extended"
+)
 _TWO_NUMBERS = "expected exactly two numbers, [low, high]"
 
 _WORDS: Mapping[str, Callable[[Context], str]] = {
