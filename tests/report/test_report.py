@@ -49,6 +49,14 @@ def confirmed(tmp_path_factory):
     return write_search(tmp_path_factory.mktemp("confirmed"), num_trials=20, seeds=8, places=2)
 
 
+@pytest.fixture(scope="module")
+def confirmed_report(confirmed, tmp_path_factory):
+    """The report of `confirmed`, without images."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tune_jobs.report.write.write_images", lambda pictures, folder: "not drawn")
+        return write_report([confirmed], tmp_path_factory.mktemp("report") / "deep" / "r.html")
+
+
 class Page(HTMLParser):
     """The visible texts, links and data of a page."""
 
@@ -144,11 +152,11 @@ def test_the_answer_of_confirmations_is_that_of_the_statistics(confirmed):
     assert {(row["rank_in_study"], row["n"]) for row in candidates} == {(1, 8), (2, 8)}
 
 
-def test_no_p_value_stands_without_its_n(confirmed, tmp_path):
-    page = Page(write_report([confirmed], tmp_path / "r.html").page)
+def test_no_p_value_stands_without_its_n(confirmed_report):
+    page = Page(confirmed_report.page)
     beside = re.findall(r"n = \d+[^()]{0,60}p = [\d.e-]+", page.text)
     assert len(beside) == page.text.count("p = ") > 3
-    header, _, _ = (tmp_path / "r_files/differences.csv").read_text().partition("\n")
+    header, _, _ = (confirmed_report.files / "differences.csv").read_text().partition("\n")
     assert {"p_value", "p_adjusted", "n"} <= set(header.split(","))
 
 
@@ -357,8 +365,8 @@ def test_searches_side_by_side_keep_their_names(tmp_path, searched):
     assert "Search report: tiny, other" in page.text
 
 
-def test_the_page_is_self_contained_and_its_data_hold_no_markup(tmp_path, confirmed):
-    written = write_report([confirmed], tmp_path / "deep" / "r.html")
+def test_the_page_is_self_contained_and_its_data_hold_no_markup(tmp_path, confirmed, confirmed_report):
+    written = confirmed_report
     page = Page(written.page)
     assert page.links
     assert all(link.startswith("#") for link in page.links)
@@ -368,12 +376,14 @@ def test_the_page_is_self_contained_and_its_data_hold_no_markup(tmp_path, confir
     assert all(f'id="figure-{name}"' in written.page.read_text(encoding="utf-8") for name in figures)
     assert written.page.stat().st_size < 6_000_000
     first = written.page.read_bytes()
-    assert write_report([confirmed], written.page).page.read_bytes() == first, "the same input, the same page"
+    assert write_report([confirmed], tmp_path / "r.html").page.read_bytes() == first, (
+        "the same input, the same page"
+    )
 
 
-def test_tables_stand_beside_the_page_in_three_forms(tmp_path, confirmed):
-    files = write_report([confirmed], tmp_path / "r.html").files
-    assert files == tmp_path / "r_files"
+def test_tables_stand_beside_the_page_in_three_forms(confirmed, confirmed_report):
+    files = confirmed_report.files
+    assert files == confirmed_report.page.parent / "r_files"
     names = {"methods", "differences", "candidates", "rungs", "cost", "failures", "provenance"}
     expected = {f"{name}.{ending}" for name in names for ending in ("csv", "md", "tex")}
     assert {file.name for file in files.iterdir()} == expected

@@ -146,7 +146,8 @@ def test_a_folder_without_results_is_a_clear_message(tmp_path):
         transfer(read_all([tmp_path]))
 
 
-def test_the_table_is_told_in_words_and_on_the_page(folder):
+def test_the_table_is_told_in_words_and_on_the_page(folder, monkeypatch):
+    monkeypatch.setattr("tune_jobs.report.write.write_images", lambda pictures, files: None)  # takes seconds
     points = [{"rho": 0.1, "lr": lr} for lr in (0.001, 0.003, 0.01)]
     accuracies = {"resnet8": (0.5, 0.7, 0.6), "vit_tiny": (0.3, 0.4, 0.35)}
     make_search(
