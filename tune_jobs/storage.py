@@ -1,4 +1,4 @@
-"""Search folders: on a disk, or at an address that pyarrow's file systems open (`s3://`, `gs://`)."""
+"""Search folders in an object store: `s3://` and `gs://` addresses, which pyarrow's file systems open."""
 
 import hashlib
 import os
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
 SCHEMES = ("s3", "gs")
 _TIMEOUT_S = 20.0
-_ATTEMPTS = 8  # of a request that the server answers with an error, each after a longer pause
-_AT_ONCE = 16  # transfers
+_ATTEMPTS = 8  # for a request that the server answers with an error, with growing pauses
+_AT_ONCE = 16  # parallel transfers
 
 
 class RemoteFolder:
-    """A folder of an object store. Objects are written whole or not at all.
+    """A folder in an object store. Objects are written whole or not at all.
 
-    Credentials come from the environment alone, as the store's own tools read them.
+    Credentials come only from the environment, as for the store's own tools.
 
     Args:
         address: `s3://bucket/path` or `gs://bucket/path`.
 
     Raises:
-        JobError: If the address is not one of these, or holds credentials.
+        JobError: If the address has another form, or contains credentials.
     """
 
     def __init__(self, address: str) -> None:
@@ -41,21 +41,21 @@ class RemoteFolder:
 
     @property
     def cache(self) -> Path:
-        """The folder on this machine where a process works on copies."""
+        """The local folder for copies of this folder's files."""
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         return base / "tune-jobs" / hashlib.sha256(self.address.encode()).hexdigest()[:24]
 
     def names(self, below: str = "") -> list[str]:
-        """Returns the names of all objects in a folder below this one, none if there is none."""
+        """Returns the names of all objects in a folder below this one, none if the folder does not exist."""
         from pyarrow.fs import FileSelector
 
         path = f"{self._path}/{below}".rstrip("/")
         with _translated(self.address):
-            found = self._files.get_file_info(FileSelector(path, allow_not_found=True))
-        return sorted(info.base_name for info in found if info.is_file)
+            infos = self._files.get_file_info(FileSelector(path, allow_not_found=True))
+        return sorted(info.base_name for info in infos if info.is_file)
 
     def read(self, name: str) -> bytes | None:
-        """Returns what an object holds, None if there is none."""
+        """Returns the content of an object, None if it does not exist."""
         with _translated(self.address):
             try:
                 with self._files.open_input_stream(f"{self._path}/{name}") as stream:
@@ -65,17 +65,17 @@ class RemoteFolder:
         return content
 
     def read_all(self, names: Iterable[str]) -> list[bytes | None]:
-        """Returns what many objects hold, in their order."""
+        """Returns the contents of many objects, in the order of their names."""
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             return list(pool.map(self.read, names))
 
     def write(self, name: str, content: bytes) -> None:
-        """Makes or replaces an object."""
+        """Creates or replaces an object."""
         with _translated(self.address), self._files.open_output_stream(f"{self._path}/{name}") as stream:
             stream.write(content)
 
     def delete(self, names: Iterable[str]) -> None:
-        """Deletes objects, where they are there."""
+        """Deletes objects. Those that do not exist are ignored."""
 
         def drop(name: str) -> None:
             with _translated(self.address):
@@ -88,7 +88,7 @@ class RemoteFolder:
             list(pool.map(drop, names))
 
     def pull(self, name: str, file: Path) -> bool:
-        """Copies an object to a file of this machine; returns whether there is one."""
+        """Downloads an object to a file. Returns False if the object does not exist."""
         content = self.read(name)
         if content is None:
             return False
@@ -98,7 +98,7 @@ class RemoteFolder:
         return True
 
     def push(self, file: Path, name: str) -> None:
-        """Copies a file of this machine to an object."""
+        """Uploads a file as an object."""
         self.write(name, file.read_bytes())
 
     def __getstate__(self) -> dict[str, str]:
@@ -115,7 +115,7 @@ class RemoteFolder:
             if self.address.startswith("gs://"):
                 self._opened = fs.GcsFileSystem()
             else:
-                # As the store's own tools, pyarrow reads the credentials and the region from the environment.
+                # pyarrow reads credentials and region from the environment, but not the endpoint.
                 endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
                 self._opened = fs.S3FileSystem(
                     endpoint_override=endpoint,
@@ -127,18 +127,16 @@ class RemoteFolder:
         return self._opened
 
 
-def is_address(place: str | Path) -> bool:
-    """Whether a search folder lies at an address, not on a disk."""
-    return "://" in str(place)
+def is_address(location: str | Path) -> bool:
+    """Whether a search folder is in an object store, not on a disk."""
+    return "://" in str(location)
 
 
 def address_problem(address: str) -> str | None:
-    """Returns what is wrong with an address, None if nothing is."""
+    """Returns what is wrong with an address, None if it is valid."""
     parts = urlsplit(address)
     if parts.scheme not in SCHEMES:
-        return (
-            f"expected a folder, or an address that begins with {' or '.join(f'{one}://' for one in SCHEMES)}"
-        )
+        return "expected a folder, or an address that begins with s3:// or gs://"
     if "@" in parts.netloc or parts.query or parts.fragment:
         return "an address must not hold credentials or options: the environment gives them"
     if not parts.netloc or not parts.path.strip("/"):
@@ -149,7 +147,7 @@ def address_problem(address: str) -> str | None:
 
 
 def _shown(address: str) -> str:
-    """An address without what might be a secret."""
+    """Returns the address without parts that may be secret."""
     scheme, _, rest = address.partition("://")
     return (
         f"{scheme}://...{rest.rpartition('@')[2].partition('?')[0]}"
@@ -159,7 +157,7 @@ def _shown(address: str) -> str:
 
 
 class _translated:  # noqa: N801  # reads as a statement
-    """Turns the file systems' errors into StorageError with the address in front."""
+    """Turns errors of the file systems into `StorageError`, with the address in front."""
 
     def __init__(self, address: str) -> None:
         self._address = address

@@ -147,7 +147,7 @@ def test_a_second_process_is_refused_and_the_first_goes_on(begin, reference, rng
     second = Search(search.folder, search.row)
     second.resume()
     assert second.driver.wait(60) == 2, second.printed
-    assert "a running search writes it" in second.printed
+    assert "another process is writing" in second.printed
     assert search.end(120) == 0
     search.check(reference)
 

@@ -247,7 +247,7 @@ def test_is_read_while_another_process_writes_it(tmp_path):
     with writer(tmp_path, "t") as child:
         try:
             child.stdout.readline()
-            with pytest.raises(LedgerError, match="a running search writes it"):
+            with pytest.raises(LedgerError, match="another process is writing"):
                 Ledger.open(tmp_path)
             with Ledger.open(tmp_path, read_only=True) as ledger:
                 with ledger.snapshot():

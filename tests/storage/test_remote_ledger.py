@@ -139,7 +139,7 @@ def test_the_writer_that_was_replaced_stops(address, monkeypatch):
     start(old)
     record = RemoteRecord(RemoteFolder(address))
     record.take_over()
-    with pytest.raises(LedgerError, match="writes it now"):
+    with pytest.raises(LedgerError, match="is writing this ledger now"):
         old.report("a", 1, {}, CONTINUE)
     assert old.reports() == []
 

@@ -40,7 +40,11 @@ CREATE TABLE confirmations (seq INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, d
 
 
 def make_file(file: Path, meta: Mapping[str, str]) -> None:
-    """Writes an empty ledger under another name and moves it there complete: nobody sees half of one."""
+    """Writes an empty ledger, whole or not at all.
+
+    Raises:
+        LedgerError: There is a ledger already, or its folder cannot be made or is in use by another process.
+    """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
@@ -51,7 +55,7 @@ def make_file(file: Path, meta: Mapping[str, str]) -> None:
             raise LedgerError(
                 f"{file}: there is a ledger already; expected a folder without one, or resume it"
             )
-        for left in file.parent.glob(f".{file.name}.*"):  # of processes that died here
+        for left in file.parent.glob(f".{file.name}.*"):  # by processes that died here
             left.unlink()
         with (
             atomic_write(file) as unfinished,
@@ -69,7 +73,7 @@ def make_file(file: Path, meta: Mapping[str, str]) -> None:
 
 
 def open_file(file: Path, *, read_only: bool) -> sqlite3.Connection:
-    """Returns a connection in autocommit mode to a ledger that was checked; the writer's commits are synced.
+    """Checks a ledger and returns a connection to it, in autocommit mode. The writer's commits are synced.
 
     Raises:
         LedgerError: the file is missing, truncated, another program's, or of another version.
@@ -93,7 +97,7 @@ def open_file(file: Path, *, read_only: bool) -> sqlite3.Connection:
 
 
 def is_there(file: Path) -> bool:
-    """Whether a file exists, also where no file of such a name could."""
+    """Whether a file exists. False also for names that no file can have."""
     try:
         return file.is_file()
     except OSError:  # the name is too long
@@ -101,10 +105,10 @@ def is_there(file: Path) -> bool:
 
 
 def lock_for_writing(file: Path) -> int | None:
-    """Locks the file's folder until `unlock` or the end of the process.
+    """Locks the file's folder until `unlock` or the end of the process, however it ends.
 
     Returns:
-        what `unlock` takes; None where the file system has no locks (then only SQLite's own keep order).
+        What `unlock` takes; None where the file system has no locks. Then only SQLite's own locks protect the file.
     """
     if sys.platform == "win32":
         return None
@@ -115,21 +119,19 @@ def lock_for_writing(file: Path) -> int | None:
     except OSError as problem:
         os.close(folder)
         if isinstance(problem, BlockingIOError):
-            raise LedgerError(
-                f"{file}: a running search writes it; expected to be its only writer"
-            ) from problem
+            raise LedgerError(f"{file}: another process is writing this ledger") from problem
         return None
     return folder
 
 
 def unlock(lock: int | None) -> None:
-    """Gives back what `lock_for_writing` returned."""
+    """Releases what `lock_for_writing` returned."""
     if lock is not None:
         os.close(lock)
 
 
 def keep_durably(connection: sqlite3.Connection) -> str:
-    """Syncs every commit; returns the journal in use: "wal", or "delete" where that is impossible."""
+    """Makes every commit durable. Returns the journal in use: "wal", or "delete" where WAL is impossible."""
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
     try:
@@ -139,8 +141,8 @@ def keep_durably(connection: sqlite3.Connection) -> str:
 
 
 def leave_one_file(connection: sqlite3.Connection) -> None:
-    """Moves the write-ahead log into the file and ends it, unless somebody reads just now."""
-    with suppress(sqlite3.Error):  # a log that stays is no harm: the next to open the file uses it
+    """Moves the write-ahead log into the file and removes it, unless another process is reading."""
+    with suppress(sqlite3.Error):  # a log that stays does no harm: the next process to open the file uses it
         connection.execute("PRAGMA busy_timeout = 0")
         connection.execute("PRAGMA journal_mode = DELETE")
 
@@ -164,18 +166,18 @@ def _check(file: Path, connection: sqlite3.Connection) -> None:
 
 
 def _check_length(file: Path) -> None:
-    """Raises LedgerError if a database's header promises more pages than there are."""
+    """Raises LedgerError if the header promises more pages than the file has."""
     log = file.with_name(f"{file.name}-wal")
-    if log.exists() and log.stat().st_size > 0:  # it has pages that are not yet in the file
+    if log.exists() and log.stat().st_size > 0:  # some pages are only in the log yet
         return
     with file.open("rb") as opened:
         header = opened.read(100)
     page_bytes = int.from_bytes(header[16:18], "big")
     page_bytes = 65536 if page_bytes == 1 else page_bytes
     expected = page_bytes * int.from_bytes(header[28:32], "big")
-    if header[24:28] != header[92:96]:  # the number of pages is then an old one
+    if header[24:28] != header[92:96]:  # the header's number of pages is out of date
         return
-    # In this order, since the file only grows.
+    # The header first, then the size: the file only grows meanwhile.
     if header.startswith(b"SQLite format 3\0") and (size := file.stat().st_size) < expected:
         raise LedgerError(f"{file}: truncated: expected {expected} bytes, found {size}")
 

@@ -2,10 +2,10 @@
 
 The store holds, below `ledger/`, one copy of the file (`base-N.sqlite`, with the first N transactions) and one small
 object for each transaction after it (`N.json`, the statements with their values). Each is written whole or not at all,
-so whatever is killed at any moment, what is there is a record without a gap. When the transactions have grown to a
-share of the copy, a new copy takes their place.
+so the store holds a record without a gap, whatever is killed and when. When there are many transactions, a new copy
+replaces them.
 
-Object stores have no locks. `writer.json` names the process that writes; one that finds another's name there stops.
+Object stores have no locks. `writer.json` names the process that writes; a process that finds another name there stops.
 """
 
 import json
@@ -24,7 +24,7 @@ from tune_jobs.ledger.file import FILE_NAME
 from tune_jobs.storage import RemoteFolder
 
 Statement = tuple[str, Sequence[Any]]
-_FEW = 200  # transactions that are not worth a new copy
+_FEW = 200  # so few transactions are not worth a new copy
 _SHARE = 0.2
 _LOOK_EVERY_S = 5.0
 
@@ -39,14 +39,14 @@ class RemoteRecord:
     def __init__(self, remote: RemoteFolder) -> None:
         self._remote = remote
         self._session = f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex}"
-        self._count = 0  # transactions stored
-        self._base = -1  # of them in the copy; there is none yet
+        self._count = 0  # number of stored transactions
+        self._base = -1  # how many of them the copy holds; -1 without a copy
         self._looked_s = 0.0
         self.failure: str | None = None  # why nothing can be stored any more
 
     @property
     def exists(self) -> bool:
-        """Whether there is a ledger."""
+        """Whether the store holds a ledger."""
         return bool(self._listed()[0])
 
     def pull(self, folder: Path) -> None:
@@ -79,12 +79,12 @@ class RemoteRecord:
         self._count += len(later)
 
     def take_over(self) -> None:
-        """Makes this process the writer; the one before stops at its next look."""
+        """Makes this process the writer. The previous one stops when it next looks."""
         self._remote.write("ledger/writer.json", json.dumps(self._session).encode())
         self._looked_s = time.monotonic()
 
     def store(self, statements: Sequence[Statement]) -> None:
-        """Stores one transaction; when this returns, it counts.
+        """Stores one transaction. Once this returns, the transaction is durable.
 
         Raises:
             LedgerError: If it could not be stored, or another process has become the writer.
@@ -100,7 +100,7 @@ class RemoteRecord:
             writer = self._remote.read("ledger/writer.json")
             if writer is not None and json.loads(writer) != self._session:
                 raise LedgerError(
-                    f"{self._remote.address}: {json.loads(writer)} writes it now; this search stops"
+                    f"{self._remote.address}: {json.loads(writer)} is writing this ledger now; this search stops"
                 )
             self._looked_s = time.monotonic()
         self._remote.write(f"ledger/{self._count + 1}.json", json.dumps(statements).encode())
@@ -108,11 +108,11 @@ class RemoteRecord:
 
     @property
     def is_copy_due(self) -> bool:
-        """Whether the transactions since the last copy have become many."""
+        """Whether there are enough transactions since the last copy to make a new one."""
         return self._base < 0 or self._count - self._base > max(_FEW, _SHARE * self._base)
 
     def store_copy(self, connection: sqlite3.Connection, scratch: Path) -> None:
-        """Stores the whole ledger, then deletes the transactions and the copy before."""
+        """Stores the whole ledger, then deletes the old copy and its transactions."""
         scratch.unlink(missing_ok=True)
         copy = sqlite3.connect(scratch)
         with copy:

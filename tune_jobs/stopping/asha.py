@@ -1,10 +1,10 @@
-"""The stopping rule of asynchronous successive halving, as data: rungs in, decision out.
+"""The stopping rule of asynchronous successive halving (ASHA) as pure functions: rungs in, decision out.
 
 The rule is Ray's (`ASHAScheduler`, stopping variant), decision for decision, which a test shows: at a milestone
 a trial stops if its value is below the (1 - 1/reduction_factor) percentile of the values other trials reached
-there before it; the first to arrive always goes on. What Ray lacks is added: a trial that diverges or crashes
-counts as worst in the rung it was heading for, the best few of a rung and a share of all trials are never stopped,
-and every decision carries its inputs. Nothing is drawn at random: which trials are immortal follows from their ids.
+there before it; the first to arrive always continues. Ray lacks three things that are here: a trial that diverges or
+crashes counts as the worst of the rung it was heading for; the best few of a rung and a share of all trials are never
+stopped; every decision carries its inputs. Nothing is random: whether a trial is immortal follows from its id.
 
 References:
     Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020.
@@ -26,16 +26,17 @@ WORST = 0.0
 
 @dataclass(frozen=True)
 class Rule:
-    """When trials are judged, and how many go on.
+    """When trials are judged, and how many continue.
 
     Attributes:
-        max_epochs: Full fidelity.
-        grace_epochs: First milestone; the others are it times powers of the factor, below `max_epochs`.
-        reduction_factor: About one of this many trials goes on at each milestone.
-        enabled: False never stops a trial early.
-        protect_top: A trial among this many best of a rung is not stopped there.
-        immortal_fraction: Share of trials that are never stopped, so that what stopping costs can be measured.
-        seed: Seed of which these are.
+        max_epochs: Epochs at full fidelity.
+        grace_epochs: The first milestone. The next ones are `reduction_factor` times the one before, below
+            `max_epochs`.
+        reduction_factor: About one in this many trials continues at each milestone.
+        enabled: False stops no trial early.
+        protect_top: The best this many trials of a rung are not stopped there.
+        immortal_fraction: Share of trials that are never stopped, so that you can measure what stopping costs.
+        seed: Chooses the immortal trials, together with their ids.
     """
 
     max_epochs: int
@@ -48,7 +49,7 @@ class Rule:
 
     @classmethod
     def of_job(cls, job: Mapping[str, Any]) -> Self:
-        """Returns the rule of a resolved job, given as its file has it."""
+        """Returns the rule of a resolved job, given as the mapping in its file."""
         asha = job["asha"]
         return cls(
             job["train"]["epochs"],
@@ -63,11 +64,11 @@ class Rule:
     @property
     def milestones(self) -> tuple[int, ...]:
         """The epochs at which trials are judged, ascending."""
-        found, milestone = [], float(self.grace_epochs)
+        epochs, milestone = [], float(self.grace_epochs)
         while self.enabled and milestone < self.max_epochs:
-            found.append(math.ceil(milestone))
+            epochs.append(math.ceil(milestone))
             milestone *= self.reduction_factor
-        return tuple(found)
+        return tuple(epochs)
 
     def is_immortal(self, trial_id: str) -> bool:
         """Whether a trial is never stopped."""
@@ -77,11 +78,11 @@ class Rule:
 
 @dataclass
 class Rungs:
-    """What the trials of one study reached at each milestone so far.
+    """The values that the trials of one study have reached at each milestone.
 
     Attributes:
-        rule: The rule they are judged by.
-        values: By milestone, the value each trial reached there, by trial id.
+        rule: The rule that judges them.
+        values: For each milestone, the value of each trial there, by trial id.
     """
 
     rule: Rule
@@ -94,7 +95,7 @@ class Rungs:
         """Decides on a report, and records it if it stands at a milestone.
 
         Args:
-            trial_id: Whose report it is; a trial reports every epoch once, in order.
+            trial_id: The trial that reports. A trial reports every epoch once, in order.
             epoch: Epochs trained, from 1.
             value: The metric, larger is better; None or not finite if the trial diverged.
 
@@ -119,27 +120,28 @@ class Rungs:
         return self._judge_in_rung(trial_id, epoch, value, others)
 
     def _judge_in_rung(self, trial_id: str, epoch: int, value: float, others: list[float]) -> Decision:
+        # Ray interpolates between neighbours, as np.percentile does by default.
         cutoff = float(np.percentile(others, (1 - 1 / self.rule.reduction_factor) * 100))
-        place = sum(other > value for other in others) + 1
+        rank = sum(other > value for other in others) + 1
         inputs = (epoch, cutoff, len(others))
         if value >= cutoff:
             return Decision("continue", *inputs, f"{value:.4f} reaches the cutoff {cutoff:.4f}")
         below = f"{value:.4f} is below the cutoff {cutoff:.4f}"
-        if place <= self.rule.protect_top:
-            return Decision("continue", *inputs, f"{below}, but number {place} of this rung is protected")
+        if rank <= self.rule.protect_top:
+            return Decision("continue", *inputs, f"{below}, but number {rank} of this rung is protected")
         if self.rule.is_immortal(trial_id):
             return Decision("continue", *inputs, f"{below}, but the trial is immortal")
         return Decision("stop", *inputs, below)
 
     def record(self, trial_id: str, epoch: int, value: float | None) -> None:
-        """Takes in a report that was judged before, as `judge` would."""
+        """Records a report as `judge` does, without judging it again."""
         if value is None or not math.isfinite(value):
             self.record_worst(trial_id)
         elif epoch in self.values:
             self.values[epoch][trial_id] = value
 
     def record_worst(self, trial_id: str) -> None:
-        """Counts a trial that diverged or crashed as worst at the first milestone it has not reached."""
+        """Counts a trial that diverged or crashed as the worst at the first milestone it has not reached."""
         for rung in self.values.values():
             if trial_id not in rung:
                 rung[trial_id] = WORST

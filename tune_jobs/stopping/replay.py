@@ -1,4 +1,4 @@
-"""The stopping rule over a record: the rungs it left, and whether it decides today what it decided then."""
+"""Applies the stopping rule to a recorded search: rebuilds its rungs, and checks the decisions it recorded."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Difference:
-    """A report on which the rule decides otherwise than was recorded."""
+    """A report on which the rule decides differently from what was recorded."""
 
     trial_id: str
     epoch: int
@@ -22,32 +22,32 @@ class Difference:
 
 
 def rungs_at_end(rule: Rule, trials: Iterable[Row], reports: Iterable[Row]) -> dict[str, Rungs]:
-    """Returns the rungs of each study as a record leaves them, for the search to go on.
+    """Returns the rungs of each study at the end of a record, so that the search can continue.
 
     Args:
-        rule: The rule from now on; its milestones need not be those of the past.
+        rule: The rule from now on. Its milestones may differ from those of the record.
         trials: Rows with `trial_id`, `study`, `status`, `ended_after`.
         reports: Rows with `seq`, `trial_id`, `epoch`, `val_accuracy`, `decision`.
     """
     trials = list(trials)
     study_of = {trial["trial_id"]: trial["study"] for trial in trials}
-    found: dict[str, Rungs] = {study: Rungs(rule) for study in study_of.values()}
+    by_study: dict[str, Rungs] = {study: Rungs(rule) for study in study_of.values()}
     for _, row in _in_order(trials, reports):
-        rungs = found[study_of[row["trial_id"]]]
+        rungs = by_study[study_of[row["trial_id"]]]
         if "epoch" in row:
             rungs.record(row["trial_id"], row["epoch"], _value(row))
         else:
             rungs.record_worst(row["trial_id"])
-    return found
+    return by_study
 
 
 def replay(
     rules: Sequence[tuple[int, Rule]], trials: Iterable[Row], reports: Iterable[Row]
 ) -> list[Difference]:
-    """Judges every report again and returns those with another outcome.
+    """Judges every report again, and returns those that end differently.
 
     Args:
-        rules: The rule as created and as extended, each with the `seq` of the last report before it held.
+        rules: The first rule and those of each extension, each with the `seq` of the last report before it applied.
         trials: As for `rungs_at_end`.
         reports: As for `rungs_at_end`, with `rung`, `cutoff`, `num_values` and `reason` too.
     """
@@ -59,6 +59,8 @@ def replay(
     rungs: dict[str, Rungs] = {}
     for at, row in _in_order(trials, reports):
         while coming and coming[0][0] < at:
+            # An extension can move the milestones: rebuild the rungs under the new rule, as the search did. Of the
+            # trials that failed, only those that had failed by then may count.
             _, rule = coming.pop(0)
             failed = {entry["trial_id"] for entry in past if "epoch" not in entry}
             known = [dict(t, status=t["status"] if t["trial_id"] in failed else None) for t in trials]
@@ -77,9 +79,8 @@ def replay(
 
 def _in_order(trials: Iterable[Row], reports: Iterable[Row]) -> Iterator[tuple[float, Row]]:
     """Yields reports, and trials that failed, in the order in which the rule saw them."""
-    failed = [
-        (trial["ended_after"] + 0.5, trial) for trial in trials if trial["status"] == "failed"
-    ]  # after that report
+    # Half a step puts a failure between the last report before it and the next one.
+    failed = [(trial["ended_after"] + 0.5, trial) for trial in trials if trial["status"] == "failed"]
     yield from sorted([*((report["seq"], report) for report in reports), *failed], key=itemgetter(0))
 
 

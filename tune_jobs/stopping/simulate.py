@@ -1,4 +1,4 @@
-"""What the stopping rule is likely to spend: the rule itself, run over made-up learning curves."""
+"""Estimates how many epochs a search will train, by running the stopping rule over made-up learning curves."""
 
 import heapq
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ import numpy as np
 from tune_jobs.stopping.asha import Rule, Rungs
 
 _NUM_SIMULATIONS = 100
-_MOST_TRIALS = 1_000  # simulated; of more, the share that goes on is the same
-_MOST_IN_ALL = 10_000  # trials of all simulations, which bounds the seconds they take
+_MOST_TRIALS = 1_000  # of one simulation; with more, the share that continues is the same
+_MOST_IN_ALL = 10_000  # trials of all simulations, to bound the run time
 _NOISE = 0.01
 
 
 @dataclass(frozen=True)
 class Band:
-    """Epochs a study is likely to train: 5th percentile, median and 95th over simulations."""
+    """Epochs that a study is likely to train: 5th, 50th and 95th percentile over simulations."""
 
     low: int
     median: int
@@ -23,7 +23,7 @@ class Band:
 
 
 def epochs_band(rule: Rule, num_trials: int, num_slots: int, *, improving: bool, seed: int = 0) -> Band:
-    """Returns the band of epochs that one study trains in all.
+    """Returns the range of epochs that one study is likely to train in all.
 
     Curves rise exponentially to a final accuracy drawn uniformly, at speeds that differ, with noise of one percent.
 
@@ -31,8 +31,8 @@ def epochs_band(rule: Rule, num_trials: int, num_slots: int, *, improving: bool,
         rule: The stopping rule.
         num_trials: Trials of the study.
         num_slots: Trials of the study that run at once.
-        improving: Whether later trials are drawn better than earlier ones, as a model-based sampler proposes
-            them; stopping then saves less, since they beat the cutoffs that earlier ones left.
+        improving: Whether later trials are better than earlier ones, as with a model-based sampler. Stopping then
+            saves less, because later trials beat the cutoffs of earlier ones.
         seed: Seed of the simulations.
     """
     rng = np.random.default_rng(seed)
@@ -44,7 +44,7 @@ def epochs_band(rule: Rule, num_trials: int, num_slots: int, *, improving: bool,
 
 
 def _spend(rule: Rule, num_trials: int, num_slots: int, improving: bool, rng: np.random.Generator) -> int:
-    """Returns the epochs of one simulated study, which goes from milestone to milestone: between, all go on."""
+    """Returns the epochs of one simulated study. It jumps between milestones: no trial stops in between."""
     final = rng.uniform(0.5, 0.95, num_trials)
     if improving:
         final += np.linspace(0, 0.15, num_trials)
@@ -52,7 +52,7 @@ def _spend(rule: Rule, num_trials: int, num_slots: int, improving: bool, rng: np
     stations = (*rule.milestones, rule.max_epochs)
     rungs = Rungs(rule)
     free = [(0.0, slot) for slot in range(min(num_slots, num_trials))]
-    arrivals: list[tuple[float, int, int, int]] = []  # time, slot, trial, number of its next station
+    arrivals: list[tuple[float, int, int, int]] = []  # time, slot, trial, index of the station
     started, spent = 0, 0
     while arrivals or started < num_trials:
         if free and started < num_trials:
