@@ -1,4 +1,4 @@
-"""The same numbers from the same GPU every time: kernels whose sums do not depend on who comes first."""
+"""The same numbers from the same GPU every time: kernels whose sums are independent of execution order."""
 
 import os
 from collections.abc import Iterator
@@ -10,11 +10,11 @@ import torch
 
 @contextmanager
 def repeatable(device: torch.device) -> Iterator[None]:
-    """Within it cuDNN, cuBLAS and attention take deterministic algorithms; on the CPU there is nothing to do.
+    """Makes cuDNN, cuBLAS and attention take deterministic algorithms within it; changes nothing on the CPU.
 
-    Costs some speed where the usual ones add up in any order, such as the gradients of attention. An operation that has
-    no deterministic algorithm is an error (with a warning alone, attention would not take its own); so is cuBLAS in a
-    process that used it before, unless CUBLAS_WORKSPACE_CONFIG was set by then.
+    This costs some speed where the usual algorithms add up in any order, as in the gradients of attention. An
+    operation without a deterministic algorithm raises an error, because with a mere warning attention would not
+    choose its own. cuBLAS raises one too if the process used it before CUBLAS_WORKSPACE_CONFIG was set.
     """
     if device.type != "cuda":
         yield

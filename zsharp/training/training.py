@@ -27,8 +27,7 @@ from zsharp.training.peak_memory import peak_memory_bytes, reset_peak_memory
 from zsharp.training.precision import memory_format, uses_bf16
 from zsharp.training.schedule import learning_rate_factors
 from zsharp.training.spec import TrialSpec, check_spec
-from zsharp.training.step_graph import StepGraph
-from zsharp.training.unchanged import unchanged
+from zsharp.training.step_graph import StepGraph, unchanged
 
 
 class Training:
