@@ -1,4 +1,4 @@
-"""What a job asks of its data: files that are there and whole, images its architectures take, enough of them."""
+"""Checks that a job fits its data: intact files, images that its architectures take, and enough of them."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -13,7 +13,7 @@ class Batches:
 
     Args:
         data: The training set.
-        batch_size: Images a batch; what is left of an epoch is dropped, other images each time.
+        batch_size: Images per batch; an incomplete last batch is dropped, with different images each epoch.
         augmentation: Random changes of the images.
         layout: Memory format of the inputs.
         seed: Seed of order and augmentation.
@@ -21,10 +21,10 @@ class Batches:
     Attributes:
         steps_per_epoch: Whole batches of the training part.
         generator: Source of order and augmentation.
-        runs_on_device: Whether the host has no part in a batch, so that a CUDA graph can hold it.
+        runs_on_device: Whether batches are made on the device alone, so that a CUDA graph can hold them.
 
     Raises:
-        ValueError: If the training part has less than one batch.
+        ValueError: If the training part is smaller than one batch.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Batches:
         self._std = torch.tensor(data.info.std, device=device)
 
     def draw_order(self) -> Tensor:
-        """Returns the rows of an epoch's batches, int64 [steps_per_epoch, B], shuffled anew with every call."""
+        """Returns the rows of an epoch's batches, int64 [steps_per_epoch, B], in a new order at every call."""
         indices = self._data.train_indices
         order = torch.randperm(len(indices), generator=self.generator, device=indices.device)
         return indices[order[: self.steps_per_epoch * self._size]].view(self.steps_per_epoch, self._size)

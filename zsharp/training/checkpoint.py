@@ -17,7 +17,7 @@ _VERSION = 1
 
 
 def write_checkpoint(path: Path, spec: TrialSpec, state: dict[str, Any]) -> None:
-    """Writes `state` (tensors, numbers, strings, lists and dicts of them) to `path`, whole or not at all.
+    """Writes `state` (tensors, numbers, strings, lists and dicts of them) to `path`, atomically.
 
     Raises:
         OSError: If the file cannot be written; the one that was there is still there.
