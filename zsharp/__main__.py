@@ -32,25 +32,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _complain(str(error), _BAD_INPUT)
         return _train(training, options)
     except OSError as error:
-        if isinstance(error, BrokenPipeError):  # nobody reads on: keep the last flush from failing as well
+        if isinstance(error, BrokenPipeError):
+            # The reader has gone. Without this, the flush at exit would fail too.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _complain(str(error), _FAILED)
     except KeyboardInterrupt:
         file = options.checkpoint
-        hint = "nothing was kept: --checkpoint FILE would have kept its epochs"
+        hint = "nothing was saved: --checkpoint FILE saves each epoch"
         if file is not None and file.exists():
-            hint = f"{file} holds its finished epochs: the same command continues after them"
+            hint = f"finished epochs are in {file}: run the same command to continue"
         return _complain(f"interrupted; {hint}", _INTERRUPTED)
 
 
 def _build_parser() -> _Parser:
     parser = _Parser("python -m zsharp", description="Trains one model.", allow_abbrev=False)
     add = parser.add_argument
-    add("--list", action="store_true", help="print methods, architectures and data sets, and stop")
+    add("--list", action="store_true", help="list methods, architectures and data sets, and exit")
     add("--data", default="digits", help="name of the data set (default: %(default)s)")
-    add("--root", help="folder of the data set's files")
-    add("--download", action="store_true", help="fetch missing files where they have a public address")
-    add("--val-fraction", type=float, default=0.1, help="held out for validation (default: %(default)s)")
+    add("--root", help="folder with the data set's files")
+    add("--download", action="store_true", help="download missing files if they have a public address")
+    add(
+        "--val-fraction", type=float, default=0.1, help="share held out for validation (default: %(default)s)"
+    )
     add("--max-images", type=int, help="use only this many training images")
     add("--architecture", default="resnet8", help="(default: %(default)s)")
     add("--method", default="zsharp", help="(default: %(default)s)")
@@ -68,19 +71,24 @@ def _build_parser() -> _Parser:
     add("--seed", type=int, default=0, help="(default: %(default)s)")
     add("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
     add("--threads", type=int, help="CPU threads (default: OMP_NUM_THREADS, or all cores of this process)")
-    add("--checkpoint", type=Path, metavar="FILE", help="written each epoch; continued from if it exists")
-    add("--test", action="store_true", help="read the test set at the end")
     add(
-        "--sharpness", action="store_true", help="measure at the end how flat the loss is (docs/sharpness.md)"
+        "--checkpoint",
+        type=Path,
+        metavar="FILE",
+        help="save here after each epoch; continue from it if it exists",
     )
-    add("--json", action="store_true", help="one JSON object a line")
+    add("--test", action="store_true", help="evaluate on the test set at the end")
+    add(
+        "--sharpness", action="store_true", help="measure how flat the loss is at the end (docs/sharpness.md)"
+    )
+    add("--json", action="store_true", help="print one JSON object per line")
     return parser
 
 
 def _prepare(options: argparse.Namespace) -> "Training":
     file: Path | None = options.checkpoint
     if file is not None and not file.parent.is_dir():
-        raise ValueError(f"--checkpoint {file}: there is no folder {file.parent}")
+        raise ValueError(f"--checkpoint {file}: no such folder: {file.parent}")
     spec = _trial_spec(options)
     import torch
 
@@ -106,7 +114,7 @@ def _trial_spec(options: argparse.Namespace) -> "TrialSpec":
     for text in options.param:
         name, _, value = text.partition("=")
         if name in params:
-            raise ValueError(f"--param {text}: {name} is given twice")
+            raise ValueError(f"--param {text}: {name} is set twice")
         try:
             params[name] = float(value)
         except ValueError:
@@ -175,7 +183,7 @@ def _complain(message: str, code: int) -> int:
 
 
 if __name__ == "__main__":
-    # Threads that spin while they wait for one another make small models 20 times slower on a busy machine.
-    # Read when torch is loaded.
+    # OpenMP threads that spin while waiting make small models 20 times slower on a busy machine. Set before
+    # torch is loaded, which is when OpenMP reads it.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(main())

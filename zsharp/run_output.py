@@ -1,4 +1,4 @@
-"""What `python -m zsharp` prints: a run, its epochs and its result, for people or as JSON lines."""
+"""Prints what `python -m zsharp` reports: a run, its epochs and its result, as text or as JSON lines."""
 
 import json
 import math
@@ -15,7 +15,7 @@ _ROW = "{:>5}  {:>10}  {:>7}  {:>9}  {:>9}  {:>6}  {:>8}  {:>7}"
 
 
 def run_facts(training: "Training") -> dict[str, Any]:
-    """What is trained, on what, from which epoch on."""
+    """Returns what is trained, on what data and device, and from which epoch on."""
     import torch
 
     from zsharp.training.device import device_name
@@ -36,7 +36,7 @@ def run_facts(training: "Training") -> dict[str, Any]:
 
 
 def result_facts(result: "TrialResult") -> dict[str, Any]:
-    """How it ended: the best and the last epoch of those just trained, and what they cost."""
+    """Returns how the run ended: the best and the last of the epochs just trained, and their cost."""
     rows = result.reports
     last: Mapping[str, object] = rows[-1] if rows else {}
     accuracies = [(row["val_accuracy"], row["epoch"]) for row in rows if not row["diverged"]]
@@ -52,7 +52,7 @@ def result_facts(result: "TrialResult") -> dict[str, Any]:
 
 
 def show_json(kind: str, facts: Mapping[str, Any]) -> None:
-    """Prints one JSON object on one line; numbers that are not finite become null."""
+    """Prints one JSON object on one line. Numbers that are not finite become null, as JSON has no others."""
     finite = {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in facts.items()
@@ -61,9 +61,9 @@ def show_json(kind: str, facts: Mapping[str, Any]) -> None:
 
 
 def show_text(kind: str, facts: Mapping[str, Any]) -> None:
-    """Prints `kind` (`run`, `epoch` or `result`) to be read by people."""
-    lines = {"run": _run_lines, "epoch": _epoch_lines, "result": _result_lines}[kind](facts)
-    print(*lines, sep="\n", flush=True)
+    """Prints the facts of a `kind` (`run`, `epoch` or `result`) as text."""
+    lines_of = {"run": _run_lines, "epoch": _epoch_lines, "result": _result_lines}
+    print("\n".join(lines_of[kind](facts)), flush=True)
 
 
 def _run_lines(facts: Mapping[str, Any]) -> Iterator[str]:
@@ -72,8 +72,8 @@ def _run_lines(facts: Mapping[str, Any]) -> Iterator[str]:
     settings = ", ".join(f"{name} {value:g}" for name, value in spec["params"].items())
     yield (
         f"{spec['method']} on {spec['architecture']}, {facts['num_parameters']:,} parameters; "
-        f"{spec['data']['name']}: {facts['num_train']:,} images of {shape} to train on, "
-        f"{facts['num_val']:,} to validate on"
+        f"{spec['data']['name']}: {facts['num_train']:,} images of {shape} for training, "
+        f"{facts['num_val']:,} for validation"
     )
     yield (
         f"{settings}; {train['base_optimizer']}, batch size {train['batch_size']}, seed {train['seed']}; "
@@ -101,7 +101,7 @@ def _epoch_lines(row: Mapping[str, Any]) -> Iterator[str]:
 
 def _result_lines(facts: Mapping[str, Any]) -> Iterator[str]:
     if facts["epoch"] is None:
-        yield "nothing left to train: the checkpoint is of the last epoch"
+        yield "nothing left to train: the checkpoint is from the last epoch"
     else:
         best, last = (_number(facts[name], ".4f") for name in ("best_val_accuracy", "val_accuracy"))
         yield (

@@ -38,7 +38,7 @@ def test_the_default_run_learns_the_digits():
     assert (done.returncode, done.stderr) == (0, "")
     first, settings, headings, *epochs, result, test = done.stdout.splitlines()
     assert re.fullmatch(
-        r"zsharp on resnet8, 75,002 parameters; digits: 1,294 images of 1 x 8 x 8 .*, 144 to validate on",
+        r"zsharp on resnet8, 75,002 parameters; digits: 1,294 images of 1 x 8 x 8 .*, 144 for validation",
         first,
     )
     assert re.fullmatch(
@@ -113,7 +113,7 @@ def test_list_has_every_row(as_json, capsys):
         (["--param", "rhoo=0.1"], "did you mean rho"),
         (["--param", "rho"], "--param rho: expected NAME=VALUE with a number"),
         (["--param", "rho=big"], "--param rho=big: expected NAME=VALUE with a number"),
-        (["--rho", "0.1", "--param", "rho=0.2"], "rho is given twice"),
+        (["--rho", "0.1", "--param", "rho=0.2"], "rho is set twice"),
         (["--rho", "-0.1"], "rho is -0.1; valid: 0 <= rho"),
         (["--q-p", "1"], "q_p is 1.0; valid: 0 <= q_p < 1"),
         (["--lr", "nan"], "lr is nan; valid: 0 < lr"),
@@ -123,7 +123,7 @@ def test_list_has_every_row(as_json, capsys):
         (["--val-fraction", "1"], "data.val_fraction is 1.0"),
         (["--max-images", "9999"], "max_images is 9999 for data set 'digits'; valid: at most 1438"),
         (["--threads", "0"], "--threads is 0; valid: whole numbers from 1"),
-        (["--checkpoint", "/nowhere/checkpoint.pt"], "there is no folder /nowhere"),
+        (["--checkpoint", "/nowhere/checkpoint.pt"], "no such folder: /nowhere"),
         (["--checkpoint", __file__], "test_zsharp_command.py: not a readable checkpoint"),
         (["--epoch", "3"], "unrecognized arguments: --epoch 3"),
     ],
@@ -188,7 +188,7 @@ def test_an_interrupted_run_continues_as_if_nothing_had_happened(tmp_path, capsy
         rest, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert errors == (
-        f"python -m zsharp: interrupted; {path} holds its finished epochs: the same command continues after them\n"
+        f"python -m zsharp: interrupted; finished epochs are in {path}: run the same command to continue\n"
     )
     before = rows("".join(seen) + rest)
     assert [row["kind"] for row in before[:4]] == ["run", "epoch", "epoch", "epoch"]
@@ -204,7 +204,7 @@ def test_an_interrupted_run_continues_as_if_nothing_had_happened(tmp_path, capsy
 
     assert main([*arguments[:-3], "--checkpoint", str(path), "--test"]) == 0
     *_, nothing, test = capsys.readouterr().out.splitlines()
-    assert nothing == "nothing left to train: the checkpoint is of the last epoch"
+    assert nothing == "nothing left to train: the checkpoint is from the last epoch"
     assert test.startswith("test accuracy: 0.")
 
 
@@ -221,4 +221,4 @@ def test_an_interrupted_run_without_a_checkpoint_says_what_would_have_helped():
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.startswith("python -m zsharp: interrupted; nothing was kept: --checkpoint FILE")
+    assert errors.startswith("python -m zsharp: interrupted; nothing was saved: --checkpoint FILE")
