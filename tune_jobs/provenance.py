@@ -16,7 +16,7 @@ SENT_FROM = "sent_from.json"  # beside this file where `tune-jobs submit` has se
 
 
 def provenance(gpus: Sequence[str] = ()) -> dict[str, Any]:
-    """Returns JSON-able facts about this process; None where a fact cannot be had.
+    """Returns JSON-able facts about this process; None where a fact is unknown.
 
     The keys are `package_versions` (of those installed), `python_version`, `git_commit` and `git_dirty` (None
     where git does not track this package; dirty means changed or new files in it or in a package beside it)
@@ -41,7 +41,7 @@ def provenance(gpus: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def _sent_from() -> tuple[str | None, bool | None] | None:
-    """Returns what `git_state` was where this copy of our code was sent from, None if it is no such copy."""
+    """Returns the `git_state` of the machine that sent this copy of our code, None if nobody sent it."""
     try:
         commit, dirty = json.loads(Path(__file__).with_name(SENT_FROM).read_text(encoding="utf-8"))
     except FileNotFoundError:
