@@ -118,7 +118,7 @@ def cases() -> dict[str, tuple[Callable[[], list[Tensor]], float, str, int]]:
             PERCENTILES,
             2048,
         ),
-        "distributions": (lambda: distributions(1500), PERCENTILES, 2048),
+        "distributions": (lambda: distributions(1500), (0.29, 0.75, 0.99), 2048),
         "mixed": (mixed_list, (0.0, 0.75), 1024),
         "not_finite": (not_finite, (0.0, 0.5, 0.99), 512),
     }
