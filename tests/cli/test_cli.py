@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import jsonschema
@@ -14,12 +15,13 @@ import pandas as pd
 import pytest
 
 from tune_jobs.cli import app as cli
-from tune_jobs.cli.app import _console, app, main
+from tune_jobs.cli.app import app, main
+from tune_jobs.cli.printing import console
 from tune_jobs.job.load import load_job, presets
 from tune_jobs.job.plain_yaml import read_mapping
 from tune_jobs.job.space import PARAMETERS
 from tune_jobs.ledger.writer import Decision, Ledger
-from tune_jobs.results.compare import comparison
+from tune_jobs.results.compare import compare
 from zsharp.data import DATASETS
 from zsharp.models import ARCHITECTURES
 from zsharp.optim import METHODS
@@ -87,6 +89,10 @@ def test_every_verb_has_help(call):
             assert f"tune-jobs {verb}" in out
 
 
+def test_the_version_is_the_package_s(call):
+    assert call("--version") == (0, f"tune-jobs {version('zsharp-tune')}\n", "")
+
+
 def test_help_needs_nothing_that_is_slow_to_load():
     code = (
         "import sys, tune_jobs.cli.app as cli\n"
@@ -102,7 +108,7 @@ def test_help_needs_nothing_that_is_slow_to_load():
 
 def test_colours_that_are_forced_do_not_make_a_pipe_a_terminal(monkeypatch, capsys):
     monkeypatch.setenv("FORCE_COLOR", "1")
-    assert not _console().is_interactive
+    assert not console().is_interactive
 
 
 def test_list_names_everything_that_a_job_can_name(call):
@@ -329,7 +335,7 @@ def test_export_writes_the_files_it_names(call, searched):
 
 def test_compare_writes_the_same_rows_in_every_format(call, searched):
     call("export", searched)
-    table = comparison([searched])
+    table = compare([searched])
     answers = {
         form: call("compare", searched, "--format", form) for form in ("csv", "json", "markdown", "table")
     }
@@ -392,7 +398,7 @@ def test_plan_writes_nothing(call, place):
 def test_a_signal_before_a_search_has_begun_is_an_interruption(number, monkeypatch):
     before = signal.getsignal(signal.SIGTERM)
 
-    def interrupted():
+    def interrupted(*_, **__):
         assert signal.getsignal(number) is signal.default_int_handler, "or the signal would end this process"
         os.kill(os.getpid(), number)
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from tune_jobs.errors import JobError
 from tune_jobs.job.load import dump_job, load_job
 from tune_jobs.report.write import write_report
-from tune_jobs.results.compare import comparison, render_table, to_markdown
+from tune_jobs.results.compare import compare, render_table, to_markdown
 from tune_jobs.search.folder import search_folder
 from tune_jobs.submit.client import OLDEST_RAY
 from tune_jobs.submit.submit import folder_on_cluster
@@ -125,9 +125,9 @@ def test_an_architecture_called_script_stays_text(tmp_path):
     found = Scripts(page.read_text(encoding="utf-8"))
     assert any(SCRIPT in text for text in found.shown), "it is shown"
     assert not any(text.strip() == "alert(1)" for text in found.run), "and not run"
-    assert SCRIPT not in to_markdown(comparison([folder]))
+    assert SCRIPT not in to_markdown(compare([folder]))
     with Console(width=200, file=io.StringIO()) as console:
-        console.print(render_table(comparison([folder])))
+        console.print(render_table(compare([folder])))
     assert SCRIPT in console.file.getvalue()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import tune_jobs
 import zsharp
 from zsharp.optim import ASAM, METHODS, SAM, FriendlySAM, ZSharp, make_optimizer
 from zsharp.training import TrainSpec, TrialSpec, train
@@ -43,6 +44,23 @@ def test_every_public_name_exists(package):
 def test_a_name_that_does_not_exist_is_an_attribute_error(package):
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = importlib.import_module(package).no_such_name
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("run", "job out"),
+        ("resume", "folder sets"),
+        ("confirm", "folder num_seeds"),
+        ("compare", "folders"),
+        ("export", "folder"),
+        ("read_results", "folder"),
+        ("load_job", "source sets"),
+    ],
+)
+def test_functions_of_a_search(name, parameters):
+    names = list(inspect.signature(getattr(tune_jobs, name)).parameters)
+    assert names[: len(parameters.split())] == parameters.split()
 
 
 def test_every_module_says_its_job_in_its_first_line():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tune_jobs.cli.printable import Printable, printable
+from tune_jobs.cli.printing import Printable, printable
 from tune_jobs.errors import ClusterError
 from tune_jobs.results.read import read_results
 from tune_jobs.submit.fetch import unpack

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tune_jobs.cli.printable import Printable, printable
+from tune_jobs.cli.printing import Printable, printable
 from tune_jobs.submit.protocol import FOLDER
 
 if TYPE_CHECKING:

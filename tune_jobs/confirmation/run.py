@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from tune_jobs.cluster.session import ray_session
+from tune_jobs.cluster.ray import ray_session
 from tune_jobs.cluster.slots import Slots
 from tune_jobs.confirmation.plan import Budget, Confirmation, done_already, plan_confirmations, result_row
 from tune_jobs.job.data_checks import check_data

@@ -11,8 +11,7 @@ from typing import Any
 import optuna
 from ray import tune
 
-from tune_jobs.cluster.ray import Totals
-from tune_jobs.cluster.session import ray_session
+from tune_jobs.cluster.ray import Totals, ray_session
 from tune_jobs.cluster.slots import Slots
 from tune_jobs.cluster.watch import kill_children, watched
 from tune_jobs.search import packing_probe

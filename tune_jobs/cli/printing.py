@@ -1,9 +1,20 @@
-"""Makes text from elsewhere safe to print: a terminal shows it and does nothing else."""
+"""How the command line prints: on a terminal or into a pipe, and text from elsewhere."""
 
 import re
+import sys
 from collections.abc import Callable
 
+from rich.console import Console
+
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def console() -> Console:
+    """Returns where to print; in a pipe, lines are as long as they need to be and nothing is redrawn."""
+    if sys.stdout.isatty():
+        return Console(highlight=False, emoji=False)
+    # Colours may be forced in a pipe, as CI does; that does not make it a terminal.
+    return Console(highlight=False, emoji=False, width=1000, force_interactive=False)
 
 
 class Printable:

@@ -1,0 +1,20 @@
+"""The arguments that several verbs of the command line share, and its exit codes."""
+
+from typing import Annotated
+
+import typer
+
+Job = Annotated[str, typer.Argument(metavar="JOB", help="A preset's name (see `list`) or a YAML file.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Change a value of the job; the value is YAML."),
+]
+Out = Annotated[
+    str | None, typer.Option("--out", metavar="DIR", help="The search folder; by default storage/name.")
+]
+Folder = Annotated[str, typer.Argument(metavar="DIR", help="A search folder.")]
+Folders = Annotated[list[str], typer.Argument(metavar="DIR...", help="Search folders.")]
+
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130

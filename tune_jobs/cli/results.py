@@ -1,0 +1,95 @@
+"""The verbs that show and write results: compare, export."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from tune_jobs.cli.arguments import Folder, Folders
+from tune_jobs.cli.printing import console
+
+
+def compare(
+    folders: Folders,
+    form: Annotated[
+        Literal["table", "csv", "markdown", "latex", "json"],
+        typer.Option("--format", help="How to print the comparison."),
+    ] = "table",
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write the report as one HTML page instead.")
+    ] = None,
+) -> None:
+    """Compare architectures and methods side by side."""
+    from tune_jobs.results import compare as comparison
+
+    searched = local_folders(folders)
+    if html is not None:
+        _write_report(searched, html)
+    elif form == "table":
+        print_comparison(console(), searched)
+    else:
+        renderers = {
+            "csv": comparison.to_csv,
+            "markdown": comparison.to_markdown,
+            "latex": comparison.to_latex,
+            "json": comparison.to_json,
+        }
+        typer.echo(renderers[form](comparison.compare(searched)), nl=False)
+
+
+def export(folder: Folder) -> None:
+    """Write a search's Parquet files again, from its ledger."""
+    from tune_jobs.results.write import export as export_folder
+    from tune_jobs.search.folder import SearchFolder
+
+    search = SearchFolder(folder)
+    with search.open(read_only=True):  # brings a remote search's ledger to this machine
+        files = export_folder(search.local)
+    search.publish()
+    for file in files:
+        typer.echo(file)
+
+
+def print_comparison(screen: Console, folders: list[Path]) -> None:
+    """Prints the table of results, what it says in words, and what early stopping saved."""
+    from tune_jobs.report.answer import answer_in_words
+    from tune_jobs.report.data import collect
+    from tune_jobs.results import stopping_account, transfer
+    from tune_jobs.results.compare import compare_results, render_table
+    from tune_jobs.results.read import read_all
+
+    results = read_all(folders)
+    answer = answer_in_words(collect(results))
+    screen.print(render_table(compare_results(results), is_settled=bool(answer)))
+    for line in (*answer, *transfer.describe(results), *stopping_account.describe(results)):
+        screen.print(escape(line), soft_wrap=True)
+
+
+def print_answer(screen: Console, folders: list[Path]) -> None:
+    """Prints in words what the confirmations of searches say; nothing where there are none."""
+    from tune_jobs.report.answer import answer_in_words
+    from tune_jobs.report.data import load
+
+    for line in answer_in_words(load(folders)):
+        screen.print(escape(line), soft_wrap=True)
+
+
+def local_folders(addresses: list[str]) -> list[Path]:
+    """Returns folders on this machine with the results of searches; remote ones are copied first."""
+    from tune_jobs.search.folder import SearchFolder
+
+    return [SearchFolder(address).results() for address in addresses]
+
+
+def _write_report(folders: list[Path], page: Path) -> None:
+    from tune_jobs.report.write import write_report
+
+    try:
+        written = write_report(folders, page)
+    except OSError as problem:
+        raise typer.BadParameter(f"cannot be written: {problem}", param_hint="--html") from None
+    typer.echo(f"Report: {written.page}\nIts tables and figures as files: {written.files}")
+    if written.missing:
+        typer.echo(written.missing)

@@ -1,0 +1,130 @@
+"""The verbs that train: run, resume, confirm."""
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from tune_jobs.cli import results
+from tune_jobs.cli.arguments import EXIT_FAILED, EXIT_INTERRUPTED, Folder, Job, Out, Sets
+from tune_jobs.cli.printing import console
+
+if TYPE_CHECKING:
+    from tune_jobs.job.spec import JobSpec
+    from tune_jobs.search.run import SearchResult
+
+
+def run(
+    job: Job,
+    sets: Sets = None,
+    out: Out = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Delete the search that is in the folder and start again.")
+    ] = False,
+) -> None:
+    """Run a search, write its Parquet files, and compare the results."""
+    from tune_jobs.cli.progress import Progress
+    from tune_jobs.job.load import load_job
+    from tune_jobs.search.run import run as run_search
+
+    spec = load_job(job, sets or [])
+    screen = console()
+    with Progress(spec, screen) as progress:
+        result = run_search(spec, out, fresh=fresh, on_change=progress.on_change, on_start=progress.on_start)
+    _show_result(screen, spec, result)
+
+
+def resume(folder: Folder, sets: Sets = None) -> None:
+    """Resume a search however it stopped, or extend it with more trials, epochs or budget."""
+    from tune_jobs.cli.progress import Progress
+    from tune_jobs.search.extend import extended
+    from tune_jobs.search.folder import SearchFolder
+    from tune_jobs.search.run import resume as resume_search
+
+    search = SearchFolder(folder, writes=True)
+    with search.open(read_only=True) as ledger:
+        _, spec = extended(ledger, sets or [])
+    screen = console()
+    with Progress(spec, screen) as progress:
+        result = resume_search(search, sets or [], on_change=progress.on_change, on_start=progress.on_start)
+    _show_result(screen, spec, result)
+
+
+def confirm(
+    folder: Folder,
+    seeds: Annotated[int, typer.Option("--seeds", metavar="N", help="Fresh seeds for each winner.")],
+    top: Annotated[
+        int, typer.Option("--top", metavar="K", help="Confirm the K best configurations of each study.")
+    ] = 1,
+    budget: Annotated[
+        Literal["epochs", "gradients"],
+        typer.Option("--budget", help="What every method gets the same of: epochs, or gradient evaluations."),
+    ] = "epochs",
+    sharpness_images: Annotated[
+        int,
+        typer.Option(
+            "--sharpness-images",
+            min=0,
+            metavar="N",
+            help="Measure flatness on N training images; 0 disables it.",
+        ),
+    ] = 512,
+) -> None:
+    """Retrain each study's winner on all training data with fresh seeds, and read the test set."""
+    from tune_jobs.confirmation.run import confirm as confirm_folder
+
+    screen = console()
+    num_runs = num_done = 0
+
+    def on_start(of_all: int, already_done: int) -> None:
+        nonlocal num_runs, num_done
+        num_runs, num_done = of_all, already_done
+        screen.print(f"{num_runs} runs, {num_done} of them done already.")
+
+    def on_row(row: dict[str, Any]) -> None:
+        nonlocal num_done
+        num_done += 1
+        accuracy = row.get("test_accuracy")
+        outcome = f"test acc {accuracy:.4f}" if accuracy is not None else str(row["error"] or "")
+        line = f"{num_done}/{num_runs}  {row['trial_id']}  seed {row['seed']}  {row['status']}  {outcome}"
+        screen.print(escape(line), soft_wrap=True)
+
+    try:
+        rows = confirm_folder(
+            folder,
+            seeds,
+            top=top,
+            budget=budget,
+            sharpness_images=sharpness_images,
+            on_start=on_start,
+            on_row=on_row,
+        )
+    except KeyboardInterrupt:
+        screen.print("Interrupted. Finished runs are recorded.")
+        screen.print(escape(f"Continue with: tune-jobs confirm {folder} --seeds {seeds}"), soft_wrap=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    results.print_answer(screen, results.local_folders([folder]))
+    if not any(row["status"] == "completed" for row in rows):
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _show_result(screen: Console, spec: "JobSpec", result: "SearchResult") -> None:
+    """Prints how a search ended and its comparison; exits with the code that says whether it succeeded."""
+    if result.stop_kind != "error":  # after an error there may be nothing to read
+        results.print_comparison(screen, [result.folder])
+        screen.print(f"\nResults: {escape(str(result.folder / 'parquet'))}", soft_wrap=True)
+    if result.stopped is not None:
+        screen.print(escape(f"Stopped before its last trial: {result.stopped}."), soft_wrap=True)
+        screen.print(escape(result.search.resume_hint), soft_wrap=True)
+    if result.is_interrupted:
+        raise typer.Exit(EXIT_INTERRUPTED)
+    if result.stop_kind == "error":
+        raise typer.Exit(EXIT_FAILED)
+    num_failed = result.counts.get("failed", 0)
+    if num_failed > spec.failures.max_failed_fraction * sum(result.counts.values()):
+        screen.print(f"{num_failed} trials failed: more than failures.max_failed_fraction allows.")
+        raise typer.Exit(EXIT_FAILED)
+    if not result.counts.get("completed"):
+        screen.print("No trial reached full fidelity.")
+        raise typer.Exit(EXIT_FAILED)
