@@ -158,3 +158,9 @@ def test_the_examples_in_docstrings_run(tmp_path, monkeypatch):
                 num_tests += 1
                 assert runner.run(test).failed == 0, test.name
     assert num_tests >= 2
+
+
+def test_the_verbs_are_public_names_of_tune_jobs():
+    verbs = {"run", "resume", "confirm", "compare", "export", "read_results", "load_job"}
+    assert verbs <= set(tune_jobs.__all__)
+    assert all(callable(getattr(tune_jobs, verb)) for verb in verbs)
