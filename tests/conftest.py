@@ -4,6 +4,8 @@ import os
 
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 settings.register_profile("default", max_examples=25, deadline=None)
 settings.register_profile("ci", max_examples=100, deadline=None)
@@ -13,16 +15,22 @@ STARTS_A_RAY = ("tests/end_to_end/", "tests/faults/", "tests/storage/test_remote
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Gives each file to one process. Tests that start a Ray come first, since they take longest.
+    """Tests that start a Ray come first, since they take longest."""
+    items.sort(key=lambda item: not item.nodeid.startswith(STARTS_A_RAY))
 
-    The short ones share a Ray, hence a process. The slow ones have clusters of their own and mostly wait.
+
+class FileByFile(LoadScopeScheduling):
+    """Gives each file to one process, in the order collected.
+
+    The short tests on Ray share one, hence a process. The slow ones have clusters of their own and mostly wait.
     """
 
-    def group(item: pytest.Item) -> str:
-        file = item.nodeid.partition("::")[0]
-        shares_a_ray = file.startswith(STARTS_A_RAY) and item.get_closest_marker("slow") is None
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        shares_a_ray = file.startswith(STARTS_A_RAY) and self.config.option.markexpr != "slow"
         return "ray" if shares_a_ray else file
 
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
-    items.sort(key=lambda item: not item.nodeid.startswith(STARTS_A_RAY))
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FileByFile:
+    """How `--numprocesses` shares out the tests."""
+    return FileByFile(config, log)

@@ -59,6 +59,7 @@ _MODULES = {
     "StorageError": "errors",
     "TuneJobsError": "errors",
     "compare": "results.compare",
+    "comparison": "results.compare",  # its name in version 0.1
     "confirm": "confirmation.run",
     "export": "results.write",
     "load_job": "job.load",
