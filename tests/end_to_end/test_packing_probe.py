@@ -2,13 +2,13 @@
 
 import os
 import signal
-import threading
 
 import pytest
 
 from tune_jobs.cluster.slots import plan_slots
 from tune_jobs.job.load import load_job
 from tune_jobs.ledger.writer import Ledger
+from tune_jobs.search import packing_probe
 from tune_jobs.search.folder import SearchFolder
 from tune_jobs.search.packing_probe import packed, probe_packing, with_fewer
 from tune_jobs.search.recorder import Recorder
@@ -39,12 +39,13 @@ def test_without_cuda_every_trial_has_a_gpu_of_its_own(tmp_path):
 
 @pytest.mark.usefixtures("ray_with_four_gpus")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_during_the_probe_stops_the_search(tmp_path, number):
-    def interrupt_soon(slots, past):
-        assert slots.gpus_per_trial == 1
-        threading.Timer(0.5, os.kill, (os.getpid(), number)).start()  # a worker takes longer to import torch
+def test_a_signal_during_the_probe_stops_the_search(tmp_path, monkeypatch, number):
+    def interrupted(job, **given):
+        os.kill(os.getpid(), number)
+        return probe_packing(job, **given)
 
-    result = run(load_job("digits", SETS), tmp_path / "search", on_start=interrupt_soon)
+    monkeypatch.setattr(packing_probe, "probe_packing", interrupted)
+    result = run(load_job("digits", SETS), tmp_path / "search")
     assert result.is_interrupted
     with Ledger.open(tmp_path / "search", read_only=True) as ledger:
         assert ledger.trials() == []
