@@ -37,7 +37,7 @@ def _on_open(event, arguments):
     if event != "open" or not isinstance(arguments[0], str | os.PathLike):
         return
     path = os.fspath(arguments[0])
-    is_written = arguments[1] == "wb"  # it is opened once more, to sync it
+    is_written = "w" in (arguments[1] or "")  # it is opened once more, to sync it
     if not (is_written and str(path).endswith(".tmp") and f"{os.sep}checkpoints{os.sep}" in str(path)):
         return
     trial = Path(path).name.removeprefix(".").partition(".pt.")[0]
