@@ -37,7 +37,7 @@ def tune_jobs(*arguments, **environment):
     began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "tune_jobs", *map(str, arguments)],
-        env=variables, capture_output=True, text=True, timeout=120,
+        env=variables, capture_output=True, text=True, timeout=280,
     )  # fmt: skip
     return done, time.monotonic() - began
 

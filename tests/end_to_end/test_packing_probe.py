@@ -37,6 +37,7 @@ def test_without_cuda_every_trial_has_a_gpu_of_its_own(tmp_path):
         assert ledger.events() == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_with_four_gpus")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_during_the_probe_stops_the_search(tmp_path, monkeypatch, number):

@@ -50,6 +50,8 @@ def test_a_driver_killed_after_its_last_report_left_things_to_tidy(reference, tm
     search.finish().check(reference)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_killed_driver_and_failing_workers_change_nothing(reference, tmp_path):
     seed = random.randrange(10**6)
     print(f"{seed=}")

@@ -124,7 +124,7 @@ class Search:
             return ledger.reports()
         return []
 
-    def wait_for(self, num_reports, delay_s=0.0, timeout_s=60):
+    def wait_for(self, num_reports, delay_s=0.0, timeout_s=200):
         """Waits until so many reports are in the ledger, and some time more; returns whether it came to that."""
         end_s = time.monotonic() + timeout_s
         while len(self.reports()) < num_reports:
