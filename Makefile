@@ -7,6 +7,9 @@ BROWSER := command -v chromium || command -v chromium-browser || command -v goog
 # Without a Chromium, and without the right to install one, the tests in a browser are left out.
 TEST_ENV := OMP_NUM_THREADS=1; export OMP_NUM_THREADS; if ! ($(BROWSER)) >/dev/null; then export ZSHARP_NO_BROWSER=1; fi
 
+# uv leaves compiling to the first import. Where this variable forbids keeping the result, every start takes twice as long.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: search test test-slow browser check docs dist format bench clean
 
 search: .venv/runs
