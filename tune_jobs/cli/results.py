@@ -1,5 +1,6 @@
 """The verbs that show and write results: compare, export."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -50,6 +51,12 @@ def export(folder: Folder) -> None:
     search.publish()
     for file in files:
         typer.echo(file)
+
+
+def load_libraries() -> None:
+    """Imports what `print_comparison` needs: pandas, SciPy and Plotly take a second or two."""
+    for name in ("report.answer", "report.data", "results.compare", "results.stopping_account"):
+        import_module(f"tune_jobs.{name}")
 
 
 def print_comparison(screen: Console, folders: list[Path]) -> None:

@@ -1,5 +1,7 @@
 """The verbs that train: run, resume, confirm."""
 
+from collections.abc import Callable
+from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -13,6 +15,7 @@ from tune_jobs.cli.printing import console
 if TYPE_CHECKING:
     from tune_jobs.job.spec import JobSpec
     from tune_jobs.search.run import SearchResult
+    from tune_jobs.search.trial import LiveTrial
 
 
 def run(
@@ -31,7 +34,8 @@ def run(
     spec = load_job(job, sets or [])
     screen = console()
     with Progress(spec, screen) as progress:
-        result = run_search(spec, out, fresh=fresh, on_change=progress.on_change, on_start=progress.on_start)
+        on_change = _loading_results_early(progress.on_change)
+        result = run_search(spec, out, fresh=fresh, on_change=on_change, on_start=progress.on_start)
     _show_result(screen, spec, result)
 
 
@@ -47,7 +51,8 @@ def resume(folder: Folder, sets: Sets = None) -> None:
         _, spec = extended(ledger, sets or [])
     screen = console()
     with Progress(spec, screen) as progress:
-        result = resume_search(search, sets or [], on_change=progress.on_change, on_start=progress.on_start)
+        on_change = _loading_results_early(progress.on_change)
+        result = resume_search(search, sets or [], on_change=on_change, on_start=progress.on_start)
     _show_result(screen, spec, result)
 
 
@@ -107,6 +112,20 @@ def confirm(
     results.print_answer(screen, results.local_folders([folder]))
     if not any(row["status"] == "completed" for row in rows):
         raise typer.Exit(EXIT_FAILED)
+
+
+def _loading_results_early(on_change: Callable[["LiveTrial"], None]) -> Callable[["LiveTrial"], None]:
+    """Imports what the comparison needs while trials train: after the last one it would keep the user waiting."""
+    loading: Thread | None = None
+
+    def call(trial: "LiveTrial") -> None:
+        nonlocal loading
+        if loading is None and trial.epoch > 0:
+            loading = Thread(target=results.load_libraries, daemon=True)
+            loading.start()
+        on_change(trial)
+
+    return call
 
 
 def _show_result(screen: Console, spec: "JobSpec", result: "SearchResult") -> None:

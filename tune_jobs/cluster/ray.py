@@ -127,6 +127,8 @@ def start_local(totals: Totals, threads_per_trial: int) -> None:
     # Threads that spin while they wait take the cores that other trials need.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("RAY_preload_python_modules", "torch,zsharp.training.training")
+    # Otherwise Ray starts a worker for each core at once, and again one for each trial: twice the imports of torch.
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     # Metrics and usage reports are for clusters; here they are processes and threads nobody looks at.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_enable_metrics_collection", "0")
