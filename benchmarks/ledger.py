@@ -18,7 +18,8 @@ import time
 from pathlib import Path
 
 from tune_jobs.job.load import load_job
-from tune_jobs.ledger.writer import METRICS, Ledger
+from tune_jobs.ledger.rows import METRICS
+from tune_jobs.ledger.writer import Ledger
 from tune_jobs.results.write import export
 from tune_jobs.search.folder import SearchFolder
 from tune_jobs.search.recorder import Recorder

@@ -20,7 +20,8 @@ from tune_jobs.cli.printing import console
 from tune_jobs.job.load import load_job, presets
 from tune_jobs.job.plain_yaml import read_mapping
 from tune_jobs.job.space import PARAMETERS
-from tune_jobs.ledger.writer import Decision, Ledger
+from tune_jobs.ledger.rows import Decision
+from tune_jobs.ledger.writer import Ledger
 from tune_jobs.results.compare import compare
 from zsharp.data import DATASETS
 from zsharp.models import ARCHITECTURES

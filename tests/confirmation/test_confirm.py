@@ -5,7 +5,8 @@ import pytest
 from tune_jobs.confirmation.plan import done_already, plan_confirmations, result_row, winners
 from tune_jobs.errors import JobError
 from tune_jobs.job.load import load_job
-from tune_jobs.ledger.writer import Decision, Ledger
+from tune_jobs.ledger.rows import Decision
+from tune_jobs.ledger.writer import Ledger
 from tune_jobs.results.read import read_results
 from tune_jobs.results.write import export
 

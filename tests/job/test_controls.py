@@ -11,7 +11,8 @@ import pytest
 
 from tune_jobs.job.load import load_job
 from tune_jobs.job.space import to_optuna
-from tune_jobs.ledger.writer import Decision, Ledger
+from tune_jobs.ledger.rows import Decision
+from tune_jobs.ledger.writer import Ledger
 from tune_jobs.results.statistics import smallest_n
 from tune_jobs.results.write import export
 from tune_jobs.search.plan import make_plan

@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 from ledgers import IN_MEMORY, JOB, ON, start, unchanged_by
 
 from tune_jobs.errors import LedgerError
-from tune_jobs.ledger.file import keep_durably
-from tune_jobs.ledger.writer import FILE_NAME, METRICS, STATUSES, Decision, Ledger
+from tune_jobs.ledger.file import FILE_NAME, keep_durably
+from tune_jobs.ledger.rows import METRICS, STATUSES, Decision
+from tune_jobs.ledger.writer import Ledger
 
 
 @pytest.fixture
@@ -204,7 +205,8 @@ def test_any_calls_leave_no_gap_and_no_duplicate(calls):
 WRITER = """
 import sys
 from pathlib import Path
-from tune_jobs.ledger.writer import Decision, Ledger
+from tune_jobs.ledger.rows import Decision
+from tune_jobs.ledger.writer import Ledger
 folder, trial = Path(sys.argv[1]), sys.argv[2]
 ledger = Ledger.open(folder) if (folder / "ledger.sqlite").exists() else Ledger.create(folder, {"name": "x"}, {})
 given = dict(study="s", number=0, dataset="d", architecture="a", method="m", variant=None, seed=0, params={})

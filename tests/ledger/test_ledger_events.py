@@ -15,7 +15,9 @@ import pytest
 from ledgers import IN_MEMORY, JOB, ON, start, unchanged_by
 
 from tune_jobs.errors import LedgerError
-from tune_jobs.ledger.writer import EVENTS, FILE_NAME, STATUSES, Decision, Ledger
+from tune_jobs.ledger.file import FILE_NAME
+from tune_jobs.ledger.rows import EVENTS, STATUSES, Decision
+from tune_jobs.ledger.writer import Ledger
 
 
 @pytest.fixture
@@ -220,7 +222,8 @@ def test_content_that_is_not_a_ledgers_is_a_message(ledger, damage):
 WRITER = """
 import sys
 from pathlib import Path
-from tune_jobs.ledger.writer import Decision, Ledger
+from tune_jobs.ledger.rows import Decision
+from tune_jobs.ledger.writer import Ledger
 folder, name = Path(sys.argv[1]), sys.argv[2]
 ledger = Ledger.open(folder) if (folder / "ledger.sqlite").exists() else Ledger.create(folder, {"name": "x"}, {})
 given = dict(study="s", dataset="d", architecture="a", method="m", variant=None, seed=0, params={}, max_epochs=3)

@@ -17,7 +17,8 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 
 from tune_jobs.errors import ResultsError
-from tune_jobs.ledger.writer import Decision, Ledger
+from tune_jobs.ledger.rows import Decision
+from tune_jobs.ledger.writer import Ledger
 from tune_jobs.results.compare import comparison, render_table, to_csv, to_json, to_markdown
 from tune_jobs.results.write import export
 

@@ -16,7 +16,8 @@ import pytest
 
 from tune_jobs import provenance as provenance_module
 from tune_jobs.errors import LedgerError, ResultsError
-from tune_jobs.ledger.writer import METRICS, Decision, Ledger
+from tune_jobs.ledger.rows import METRICS, Decision
+from tune_jobs.ledger.writer import Ledger
 from tune_jobs.provenance import git_state, provenance
 from tune_jobs.results.read import read_results
 from tune_jobs.results.schema import SCHEMA_VERSION, confirmations_schema, epochs_schema, trials_schema

@@ -9,7 +9,8 @@ import pytest
 
 from tune_jobs.errors import ResultsError
 from tune_jobs.job.load import load_job
-from tune_jobs.ledger.writer import Decision, Ledger
+from tune_jobs.ledger.rows import Decision
+from tune_jobs.ledger.writer import Ledger
 from tune_jobs.report.write import write_report
 from tune_jobs.results.read import read_all
 from tune_jobs.results.transfer import COLUMNS, describe, transfer

@@ -8,7 +8,8 @@ from rich.console import Console
 
 from tune_jobs.errors import JobError
 from tune_jobs.job.load import dump_job, load_job
-from tune_jobs.ledger.writer import METRICS, Decision, Ledger
+from tune_jobs.ledger.rows import METRICS, Decision
+from tune_jobs.ledger.writer import Ledger
 from tune_jobs.provenance import provenance
 from tune_jobs.results.write import export
 from tune_jobs.search.plan import make_plan, render_plan

@@ -6,7 +6,7 @@ import pytest
 
 from tune_jobs.errors import JobError, LedgerError
 from tune_jobs.ledger.mirror import RemoteRecord
-from tune_jobs.ledger.writer import Decision
+from tune_jobs.ledger.rows import Decision
 from tune_jobs.search.folder import SearchFolder
 from tune_jobs.storage import RemoteFolder
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tune_jobs.errors import LedgerError
-from tune_jobs.ledger.writer import Decision
+from tune_jobs.ledger.rows import Decision
 
 IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # many commits; a busy disk syncs slowly
 JOB = {"name": "tiny", "search": {"num_trials": 4}}

@@ -20,24 +20,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from tune_jobs.errors import LedgerError
-from tune_jobs.ledger.file import FILE_NAME as FILE_NAME
-from tune_jobs.ledger.file import is_there, leave_one_file, lock_for_writing, make_file, open_file, unlock
+from tune_jobs.ledger.file import (
+    FILE_NAME,
+    is_there,
+    leave_one_file,
+    lock_for_writing,
+    make_file,
+    open_file,
+    unlock,
+)
 from tune_jobs.ledger.reader import LedgerReader
 from tune_jobs.ledger.rows import (
     ACTIONS,
     DECISION_COLUMNS,
     EVENT_COLUMNS,
     EVENTS,
+    METRICS,
     RESERVED,
     START_COLUMNS,
+    STATUSES,
+    Decision,
     as_json,
     as_text,
     now,
     plain,
 )
-from tune_jobs.ledger.rows import METRICS as METRICS
-from tune_jobs.ledger.rows import STATUSES as STATUSES
-from tune_jobs.ledger.rows import Decision as Decision
 
 if TYPE_CHECKING:
     from tune_jobs.ledger.mirror import RemoteRecord

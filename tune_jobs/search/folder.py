@@ -12,8 +12,9 @@ from typing import Any
 
 from tune_jobs.errors import JobError, LedgerError, Problem
 from tune_jobs.job.spec import JobSpec
+from tune_jobs.ledger.file import FILE_NAME
 from tune_jobs.ledger.mirror import RemoteRecord
-from tune_jobs.ledger.writer import FILE_NAME, Ledger
+from tune_jobs.ledger.writer import Ledger
 from tune_jobs.storage import RemoteFolder, is_address
 
 _PUBLISHED = ("job.yaml", "optuna.journal", "parquet/trials.parquet", "parquet/epochs.parquet")

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tune_jobs.job.spec import JobSpec, Study
-from tune_jobs.ledger.writer import METRICS, Decision, Ledger
+from tune_jobs.ledger.rows import METRICS, Decision
+from tune_jobs.ledger.writer import Ledger
 from tune_jobs.search.budget import Meter
 from tune_jobs.search.checkpoints import Checkpoints, Retention
 from tune_jobs.search.folder import SearchFolder

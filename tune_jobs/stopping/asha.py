@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from tune_jobs.ledger.writer import Decision
+from tune_jobs.ledger.rows import Decision
 
 # Accuracies are at least 0, so nothing is worse; an infinity would turn interpolated cutoffs into NaN.
 WORST = 0.0

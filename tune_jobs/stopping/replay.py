@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
-from tune_jobs.ledger.writer import Decision
+from tune_jobs.ledger.rows import Decision
 from tune_jobs.stopping.asha import Rule, Rungs
 
 Row = Mapping[str, Any]
