@@ -118,9 +118,10 @@ class Scripts(HTMLParser):
         (self.run if self._inside else self.shown).append(data)
 
 
-def test_an_architecture_called_script_stays_text(tmp_path):
+def test_an_architecture_called_script_stays_text(tmp_path, monkeypatch):
+    monkeypatch.setattr("tune_jobs.report.write.write_images", lambda pictures, folder: None)  # takes seconds
     folder = tmp_path / "search"
-    write_search(folder, architectures=(SCRIPT, "resnet8"))
+    write_search(folder, architectures=(SCRIPT, "resnet8"), methods=("sam", "base"))
     page = write_report([folder], tmp_path / "report.html").page
     found = Scripts(page.read_text(encoding="utf-8"))
     assert any(SCRIPT in text for text in found.shown), "it is shown"
