@@ -1,5 +1,6 @@
 """A run continued from its checkpoint is the uninterrupted one; what cannot be continued says so."""
 
+import itertools
 import os
 import resource
 import signal
@@ -24,14 +25,12 @@ EVERYTHING = {
     "label_smoothing": 0.1,
     "augment": AugmentSpec(flip=True, cutout=2, randaugment=2, mixup=0.2, cutmix=0.5),
 }
+# A method's state and its base optimizer's are kept apart, so each method need not meet each base optimizer.
 CASES = [
-    *(pytest.param(method, "resnet8", {}, id=method) for method in METHODS),
     *(
         pytest.param(method, "resnet8", {"base_optimizer": base}, id=f"{method}-{base}")
-        for method in ("zsharp", "friendly_sam")
-        for base in ("sgd", "adam")
+        for method, base in zip(METHODS, itertools.cycle(["sgd", "adam", "adamw"]), strict=False)
     ),
-    pytest.param("base", "vit_tiny", {}, id="vit-base"),
     pytest.param("random_sam", "vit_tiny", {}, id="vit-random_sam"),
     pytest.param("zsharp_friendly_sam", "resnet8", EVERYTHING, id="everything-on"),
     pytest.param("base", "resnet8", EVERYTHING | {"precision": "bf16"}, id="everything-on-bf16"),
@@ -40,27 +39,26 @@ CASES = [
 
 @pytest.mark.parametrize(("method", "architecture", "settings"), CASES)
 def test_continuing_is_bit_identical(method, architecture, settings, tmp_path):
-    spec = small_spec(method, architecture, epochs=6, **settings)
-    whole = Training(spec)
-    reports = [whole.run_epoch() for _ in range(6)]
-    expected = whole_state(whole)
-
+    spec = small_spec(method, architecture, max_images=150, epochs=3, **settings)
     first = Training(spec)
-    again = [first.run_epoch() for _ in range(3)]
+    before = first.run_epoch()
     first.save(tmp_path / "checkpoint.pt")
+    expected = [first.run_epoch() for _ in range(2)]
+    state = whole_state(first)
+
     second = Training(replace(spec, data=replace(spec.data, root="elsewhere")))
     torch.manual_seed(99)
     second.load(tmp_path / "checkpoint.pt")
-    again += [second.run_epoch() for _ in range(3)]
+    reports = [second.run_epoch() for _ in range(2)]
 
-    assert measured(again) == measured(reports)
-    assert is_same(whole_state(second), expected)
-    assert again[3]["train_s"] > again[2]["train_s"]
-    assert again[3]["wall_s"] > again[2]["wall_s"]
+    assert measured(reports) == measured(expected)
+    assert is_same(whole_state(second), state)
+    assert reports[0]["train_s"] > before["train_s"]
+    assert reports[0]["wall_s"] > before["wall_s"]
 
 
 def test_saving_changes_nothing(tmp_path):
-    spec = small_spec("zsharp", epochs=4)
+    spec = small_spec("zsharp", max_images=150, epochs=3)
     saved = train(spec, checkpoint=tmp_path / "checkpoint.pt")
     assert measured(saved.reports) == measured(train(spec).reports)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
@@ -214,39 +212,41 @@ from pathlib import Path
 from small_runs import small_spec
 from zsharp.training import Training
 
-path, how = Path(sys.argv[1]), sys.argv[2]
-training = Training(small_spec(epochs=4))
+path = Path(sys.argv[1])
+training = Training(small_spec(max_images=100, epochs=4))
 training.run_epoch()
 training.save(path)
 training.run_epoch()
-if how == "killed":
-    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
 try:
     training.save(path)
 except OSError as error:
     assert error.filename == str(path)
-    sys.exit(7)
+    assert [other.name for other in path.parent.iterdir()] == [path.name]
+    print("an error, and no stray file", flush=True)
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+training.save(path)
 """
 
 
-@pytest.mark.parametrize("how", ["killed", "full disk"])
-def test_a_save_that_is_cut_off_leaves_the_old_file(how, tmp_path):
-    """The limit on the size of files stops the second save after 100 kB: by an error, or by its signal."""
+def test_a_save_that_is_cut_off_leaves_the_old_file(tmp_path):
+    """The limit on the size of files stops later saves after 100 kB: first by an error, then by its signal."""
     path = tmp_path / "checkpoint.pt"
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", STOPPED_WHILE_SAVING, path, how],
+        [sys.executable, "-c", STOPPED_WHILE_SAVING, path],
         env=environment,
         capture_output=True,
         text=True,
     )
-    assert done.returncode == (-signal.SIGXFSZ if how == "killed" else 7), done.stderr
+    assert done.stdout == "an error, and no stray file\n", done.stderr
+    assert done.returncode == -signal.SIGXFSZ, done.stderr
     assert path.stat().st_size > 100_000
     strays = [other for other in tmp_path.iterdir() if other != path]
-    assert len(strays) == (1 if how == "killed" else 0)
+    assert len(strays) == 1
 
-    continued = train(small_spec(epochs=4), checkpoint=path)
-    assert measured(continued.reports) == measured(train(small_spec(epochs=4)).reports[1:])
+    spec = small_spec(max_images=100, epochs=4)
+    continued = train(spec, checkpoint=path)
+    assert measured(continued.reports) == measured(train(spec).reports[1:])
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 100_000

@@ -1,5 +1,6 @@
-"""`python -m zsharp`: what it prints, its exit codes, and going on after an interruption."""
+"""`python -m zsharp`: what it prints, its exit codes, and resuming after an interruption."""
 
+import io
 import json
 import os
 import re
@@ -16,12 +17,8 @@ from zsharp.data import DATASETS
 from zsharp.models import ARCHITECTURES
 from zsharp.optim import METHODS
 
-SMALL = ["--max-images", "300", "--batch-size", "50", "--threads", "1"]
+SMALL = ["--max-images", "200", "--batch-size", "50", "--threads", "1"]
 COMMAND = [sys.executable, "-m", "zsharp"]
-
-
-def run(*arguments):
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True)
 
 
 def rows(text):
@@ -32,11 +29,12 @@ def without_timings(row):
     return {name: value for name, value in row.items() if name not in TIMINGS}
 
 
-def test_the_default_run_learns_the_digits():
-    """Also the documented first command: every line that it prints."""
-    done = run("--test")
-    assert (done.returncode, done.stderr) == (0, "")
-    first, settings, headings, *epochs, result, test = done.stdout.splitlines()
+def test_the_default_settings_learn_the_digits(capsys):
+    """Every line that the documented first command prints, after 5 epochs in place of 10."""
+    assert main(["--test", "--epochs", "5", "--threads", "1"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    first, settings, headings, *epochs, result, test = captured.out.splitlines()
     assert re.fullmatch(
         r"zsharp on resnet8, 75,002 parameters; digits: 1,294 images of 1 x 8 x 8 .*, 144 for validation",
         first,
@@ -48,15 +46,15 @@ def test_the_default_run_learns_the_digits():
     assert re.sub(" +", " ", headings).strip() == (
         "epoch train loss val acc grad norm pert norm kept images/s seconds"
     )
-    assert [line.split()[0] for line in epochs] == [str(n) for n in range(1, 11)]
+    assert [line.split()[0] for line in epochs] == [str(n) for n in range(1, 6)]
     assert all(len(line.split()) == 8 and len(line) == len(headings) for line in epochs)
     found = re.fullmatch(
-        r"validation accuracy: best (0\.\d{4}) \(epoch \d+\), last (0\.\d{4}); 400 gradient evaluations, "
+        r"validation accuracy: best (0\.\d{4}) \(epoch \d+\), last (0\.\d{4}); 200 gradient evaluations, "
         r"peak memory [\d,]+ MiB, [\d.]+ s of training",
         result,
     )
-    assert found and min(map(float, found.groups())) > 0.95
-    assert float(re.fullmatch(r"test accuracy: (0\.\d{4})", test)[1]) > 0.95
+    assert found and min(map(float, found.groups())) > 0.9
+    assert float(re.fullmatch(r"test accuracy: (0\.\d{4})", test)[1]) > 0.9
 
 
 def test_json_lines(capsys):
@@ -68,11 +66,11 @@ def test_json_lines(capsys):
     first, *epochs, result = rows(captured.out)
     assert [row["kind"] for row in (first, *epochs, result)] == ["run", "epoch", "epoch", "result"]
     assert first["spec"]["params"] == {"lr": 0.003, "rho": 0.5, "eta": 0.1, "q_p": 0.95}
-    assert (first["num_train"], first["num_val"], first["epochs_before"]) == (270, 30, 0)
+    assert (first["num_train"], first["num_val"], first["epochs_before"]) == (180, 20, 0)
     assert result["status"] == "completed"
     assert result["val_accuracy"] == epochs[1]["val_accuracy"]
     assert result["best_val_accuracy"] == max(row["val_accuracy"] for row in epochs)
-    assert result["gradient_evaluations"] == epochs[1]["gradient_evaluations"] == 20
+    assert result["gradient_evaluations"] == epochs[1]["gradient_evaluations"] == 12
     assert 0 <= result["test_accuracy"] <= 1 and result["test_loss"] > 0
 
 
@@ -80,7 +78,7 @@ def test_no_validation_images_and_no_perturbation_are_dashes(capsys):
     assert main([*SMALL, "--epochs", "1", "--method", "base", "--val-fraction", "0"]) == 0
     *_, epoch, result = capsys.readouterr().out.splitlines()
     assert [epoch.split()[i] for i in (2, 4, 5)] == ["-"] * 3
-    assert result.startswith("validation accuracy: best - (epoch -), last -; 6 gradient evaluations")
+    assert result.startswith("validation accuracy: best - (epoch -), last -; 4 gradient evaluations")
 
 
 @pytest.mark.parametrize("as_json", [False, True])
@@ -155,30 +153,34 @@ def test_an_unwritable_checkpoint_fails_without_a_traceback(tmp_path, capsys):
     assert "File name too long" in capsys.readouterr().err
 
 
-def test_exit_codes_of_the_process():
-    assert run("--method", "zsharpe").returncode == 2
-    help_text = run("--help")
-    assert help_text.returncode == 0
-    assert "--checkpoint FILE" in help_text.stdout
-
-
-def test_threads_that_wait_do_not_spin():
+@pytest.mark.parametrize(
+    ("arguments", "code", "given", "policy"),
+    [(["--list"], 0, {}, "PASSIVE"), (["--method", "zsharpe"], 2, {"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")],
+)
+def test_exit_codes_of_the_process_and_its_threads_that_wait_do_not_spin(arguments, code, given, policy):
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    for given, expected in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
-        shown = subprocess.run(
-            [*COMMAND, "--list"],
-            capture_output=True,
-            text=True,
-            env=environment | {"OMP_DISPLAY_ENV": "TRUE"} | given,
-        ).stderr
-        if "OMP_WAIT_POLICY" not in shown:
-            pytest.skip("this OpenMP does not show its settings")
-        assert f"OMP_WAIT_POLICY = '{expected}'" in shown
+    done = subprocess.run(
+        [*COMMAND, *arguments],
+        capture_output=True,
+        text=True,
+        env=environment | {"OMP_DISPLAY_ENV": "TRUE"} | given,
+    )
+    assert done.returncode == code
+    if "OMP_WAIT_POLICY" not in done.stderr:
+        pytest.skip("this OpenMP does not show its settings")
+    assert f"OMP_WAIT_POLICY = '{policy}'" in done.stderr
+
+
+def test_help(capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(["--help"])
+    assert exit.value.code == 0
+    assert "--checkpoint FILE" in capsys.readouterr().out
 
 
 def test_an_interrupted_run_continues_as_if_nothing_had_happened(tmp_path, capsys):
     path = tmp_path / "checkpoint.pt"
-    arguments = [*SMALL, "--epochs", "30", "--json", "--checkpoint", str(path)]
+    arguments = [*SMALL, "--epochs", "20", "--json", "--checkpoint", str(path)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -200,7 +202,7 @@ def test_an_interrupted_run_continues_as_if_nothing_had_happened(tmp_path, capsy
     assert main(arguments[:-2]) == 0
     _, *whole = rows(capsys.readouterr().out)
     assert [without_timings(row) for row in kept + after[:-1]] == [without_timings(row) for row in whole[:-1]]
-    assert torch.load(path, weights_only=True)["state"]["epoch"] == 30
+    assert torch.load(path, weights_only=True)["state"]["epoch"] == 20
 
     assert main([*arguments[:-3], "--checkpoint", str(path), "--test"]) == 0
     *_, nothing, test = capsys.readouterr().out.splitlines()
@@ -208,17 +210,17 @@ def test_an_interrupted_run_continues_as_if_nothing_had_happened(tmp_path, capsy
     assert test.startswith("test accuracy: 0.")
 
 
-def test_an_interrupted_run_without_a_checkpoint_says_what_would_have_helped():
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        [*COMMAND, *SMALL, "--epochs", "3000"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    ) as process:
-        process.stdout.readline()
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+class InterruptsAtTheFirstEpoch(io.StringIO):
+    """Standard output at which you press Ctrl-C when you see epoch 1."""
+
+    def write(self, text):
+        if text.lstrip().startswith("1 "):
+            signal.raise_signal(signal.SIGINT)
+        return super().write(text)
+
+
+def test_an_interrupted_run_without_a_checkpoint_says_what_would_have_helped(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", InterruptsAtTheFirstEpoch())
+    assert main([*SMALL, "--epochs", "3000"]) == 130
+    errors = capsys.readouterr().err
     assert errors.startswith("python -m zsharp: interrupted; nothing was saved: --checkpoint FILE")
