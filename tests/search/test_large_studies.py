@@ -97,12 +97,12 @@ def test_optuna_asks_the_way_that_the_part_answers(monkeypatch):
 
 def test_suggestions_from_a_part_are_as_good():
     def mean(most):
-        points = [suggested(600, seed=seed, most=most) for seed in range(30)]
+        points = [suggested(300, seed=seed, most=most) for seed in range(12)]
         return sum(value_at(**point) for point in points) / len(points)
 
-    known = [one.value for one in told(600) if one.value is not None]
+    known = [one.value for one in told(300) if one.value is not None]
     at_random = sum(known) / len(known)
-    whole, part = mean(10**6), mean(120)
+    whole, part = mean(300), mean(60)
     assert part > whole - 0.02 > at_random
 
 

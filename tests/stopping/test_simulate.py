@@ -4,7 +4,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tune_jobs.stopping.asha import Rule, Rungs
@@ -12,7 +12,6 @@ from tune_jobs.stopping.simulate import epochs_band
 
 RULES = {
     "digits": (Rule(20, 5, 3), 8, 1),
-    "cifar10": (Rule(200, 50, 3), 64, 8),
     "many rungs": (Rule(81, 1, 3), 40, 4),
     "halving": (Rule(32, 2, 2), 30, 2),
 }
@@ -27,7 +26,6 @@ RULES = {
     improving=st.booleans(),
     seed=st.integers(0, 2**31),
 )
-@settings(max_examples=20, deadline=None)
 def test_a_band_is_ordered_and_possible(max_epochs, grace, factor, num_trials, num_slots, improving, seed):
     grace = min(grace, max_epochs)
     rule = Rule(max_epochs, grace, factor)
@@ -83,7 +81,7 @@ def spend(rule, num_trials, num_slots, rng):
 
 
 def test_the_largest_jobs_are_simulated_in_seconds():
-    rule = Rule(1_000_000, 100_000, 3)
+    rule = Rule(1_000_000, 300_000, 3)
     band = epochs_band(rule, 1_000_000, 1_000, improving=True)
     assert 1e11 <= band.low < band.high <= 1e12
     # Of more trials, the same share continues.

@@ -86,18 +86,18 @@ def test_what_was_not_stored_did_not_happen(gate, address, monkeypatch):
 
 
 def test_copies_take_the_place_of_many_transactions(address, monkeypatch):
-    monkeypatch.setattr("tune_jobs.ledger.mirror._FEW", 10)
+    monkeypatch.setattr("tune_jobs.ledger.mirror._FEW", 4)
     folder = SearchFolder(address, writes=True)
     ledger = folder.create(JOB, {})
     start(ledger)
     most = 0
-    for epoch in range(1, 100):
+    for epoch in range(1, 41):
         ledger.report("a", epoch, {"val_accuracy": epoch / 3}, CONTINUE)
         ledger.store_copy()
         most = max(most, len(folder.remote.names("ledger")))
-    assert most < 60
+    assert most < 25
     with lose_machine(folder).open(read_only=True) as read:
-        assert [report["val_accuracy"] for report in read.reports()] == [epoch / 3 for epoch in range(1, 100)]
+        assert [report["val_accuracy"] for report in read.reports()] == [epoch / 3 for epoch in range(1, 41)]
 
 
 def test_a_copy_that_was_interrupted_leaves_the_record_whole(address, monkeypatch):
