@@ -1,7 +1,8 @@
-"""Reads and writes YAML as job files use it: plain data, no tags, aliases or repeated keys, numbers as in 1e-3."""
+"""Reads and writes YAML as job files use it: plain data without tags, aliases or repeated keys."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import yaml
 
@@ -11,15 +12,19 @@ MAX_BYTES = 2**20
 _MAX_DEPTH = 20
 _MAX_DIGITS = 100
 
-# YAML 1.2's core schema. PyYAML's own is 1.1: it reads 1e-3 as text, 010 as 8, 1:30 as 90 and no as false.
-_CONSTANTS = {"": None, "~": None} | {
-    spelling: value
-    for word, value in (("null", None), ("true", True), ("false", False))
-    for spelling in (word, word.capitalize(), word.upper())
+# What text without quotes stands for, by YAML 1.2's core schema. PyYAML follows 1.1, which reads 1e-3 as text, 010 as
+# 8, 1:30 as 90 and no as false. The key None makes PyYAML try these whatever the first letter.
+_MEANINGS: dict[Any, list[tuple[str, re.Pattern[str]]]] = {
+    None: [
+        (f"tag:yaml.org,2002:{kind}", re.compile(rf"(?:{pattern})\Z", re.ASCII))
+        for kind, pattern in (
+            ("null", "~|null|Null|NULL|"),
+            ("bool", "true|True|TRUE|false|False|FALSE"),
+            ("int", r"[-+]?\d+"),
+            ("float", r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"),
+        )
+    ]
 }
-_INTEGER = re.compile(r"[-+]?[0-9]+", re.ASCII)
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", re.ASCII)
-_NOT_FINITE = re.compile(r"([-+]?)\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 
 def read_mapping(text: str, name: str) -> dict[str, object]:
@@ -52,109 +57,79 @@ def read_value(text: str, name: str) -> object:
     if len(text) > MAX_BYTES:
         raise JobError([Problem(name, NOTHING, f"longer than {MAX_BYTES} bytes, which no job needs")])
     try:
-        events = yaml.parse(text, Loader=yaml.BaseLoader)
-        documents: list[object] = []
-        for event in events:
-            if isinstance(event, yaml.DocumentStartEvent):
-                if documents:
-                    raise _RefusedError(event, "more than one document; expected one")
-                documents.append(_build(next(events), events, depth=0))
-    except _RefusedError as refusal:
-        raise JobError([Problem(f"{name}, line {refusal.line}", NOTHING, refusal.message)]) from None
+        value: object = _Reader(text).get_single_data()
     except yaml.MarkedYAMLError as error:
-        where = name if error.problem_mark is None else f"{name}, line {error.problem_mark.line + 1}"
-        what = ", ".join(part for part in (error.context, error.problem) if part)
-        raise JobError([Problem(where, NOTHING, f"not YAML: {what}")]) from None
+        path = name if error.problem_mark is None else f"{name}, line {error.problem_mark.line + 1}"
+        message = ", ".join(part for part in (error.context, error.problem) if part)
+        if not isinstance(error, _RefusedError):
+            message = f"not YAML: {message}"
+        raise JobError([Problem(path, NOTHING, message)]) from None
     except yaml.YAMLError as error:
-        what = str(error).splitlines()[0]
-        raise JobError([Problem(name, NOTHING, f"not YAML: {what}")]) from None
-    return documents[0] if documents else None
+        raise JobError([Problem(name, NOTHING, f"not YAML: {str(error).splitlines()[0]}")]) from None
+    return value
 
 
-class _RefusedError(Exception):
-    """YAML that a job file may not hold."""
+class _RefusedError(yaml.MarkedYAMLError):
+    """YAML that a job file must not contain."""
 
-    def __init__(self, event: yaml.Event, message: str) -> None:
-        super().__init__(message)
-        self.line = _line(event)
-        self.message = message
+    def __init__(self, message: str, mark: Any) -> None:
+        super().__init__(problem=message, problem_mark=mark)
 
 
-def _line(event: yaml.Event) -> int:
-    assert event.start_mark is not None, "events of a parser have marks"
-    return event.start_mark.line + 1
+class _Reader(yaml.SafeLoader):
+    yaml_implicit_resolvers = _MEANINGS
+    _depth = -1
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Refuses what plain data does not need before PyYAML reads it: deep nesting would exhaust the stack."""
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent):
+            raise _RefusedError(f"an alias (*{event.anchor}); write the value out", event.start_mark)
+        if event.tag is not None:
+            raise _RefusedError(f"the tag {show(event.tag)}; only plain data is read", event.start_mark)
+        if self._depth >= _MAX_DEPTH:
+            raise _RefusedError(f"nested more than {_MAX_DEPTH} levels deep", event.start_mark)
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def construct_scalar(self, node: Any) -> Any:
+        text: str = super().construct_scalar(node)
+        if any("\ud800" <= char <= "\udfff" for char in text):
+            raise _RefusedError("half of a surrogate pair, which is not text", node.start_mark)
+        return text
+
+    def construct_yaml_int(self, node: Any) -> int:
+        digits = self.construct_scalar(node)
+        if len(digits) > _MAX_DIGITS:  # Python's time to read a number grows with the square of its length
+            raise _RefusedError(f"a number of more than {_MAX_DIGITS} digits", node.start_mark)
+        return int(digits)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Refuses keys that are not text, and repeated ones, of which PyYAML would keep the last."""
+        lines: dict[str, int] = {}
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise _RefusedError(f"the key {show(key)} is not text", key_node.start_mark)
+            if key in lines:
+                raise _RefusedError(
+                    f"the key {show(key)} a second time; first on line {lines[key]}", key_node.start_mark
+                )
+            lines[key] = key_node.start_mark.line + 1
+        return super().construct_mapping(node, deep)
 
 
-def _build(event: yaml.Event, events: Iterator[yaml.Event], depth: int) -> object:
-    """Returns the value that starts with `event`, taking the rest of it from `events`."""
-    if isinstance(event, yaml.AliasEvent):
-        raise _RefusedError(event, f"an alias (*{event.anchor}); write the value out")
-    if depth > _MAX_DEPTH:
-        raise _RefusedError(event, f"nested more than {_MAX_DEPTH} levels deep")
-    tag = getattr(event, "tag", None)
-    if tag is not None:
-        raise _RefusedError(event, f"the tag {show(tag)}; only plain data is read")
-    if isinstance(event, yaml.SequenceStartEvent):
-        return _build_list(events, depth)
-    if isinstance(event, yaml.MappingStartEvent):
-        return _build_dict(events, depth)
-    assert isinstance(event, yaml.ScalarEvent)
-    return _scalar(event)
-
-
-def _build_list(events: Iterator[yaml.Event], depth: int) -> list[object]:
-    values: list[object] = []
-    for event in events:
-        if isinstance(event, yaml.SequenceEndEvent):
-            break
-        values.append(_build(event, events, depth + 1))
-    return values
-
-
-def _build_dict(events: Iterator[yaml.Event], depth: int) -> dict[str, object]:
-    values: dict[str, object] = {}
-    lines: dict[str, int] = {}
-    for event in events:
-        if isinstance(event, yaml.MappingEndEvent):
-            break
-        key = _build(event, events, depth + 1)
-        if not isinstance(key, str):
-            raise _RefusedError(event, f"the key {show(key)} is not text")
-        if key in values:
-            raise _RefusedError(event, f"the key {show(key)} a second time; first on line {lines[key]}")
-        lines[key] = _line(event)
-        values[key] = _build(next(events), events, depth + 1)
-    return values
+_Reader.add_constructor("tag:yaml.org,2002:int", _Reader.construct_yaml_int)
 
 
 class _Writer(yaml.SafeDumper):
-    """Quotes text that would be read as something else."""
+    yaml_implicit_resolvers = _MEANINGS  # text that would be read as something else gets quotes
 
     def represent_text(self, text: str) -> yaml.ScalarNode:
-        misread = _plain(text) != text or _INTEGER.fullmatch(text) or not text.isprintable()
-        return self.represent_scalar("tag:yaml.org,2002:str", text, style='"' if misread else None)
+        # Inside double quotes, characters that cannot be seen are written as escapes.
+        return self.represent_scalar("tag:yaml.org,2002:str", text, None if text.isprintable() else '"')
 
 
 _Writer.add_representer(str, _Writer.represent_text)
-
-
-def _scalar(event: yaml.ScalarEvent) -> object:
-    text: str = event.value
-    if any("\ud800" <= char <= "\udfff" for char in text):
-        raise _RefusedError(event, "half of a surrogate pair, which is not text")
-    if event.style is not None:  # quoted, or a block of text
-        return text
-    if _INTEGER.fullmatch(text) and len(text) > _MAX_DIGITS:
-        raise _RefusedError(event, f"a number of more than {_MAX_DIGITS} digits")
-    return _plain(text)
-
-
-def _plain(text: str) -> object:
-    """Returns what text without quotes stands for."""
-    if text in _CONSTANTS:
-        return _CONSTANTS[text]
-    if _INTEGER.fullmatch(text) and len(text) <= _MAX_DIGITS:
-        return int(text)
-    if _FLOAT.fullmatch(text) or _NOT_FINITE.fullmatch(text):
-        return float(text.replace(".", "", 1) if _NOT_FINITE.fullmatch(text) else text)
-    return text
