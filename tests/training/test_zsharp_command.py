@@ -180,7 +180,7 @@ def test_help(capsys):
 
 def test_an_interrupted_run_continues_as_if_nothing_had_happened(tmp_path, capsys):
     path = tmp_path / "checkpoint.pt"
-    arguments = [*SMALL, "--epochs", "20", "--json", "--checkpoint", str(path)]
+    arguments = [*SMALL, "--epochs", "10", "--json", "--checkpoint", str(path)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -202,7 +202,7 @@ def test_an_interrupted_run_continues_as_if_nothing_had_happened(tmp_path, capsy
     assert main(arguments[:-2]) == 0
     _, *whole = rows(capsys.readouterr().out)
     assert [without_timings(row) for row in kept + after[:-1]] == [without_timings(row) for row in whole[:-1]]
-    assert torch.load(path, weights_only=True)["state"]["epoch"] == 20
+    assert torch.load(path, weights_only=True)["state"]["epoch"] == 10
 
     assert main([*arguments[:-3], "--checkpoint", str(path), "--test"]) == 0
     *_, nothing, test = capsys.readouterr().out.splitlines()
