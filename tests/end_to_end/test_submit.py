@@ -69,8 +69,8 @@ def submitted(head, client):
     ("environment", "words"),
     [
         ({}, "token: no token: "),
-        ({"RAY_AUTH_TOKEN": "0" * 32}, "token: refused by the cluster"),
-        ({"RAY_AUTH_MODE": "disabled"}, "token: refused by the cluster"),
+        ({"RAY_AUTH_TOKEN": "0" * 32}, "token: the cluster refused"),
+        ({"RAY_AUTH_MODE": "disabled"}, "token: the cluster refused"),
     ],
     ids=["none", "wrong", "none wanted"],
 )
