@@ -1,9 +1,12 @@
 """How the tests run side by side, and how many examples hypothesis tries."""
 
 import os
+import shutil
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+from playwright.sync_api import Browser, sync_playwright
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
@@ -11,6 +14,8 @@ settings.register_profile("default", max_examples=25, deadline=None)
 settings.register_profile("ci", max_examples=100, deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")
 STARTS_A_RAY = ("tests/end_to_end/", "tests/faults/", "tests/storage/test_remote_search.py")
 
 
@@ -34,3 +39,18 @@ class FileByFile(LoadScopeScheduling):
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FileByFile:
     """How `--numprocesses` shares out the tests."""
     return FileByFile(config, log)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A Chromium that the machine has; a machine without one says so, or has to say that it does not want this."""
+    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if found is None and os.environ.get("ZSHARP_NO_BROWSER") == "1":
+        pytest.skip("ZSHARP_NO_BROWSER=1: nothing is tried in a browser")
+    assert found, (
+        f"none of {', '.join(BROWSERS)} is installed (apt-get install chromium, or set ZSHARP_NO_BROWSER=1)"
+    )
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=list(FLAGS))
+        yield browser
+        browser.close()

@@ -1,16 +1,11 @@
 """One real Ray for all tests of this folder: 4 logical CPUs and GPUs on whatever the machine has."""
 
 import os
-import shutil
 
 import pytest
 import ray
-from playwright.sync_api import sync_playwright
 
 from tune_jobs.cluster import ray as cluster
-
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -29,18 +24,3 @@ def ray_with_four_gpus(home):
     cluster.start_local(cluster.Totals(cpus=4, gpus=4, gpus_per_node=4), threads_per_trial=1)
     yield
     ray.shutdown()
-
-
-@pytest.fixture(scope="session")
-def browser():
-    """A Chromium that the machine has; a machine without one says so, or has to say that it does not want this."""
-    found = next((path for name in NAMES if (path := shutil.which(name))), None)
-    if found is None and os.environ.get("ZSHARP_NO_BROWSER") == "1":
-        pytest.skip("ZSHARP_NO_BROWSER=1: nothing is tried in a browser")
-    assert found, (
-        f"none of {', '.join(NAMES)} is installed (apt-get install chromium, or set ZSHARP_NO_BROWSER=1)"
-    )
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=list(FLAGS))
-        yield browser
-        browser.close()

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("ray_with_four_gpus")
 
 SETS = [
     "architectures=[resnet8]", "methods=[zsharp, base]", "data.max_images=200", "train.batch_size=32",
-    "train.epochs=2", "train.warmup_epochs=0", "search.num_trials=1", "resources.device=cpu",
+    "train.epochs=2", "train.warmup_epochs=0", "search.num_trials=1", "resources={device: cpu, max_concurrent: 1}",
 ]  # fmt: skip
 
 

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("ray_with_four_gpus")
 SETS = [
     "architectures=[resnet8]", "methods=[sam]", "data.max_images=200", "search.num_trials=4", "train.epochs=2",
     "train.schedule=constant", "train.warmup_epochs=0", "train.batch_size=32", "asha.grace_epochs=1",
-    "asha.protect_top=4", "search.keep_checkpoints=2", "resources={device: cpu, max_concurrent: 2}",
+    "asha.protect_top=4", "search.keep_checkpoints=2", "resources={device: cpu, max_concurrent: 1}",
 ]  # fmt: skip
 
 

@@ -14,7 +14,7 @@ def test_the_ablation_on_digits(tmp_path):
     sets = [
         "data={name: digits, max_images: 200}", "architectures=[resnet8]", "train.epochs=2", "train.warmup_epochs=0",
         "train.batch_size=30", "space.q_p={choice: [0, 0.75, 0.95]}", "search.seeds=2", "search.num_trials=6",
-        "resources={device: cpu, max_concurrent: 2}",
+        "resources={device: cpu, max_concurrent: 1}",
     ]  # fmt: skip
     run(load_job("qp_ablation", sets), tmp_path / "search")
     results = read_results(tmp_path / "search")
