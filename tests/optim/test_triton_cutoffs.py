@@ -131,6 +131,8 @@ def cases() -> dict[str, tuple[Callable[[], list[Tensor]], float, str, int]]:
 
 
 CASES = cases()
+# The interpreter is slow: each percentile with one kind.
+INTERPRETED = [name for i, name in enumerate(CASES) if i % 4 in (0, 3)]
 
 
 def assert_equal(found: tuple[Tensor, Tensor], grads: Sequence[Tensor], q_p: float, kind: str) -> None:
@@ -179,20 +181,22 @@ def assert_applied(found: dict[str, Any], bfloat16_rounding: float = 0.0) -> Non
 
 def interpreted() -> dict[str, Any]:
     """Every case through the interpreter, and some with other settings than the default."""
-    answers: dict[str, Any] = {}
-    for i, (name, (make, q_p, kind, block)) in enumerate(CASES.items()):
-        given = q_p if i % 2 else torch.tensor(q_p, dtype=torch.float64)
+    devices = [is_available(torch.device(name)) for name in ("cpu", "cuda")]
+    answers: dict[str, Any] = {"available": devices, "is triton imported": "triton" in sys.modules}
+    for i, name in enumerate(INTERPRETED):
+        make, q_p, kind, block = CASES[name]
+        given = q_p if i % 3 else torch.tensor(q_p, dtype=torch.float64)
         answers[name] = cutoffs(make(), given, kind, block=block)
-    grads = [torch.randn(3000, generator=random(6)), torch.zeros(700)]
+    grads = [torch.randn(1500, generator=random(6)), torch.zeros(300)]
     answers["applied"] = applied("cpu", block=1024)
     triton_tables.MAX_CHUNKS = 2
     answers["several blocks a chunk"] = cutoffs(grads, 0.5, "zscore", block=512)
     triton_tables.WIDE = 1000
-    answers["64-bit counts"] = cutoffs(grads, 0.5, "zscore", block=1024)
+    answers["64-bit counts"] = cutoffs(grads, 0.5, "zscore", block=512)
     triton_cutoffs._SPARSE_SHARE = 1
-    answers["atomics only"] = cutoffs(grads, 0.5, "zscore", block=1024)
+    answers["atomics only"] = cutoffs(grads, 0.5, "zscore", block=512)
     triton_cutoffs._SPARSE_SHARE = 2**20
-    answers["histograms only"] = cutoffs(grads, 0.5, "zscore", block=1024)
+    answers["histograms only"] = cutoffs(grads, 0.5, "zscore", block=512)
     try:
         cutoffs([torch.zeros(3, dtype=torch.float64)], 0.5, "zscore")
     except ValueError as error:
@@ -210,7 +214,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return loaded
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", INTERPRETED)
 def test_interpreted_kernels_equal_a_sort(answers: dict[str, Any], name: str) -> None:
     make, q_p, kind, _ = CASES[name]
     assert_equal(answers[name], make(), q_p, kind)
@@ -220,7 +224,7 @@ def test_interpreted_kernels_equal_a_sort(answers: dict[str, Any], name: str) ->
     "name", ["several blocks a chunk", "64-bit counts", "atomics only", "histograms only"]
 )
 def test_settings_do_not_change_the_result(answers: dict[str, Any], name: str) -> None:
-    grads = [torch.randn(3000, generator=random(6)), torch.zeros(700)]
+    grads = [torch.randn(1500, generator=random(6)), torch.zeros(300)]
     assert_equal(answers[name], grads, 0.5, "zscore")
 
 
@@ -233,20 +237,14 @@ def test_other_dtypes_are_refused(answers: dict[str, Any]) -> None:
 
 
 def test_nothing_is_kept_of_a_gradient_whose_mean_is_not_finite(answers: dict[str, Any]) -> None:
-    centres, values = answers["not_finite-zscore-0.5"]
+    centres, values = answers["not_finite-zscore-0.99"]
     for grad, centre, value in zip(not_finite(), centres, values, strict=True):
         assert not ((grad - centre).abs() > value).any()
 
 
-def test_is_available_asks_for_cuda_and_does_not_import_triton() -> None:
-    script = """
-import sys, torch
-from zsharp.optim.triton.cutoffs import is_available
-assert not is_available(torch.device("cpu"))
-assert is_available(torch.device("cuda"))
-assert "triton" not in sys.modules
-"""
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=100)
+def test_is_available_asks_for_cuda_and_does_not_import_triton(answers: dict[str, Any]) -> None:
+    assert answers["available"] == [False, True]
+    assert not answers["is triton imported"]
 
 
 def test_kernels_compile_for_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
