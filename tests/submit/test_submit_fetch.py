@@ -77,7 +77,7 @@ def test_what_is_damaged_is_refused(damage):
     "name", ["../x", "/etc/passwd", "parquet/../../x", "report.html/../../x", "other.html"]
 )
 def test_no_file_gets_out_of_the_folder(name):
-    with pytest.raises(ClusterError, match="other names"):
+    with pytest.raises(ClusterError, match="another name"):
         unpack("\n".join(lines(zipped({"job.yaml": b"x", name: b"x"}))))
 
 

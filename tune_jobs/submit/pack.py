@@ -1,4 +1,4 @@
-"""The cluster's end of `tune-jobs fetch`: prints a search's Parquet files and report, packed, to a Ray job's log."""
+"""The part of `tune-jobs fetch` that runs on the cluster: prints a search's packed files to a Ray job's log."""
 
 import base64
 import hashlib
@@ -16,7 +16,7 @@ _PART_BYTES = 48 * 1024
 
 
 def main() -> None:
-    """Prints the files of the search folder that is the first argument."""
+    """Prints the files of the search folder named by the first argument."""
     try:
         packed = pack(sys.argv[1])
     except (LedgerError, ResultsError, OSError, ValueError) as error:
@@ -25,14 +25,17 @@ def main() -> None:
     print("\n".join(lines(packed)), flush=True)
 
 
-def pack(place: str) -> bytes:
-    """Returns a zip file of what there is of `FILES` in a search folder, written anew from its ledger.
+def pack(address: str) -> bytes:
+    """Returns a zip file with those of `FILES` that a search has, after exporting its ledger once more.
+
+    Args:
+        address: The search folder: a path or a remote address.
 
     Raises:
-        LedgerError: There is no search.
-        ValueError: It is too much for a log; the message names the largest files.
+        LedgerError: If there is no search.
+        ValueError: If the files are too large for a log; the message names them with their sizes.
     """
-    folder = _local(place)
+    folder = _local_folder(address)
     packed = io.BytesIO()
     with (
         tempfile.TemporaryDirectory() as scratch,
@@ -45,25 +48,27 @@ def pack(place: str) -> bytes:
                 archive.writestr(name, file.read_bytes())
         sizes = {entry.filename: entry.compress_size for entry in archive.infolist()}
     if len(packed.getvalue()) > MAX_BYTES:
-        named = ", ".join(f"{name} ({size / 2**20:.0f} MiB)" for name, size in sorted(sizes.items()))
-        raise ValueError(f"more than {MAX_BYTES / 2**20:.0f} MiB; copy them from {place}: {named}")
+        listed = ", ".join(f"{name} ({size / 2**20:.0f} MiB)" for name, size in sorted(sizes.items()))
+        raise ValueError(f"more than {MAX_BYTES / 2**20:.0f} MiB; copy them from {address}: {listed}")
     return packed.getvalue()
 
 
 def lines(packed: bytes) -> list[str]:
-    """Returns bytes as lines for a log, with their hash in the last."""
-    parts = range(0, len(packed), _PART_BYTES)
-    encoded = (base64.b64encode(packed[at : at + _PART_BYTES]).decode() for at in parts)
-    return [*(PART + part for part in encoded), f"{END}{len(packed)} {hashlib.sha256(packed).hexdigest()}"]
+    """Returns bytes as lines for a log; the last line holds their number and their hash."""
+    encoded = []
+    for start in range(0, len(packed), _PART_BYTES):
+        part = base64.b64encode(packed[start : start + _PART_BYTES]).decode()
+        encoded.append(f"{PART}{part}")
+    return [*encoded, f"{END}{len(packed)} {hashlib.sha256(packed).hexdigest()}"]
 
 
-def _local(place: str) -> Path:
-    """Returns a folder of this machine with the search's files."""
-    if "://" in place:
+def _local_folder(address: str) -> Path:
+    """Returns a folder on this machine with the search's freshly exported files."""
+    if "://" in address:
         from tune_jobs.search.folder import SearchFolder
 
-        return SearchFolder(place).results()
-    folder = Path(place)
+        return SearchFolder(address).results()
+    folder = Path(address)
     export(folder)
     return folder
 
@@ -71,7 +76,7 @@ def _local(place: str) -> Path:
 def _report(folder: Path, page: Path) -> Path:
     try:
         from tune_jobs.report.write import write_report
-    except ImportError as error:  # plotly is not everywhere
+    except ImportError as error:  # the cluster may lack plotly
         print(f"Without a report: {error}")
     else:
         write_report([folder], page)

@@ -1,15 +1,16 @@
-"""The names and sizes that both ends of a submitted search agree on: this machine, and the cluster."""
+"""Names and sizes on which this machine and the cluster agree."""
 
-# The job that `cli.driver` runs.
-JOB_FILE = "job.yaml"  # travels with the code
-JOB_VARIABLE = "TUNE_JOBS_JOB"  # in base64, where a container image has the code and no file travels
+# How the job reaches `cli.driver`: as a file beside the code, or, where a container image has the code, in a variable
+# in base64.
+JOB_FILE = "job.yaml"
+JOB_VARIABLE = "TUNE_JOBS_JOB"
 
-# Metadata of the Ray job, which `status` and `fetch` read.
+# Keys of the Ray job's metadata, which `status` and `fetch` read.
 FOLDER = "tune_jobs.folder"
 PYTHON = "tune_jobs.python"
 ENVIRONMENT = "tune_jobs.environment"
 
-# Time to finish running epochs and write the results; by default Ray kills a job 3 s after the signal.
+# Time for a stopped search to finish running epochs and write its results; Ray's default is 3 s.
 STOP_WAIT_S = 60
 
 # What `submit.pack` prints to the log of its Ray job, and `submit.fetch` reads there.
@@ -20,7 +21,7 @@ FILES = (
     "parquet/confirmations.parquet",
     "report.html",
 )
-MAX_BYTES = 64 * 2**20  # packed: the job server sends a log as one answer
+MAX_BYTES = 64 * 2**20  # packed: the job server sends the whole log in one response
 PART = "tune-jobs-part "
 END = "tune-jobs-end "
 FAILED = "tune-jobs-failed "

@@ -1,4 +1,4 @@
-"""Submits a job to a Ray cluster, where the search runs, and resumes if it has begun there before."""
+"""Submits a job to a Ray cluster, which runs its search or resumes one that stopped."""
 
 import base64
 import json
@@ -25,20 +25,21 @@ from tune_jobs.submit.protocol import ENVIRONMENT, FOLDER, JOB_FILE, JOB_VARIABL
 _ENV_VARS = {
     "RAY_JOB_STOP_SIGNAL": "SIGTERM",
     "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S),
-    "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait take the cores that other trials need
+    "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait would take cores from other trials
 }
-_NO_AGENT, _AGENT_WITHIN_S = "No available agent", 60.0  # Ray itself waits for 10 s before it says so
-_LONGEST_VARIABLE = 64 * 1024  # Linux takes twice that, and Ray wraps it
+_NO_AGENT = "No available agent"  # a head that has just started says so, after 10 s
+_AGENT_WITHIN_S = 60.0
+_LONGEST_VARIABLE = 64 * 1024  # Linux allows twice that, and Ray adds to it
 
 
 @dataclass(frozen=True)
 class Submission:
-    """A search that a cluster has taken.
+    """A search that a cluster has accepted.
 
     Attributes:
         id: Ray's submission id.
-        dashboard: The page that shows it.
-        folder: The search folder, as the cluster sees it.
+        dashboard: The address of its page on the dashboard.
+        folder: The search folder on the cluster.
     """
 
     id: str
@@ -56,35 +57,35 @@ def submit(
     image: str | None = None,
     wait_for_workers_s: float = 0.0,
 ) -> Submission:
-    """Submits a job: code and job file are sent, never data.
+    """Sends a job and our code, never data, to a cluster and starts the search there.
 
-    A search that is in the folder already, of the same job, goes on where it stopped.
+    If the folder already holds a search of the same job, that search resumes.
 
     Args:
-        job: What to search.
-        cluster: Where, as `tune_jobs.submit.client.connect` returns it.
-        out: The search folder as the cluster sees it; by default the job's name below its storage.
-        python: The interpreter that runs the search there; by default `python`, which is the one of the pip
-            environment or of the container; on this very machine, the one that runs this.
-        pip: Let Ray install our requirements, in the versions that are installed here, into an environment of the
-            job's own.
-        image: Let Ray start all workers in this container image, which has our packages; no code is sent.
-        wait_for_workers_s: How long the search waits for `resources.max_concurrent` trials to have room.
+        job: The job.
+        cluster: The cluster, from `tune_jobs.submit.client.connect`.
+        out: The search folder on the cluster; by default the job's name below its storage.
+        python: The cluster's interpreter that runs the search. By default `python`, which is that of the pip
+            environment or the container if there is one; if the cluster runs on this machine, the current one.
+        pip: Whether Ray installs our requirements, in the versions installed here, into a new environment.
+        image: A container image that has our packages, in which Ray starts all workers; no code is sent.
+        wait_for_workers_s: How long the search may wait for room for `resources.max_concurrent` trials.
 
     Raises:
-        JobError: The folder is not one that all machines see under the same name, or the upload is too large.
-        ClusterError: The cluster fails.
+        JobError: If the machines of the cluster would not share the folder, or the upload is too large.
+        ClusterError: If the cluster fails.
     """
     folder = folder_on_cluster(job, out, cluster.is_here)
     if pip and image is not None:
-        raise JobError(
-            [Problem("--pip", NOTHING, "a container image has its packages; expected one of the two")]
-        )
-    environment: dict[str, Any] = (
-        {"image_uri": image} if image is not None else {"pip": _pip()} if pip else {}
-    )
+        message = "not with --image, which has its own packages; give one of the two"
+        raise JobError([Problem("--pip", NOTHING, message)])
+    environment: dict[str, Any] = {}
+    if image is not None:
+        environment["image_uri"] = image
+    elif pip:
+        environment["pip"] = _pip()
     python = interpreter(cluster, python, environment)
-    words = [*("-m", "tune_jobs.cli.driver", JOB_FILE, f"--out={folder}")]
+    words = ["-m", "tune_jobs.cli.driver", JOB_FILE, f"--out={folder}"]
     if wait_for_workers_s:
         words.append(f"--wait-for-workers={wait_for_workers_s:g}")
     submission_id = start(
@@ -109,16 +110,16 @@ def start(
     job: str | None = None,
     metadata: dict[str, str] | None = None,
 ) -> str:
-    """Starts `python WORDS...` on the cluster's head, with our code; returns its id.
+    """Starts a Python command with our code on the cluster's head and returns its id.
 
     Args:
-        cluster: Where.
+        cluster: The cluster.
         python: The interpreter.
-        words: Its arguments; each arrives as it is, whatever it contains.
-        environment: What else the runtime_env says: `pip` or `image_uri`.
-        name: What the id begins with.
-        job: A job file that travels with the code.
-        metadata: What to remember of it on the cluster.
+        words: The interpreter's arguments, passed on unchanged whatever they contain.
+        environment: Ray's `runtime_env` apart from what is added here: `pip`, `image_uri` or nothing.
+        name: The start of the id.
+        job: The text of a job file to send along.
+        metadata: Facts that the cluster keeps with the Ray job.
     """
     submission_id = f"{re.sub('[^A-Za-z0-9_-]', '-', name)[:60]}-{secrets.token_hex(4)}"
     runtime_env = {**environment, "env_vars": dict(_ENV_VARS)}
@@ -135,19 +136,20 @@ def start(
             "runtime_env": runtime_env,
             "metadata": metadata or {},
         }
-        return _sent(cluster, request)
+        return _send(cluster, request)
 
 
 def entrypoint(python: str, words: list[str]) -> str:
-    """Returns the shell's line for a command. `exec`: Ray signals the process itself, and once."""
+    """Returns a command as a line for the shell, every word quoted."""
+    # Without `exec`, Ray's signal would reach the shell and Python both.
     return "exec " + shlex.join([python, *words])
 
 
 def interpreter(cluster: Cluster, python: str | None, environment: dict[str, Any]) -> str:
-    """Returns the Python that runs our code on the cluster.
+    """Returns the Python interpreter that runs our code on the cluster.
 
     Raises:
-        JobError: What was given is no name of a program.
+        JobError: If `python` cannot be the path of a program.
     """
     if python is None:
         return sys.executable if cluster.is_here and not environment else "python"
@@ -157,32 +159,32 @@ def interpreter(cluster: Cluster, python: str | None, environment: dict[str, Any
 
 
 def folder_on_cluster(job: JobSpec, out: str | None, is_here: bool) -> str:
-    """Returns the search folder as a path or an address that means the same on each machine of the cluster.
+    """Returns the search folder as a path or an address that means the same on every machine of the cluster.
 
     Raises:
-        JobError: It is relative or begins with ~, and the cluster is not this machine.
+        JobError: If it is relative or starts with ~, and the cluster does not run on this machine.
     """
-    path, value = ("--out", out) if out is not None else ("storage", job.storage)
-    folder = out if out is not None else f"{job.storage.rstrip('/')}/{job.name}"
+    if out is not None:
+        option, value, folder = "--out", out, out
+    else:
+        option, value, folder = "storage", job.storage, f"{job.storage.rstrip('/')}/{job.name}"
     if not folder.isprintable():
-        raise JobError([Problem(path, value, "expected a path without control characters")])
+        raise JobError([Problem(option, value, "expected a path without control characters")])
     if "://" in folder or folder.startswith("/"):
         return folder
     if is_here:
         return str(Path(folder).expanduser().absolute())
-    message = (
-        "another folder on each machine; expected a path from / that all of the cluster share, or an address"
-    )
-    raise JobError([Problem(path, value, message)])
+    message = "a relative path: each machine would use its own; expected a path from /, shared by all, or an address"
+    raise JobError([Problem(option, value, message)])
 
 
 def dashboard(cluster: Cluster, submission_id: str) -> str:
-    """Returns the address of a job's page."""
+    """Returns the address of a job's page on the dashboard."""
     return f"{cluster.url}/#/jobs/{submission_id}"
 
 
-def _sent(cluster: Cluster, request: dict[str, Any]) -> str:
-    """Sends a job, again and again while the head has only just started and has no agent that takes it."""
+def _send(cluster: Cluster, request: dict[str, Any]) -> str:
+    """Submits a Ray job and returns its id; retries while a head that has just started cannot take it yet."""
     until = time.monotonic() + _AGENT_WITHIN_S
     while True:
         try:
@@ -195,14 +197,19 @@ def _sent(cluster: Cluster, request: dict[str, Any]) -> str:
 
 
 def _pip() -> list[str]:
-    """Returns our requirements in the versions that are installed here; Ray is the cluster's own."""
-    needed = [Requirement(line) for line in requires("zsharp-tune") or []]
-    names = {one.name for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})}
+    """Returns our requirements, pinned to the versions installed here, without Ray: the cluster has its own."""
+    names = set()
+    for line in requires("zsharp-tune") or []:
+        requirement = Requirement(line)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            names.add(requirement.name)
     return [f"{name}=={version(name).partition('+')[0]}" for name in sorted(names - {"ray"})]
 
 
 def _variable(job: str) -> str:
     encoded = base64.b64encode(job.encode()).decode()
     if len(encoded) > _LONGEST_VARIABLE:
-        raise JobError([Problem("job", NOTHING, "too long to travel without code; expected at most 48 KiB")])
+        raise JobError(
+            [Problem("job", NOTHING, "too long to send to a container image; expected at most 48 KiB")]
+        )
     return encoded

@@ -1,4 +1,4 @@
-"""Watches what was submitted: how a job stands, what it prints, how it ends; and ends it."""
+"""Watches submitted searches: their status, log and exit code; and stops them."""
 
 import asyncio
 import time
@@ -13,30 +13,30 @@ from tune_jobs.submit.protocol import FOLDER, STOP_WAIT_S
 ENDED = ("SUCCEEDED", "STOPPED", "FAILED")
 
 _LOOK_EVERY_S = 1.0
-_SILENT_AT_MOST_S = 60.0  # of a cluster behind a tunnel that comes back
+_SILENT_AT_MOST_S = 60.0  # a tunnel to the cluster may be interrupted for this long
 
 
 def details(cluster: Cluster, job_id: str) -> Any:
     """Returns Ray's `JobDetails` of a job.
 
     Raises:
-        JobError: There is none of that id.
-        ClusterError: The cluster fails.
+        JobError: If there is no such job.
+        ClusterError: If the cluster fails.
     """
     with answers(job_id):
         return cluster.client.get_job_info(job_id)
 
 
 def submitted(cluster: Cluster) -> list[Any]:
-    """Returns Ray's `JobDetails` of all searches that were submitted, the latest last."""
+    """Returns Ray's `JobDetails` of all submitted searches, the latest last."""
     with answers():
-        found = cluster.client.list_jobs()
-    ours = [job for job in found if job.submission_id and FOLDER in (job.metadata or {})]
+        jobs = cluster.client.list_jobs()
+    ours = [job for job in jobs if job.submission_id and FOLDER in (job.metadata or {})]
     return sorted(ours, key=lambda job: job.start_time or 0)
 
 
 def exit_code(job: Any) -> int:
-    """Returns the exit code of the search: 0 done, 1 failed, 2 bad input, 130 interrupted and resumable."""
+    """Returns the exit code of an ended search: 0 done, 1 failed, 2 bad input, 130 interrupted and resumable."""
     if job.status == "SUCCEEDED":
         return 0
     if job.status == "STOPPED":
@@ -45,7 +45,7 @@ def exit_code(job: Any) -> int:
 
 
 def stop(cluster: Cluster, job_id: str) -> Any:
-    """Stops a job and waits until it has ended; its search can be resumed. Returns its details."""
+    """Stops a job, waits until it has ended, and returns its details. Its search can be resumed."""
     job = details(cluster, job_id)
     if job.status not in ENDED:
         with answers(job_id):
@@ -67,18 +67,20 @@ def logs(cluster: Cluster, job_id: str) -> str:
 
 
 def follow(cluster: Cluster, job_id: str, write: Callable[[str], None]) -> Any:
-    """Passes on what a job prints until it has ended; returns its details then.
+    """Passes a job's log to `write` until the job has ended; returns its details.
 
-    A connection that breaks is made again, and nothing is passed on twice.
+    Reconnects if the connection breaks, without writing anything twice.
     """
     details(cluster, job_id)
-    num_seen, answered = 0, time.monotonic()
+    num_seen = 0
+    answered_s = time.monotonic()
 
     async def tail() -> None:
-        nonlocal num_seen, answered
+        nonlocal num_seen, answered_s
         position = 0
         async for text in cluster.client.tail_job_logs(job_id):
-            answered = time.monotonic()
+            answered_s = time.monotonic()
+            # Each connection sends the log from its start: skip what earlier ones have shown.
             new = text[max(0, num_seen - position) :]
             position += len(text)
             num_seen += len(new)
@@ -92,8 +94,8 @@ def follow(cluster: Cluster, job_id: str, write: Callable[[str], None]) -> Any:
             if job.status in ENDED:
                 write(logs(cluster, job_id)[num_seen:])
                 return job
-            answered = time.monotonic()
+            answered_s = time.monotonic()
         except ClusterError:
-            if time.monotonic() - answered > _SILENT_AT_MOST_S:
+            if time.monotonic() - answered_s > _SILENT_AT_MOST_S:
                 raise
         time.sleep(_LOOK_EVERY_S)
