@@ -4,7 +4,7 @@ import io
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -283,7 +283,6 @@ def test_epochs_left_by_hand():
     running=st.lists(st.integers(0, 19), max_size=5),
     num_waiting=st.integers(0, 20),
 )
-@settings(max_examples=200, deadline=None)
 def test_epochs_left_are_never_more_than_there_can_be(ended, running, num_waiting):
     left = epochs_left(ended, running, num_waiting, 20)
     assert -1e-9 <= left <= sum(20 - epochs for epochs in running) + 20 * num_waiting + 1e-9

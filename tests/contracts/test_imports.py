@@ -19,7 +19,7 @@ def modules_of(*packages):
     ]
 
 
-READING = modules_of("tune_jobs/results", "tune_jobs/report", "tune_jobs/ledger")
+READING = [*modules_of("tune_jobs/results", "tune_jobs/report", "tune_jobs/ledger"), "tune_jobs.provenance"]
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,11 @@ READING = modules_of("tune_jobs/results", "tune_jobs/report", "tune_jobs/ledger"
             {"ray", "torch", "optuna", "pandas", "pyarrow"},
         ),
         # `tune-jobs validate` and `plan` answer at once: torch alone takes a second to import.
-        (["zsharp", "zsharp.training", "zsharp.training.spec"], {"zsharp.training.spec"}, {"torch"}),
+        (
+            ["zsharp", "zsharp.training.spec", "tune_jobs.job.load", "tune_jobs.cluster.slots"],
+            {"zsharp.training.spec"},
+            {"ray", "torch", "optuna", "pandas"},
+        ),
     ],
     ids=["optimizers", "tune_jobs", "reading results", "statistics", "specs"],
 )

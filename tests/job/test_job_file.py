@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from malformed_jobs import JUNK, places, put
 
@@ -355,7 +355,6 @@ def test_plain_values(text: str, value: object):
     assert type(read) is type(value)
 
 
-@settings(max_examples=60)
 @given(st.text(), st.floats(allow_nan=False) | st.integers(-(10**20), 10**20) | st.booleans() | st.none())
 def test_yaml_round_trip(text: str, value: object):
     data = {"text": text, "value": [value, {"key": text}]}
@@ -450,7 +449,6 @@ def test_a_preset_wins_over_a_file_of_its_name(tmp_path: Path, monkeypatch):
 PLACES = [place for place in places(JOB) if place]
 
 
-@settings(max_examples=200, deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from(PLACES), st.sampled_from(["replace", "remove", "add"]), JUNK),
@@ -476,7 +474,6 @@ def test_malformed_jobs_give_a_job_or_its_problems(tmp_path_factory, changes: li
         assert load_job(str(path)) == loaded
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.text(alphabet="ab:{}[],-#&*!|>'\"%@` \n\t?1.e~", max_size=60) | st.text(max_size=40))
 def test_any_text_gives_problems(tmp_path_factory, text: str):
     path = tmp_path_factory.getbasetemp() / "text.yaml"

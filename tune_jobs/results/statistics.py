@@ -17,7 +17,7 @@ from scipy import stats
 VERDICTS = ("a better", "b better", "no difference shown", "not enough seeds to tell")
 """The verdicts of a comparison."""
 
-_SMALLEST = 1e-150  # whose square is still a number
+_SMALLEST = 1e-90  # whose cube is still a number
 _NUM_RESAMPLES = 9_999
 _MAX_FLIPS = 2**16  # sign flips: all of them up to 16 pairs, a random sample of as many above
 _Values = NDArray[np.float64]

@@ -122,10 +122,10 @@ class Rungs:
     def _judge_in_rung(self, trial_id: str, epoch: int, value: float, others: list[float]) -> Decision:
         # Ray interpolates between neighbours, as np.percentile does by default.
         cutoff = float(np.percentile(others, (1 - 1 / self.rule.reduction_factor) * 100))
-        rank = sum(other > value for other in others) + 1
         inputs = (epoch, cutoff, len(others))
         if value >= cutoff:
             return Decision("continue", *inputs, f"{value:.4f} reaches the cutoff {cutoff:.4f}")
+        rank = sum(other > value for other in others) + 1
         below = f"{value:.4f} is below the cutoff {cutoff:.4f}"
         if rank <= self.rule.protect_top:
             return Decision("continue", *inputs, f"{below}, but number {rank} of this rung is protected")
