@@ -58,14 +58,14 @@ for _verb in (
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the command line. Prints an error of ours as text, and exits with its code.
+    """Runs the command line. Prints expected errors as text and exits with their codes.
 
     Args:
-        argv: The words after `tune-jobs`; by default those of this process.
+        argv: The arguments after `tune-jobs`; by default those of this process.
     """
-    # Python looks through every object once more before it exits: with torch and Ray loaded, for most of a second.
+    # At exit Python collects garbage once more, which takes most of a second with torch and Ray loaded.
     atexit.register(gc.freeze)
-    # SIGTERM interrupts like Ctrl-C, from the first moment on; a running search installs its own handlers.
+    # SIGTERM acts like Ctrl-C from the start; a running search installs its own handlers.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app(argv, prog_name=None if argv is None else "tune-jobs")

@@ -1,4 +1,4 @@
-"""The arguments that several verbs of the command line share, and its exit codes."""
+"""Arguments shared by several verbs of the command line, and its exit codes."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""The search's end of `tune-jobs submit`: runs on the cluster as the entry point of a Ray job."""
+"""Runs a submitted search on the cluster, as the entry point of a Ray job."""
 
 import argparse
 import base64
@@ -19,11 +19,13 @@ from tune_jobs.submit.protocol import JOB_FILE, JOB_VARIABLE
 
 
 def main() -> None:
-    """Runs or continues the search of the job that was sent, in the folder that was asked for."""
+    """Runs or resumes the submitted search."""
     parser = argparse.ArgumentParser(prog="python -m tune_jobs.cli.driver", description=__doc__)
     parser.add_argument("job", nargs="?", default=JOB_FILE, help="the job file")
-    parser.add_argument("--out", required=True, help="the search folder, which all machines see")
-    parser.add_argument("--wait-for-workers", type=float, default=0.0, metavar="SECONDS")
+    parser.add_argument("--out", required=True, help="the search folder, on storage that all machines share")
+    parser.add_argument(
+        "--wait-for-workers", type=float, default=0.0, metavar="S", help="seconds to wait for machines"
+    )
     options = parser.parse_args()
     import ray
 
@@ -37,10 +39,10 @@ def main() -> None:
 
 
 def wait_for_workers(job: JobSpec, within_s: float) -> None:
-    """Asks the cluster for room for `resources.max_concurrent` trials (one, if that is auto) and waits for it.
+    """Asks the cluster for room for `resources.max_concurrent` trials (one if `auto`), and waits until it is there.
 
-    A cluster that grows with demand starts its machines for this; a search plans with what is there when it begins.
-    When the time is over, it begins with what has come.
+    A search plans its slots when it starts, but a cluster that adds machines on demand needs a demand first. When the
+    time is over, the search starts with the machines that have come.
     """
     import ray
     from ray.util import placement_group, remove_placement_group
@@ -49,19 +51,22 @@ def wait_for_workers(job: JobSpec, within_s: float) -> None:
     wanted = 1 if job.resources.max_concurrent == "auto" else job.resources.max_concurrent
     if _num_slots(job) >= wanted:
         return
+    per_trial = {"CPU": job.resources.cpus_per_trial}
     gpus = job.resources.gpus_per_trial
-    gpus = (1.0 if job.resources.device == "cuda" else 0.0) if gpus == "auto" else gpus
-    each = {"CPU": job.resources.cpus_per_trial, "GPU": gpus}
-    each = {name: amount for name, amount in each.items() if amount > 0}
-    print(f"Waiting up to {within_s:g} s for room for {wanted} trials, each {each}", flush=True)
-    until = time.monotonic() + within_s
-    rooms = [placement_group([each]) for _ in range(wanted)]
+    if gpus == "auto":
+        gpus = 1.0 if job.resources.device == "cuda" else 0.0
+    if gpus > 0:
+        per_trial["GPU"] = gpus
+    print(f"Waiting up to {within_s:g} s for room for {wanted} trials, each {per_trial}", flush=True)
+    # Placement groups are what autoscalers see as demand. They only reserve room: removed, it is free for the trials.
+    until_s = time.monotonic() + within_s
+    groups = [placement_group([per_trial]) for _ in range(wanted)]
     ready, _ = ray.wait(
-        [room.ready() for room in rooms], num_returns=wanted, timeout=until - time.monotonic()
+        [group.ready() for group in groups], num_returns=wanted, timeout=until_s - time.monotonic()
     )
-    for room in rooms:
-        remove_placement_group(room)
-    print(f"There is room for {len(ready)} of {wanted}", flush=True)
+    for group in groups:
+        remove_placement_group(group)
+    print(f"There is room for {len(ready)} of {wanted} trials", flush=True)
 
 
 def _num_slots(job: JobSpec) -> int:

@@ -1,4 +1,4 @@
-"""The verbs that only look at a job: list, validate, plan."""
+"""The verbs that inspect a job without running it: list, validate, plan."""
 
 import json
 from typing import Annotated
@@ -42,14 +42,14 @@ def validate(
     sets: Sets = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of job files.")] = False,
 ) -> None:
-    """Check a job; print all its problems at once, each with what is valid."""
+    """Check a job and print all of its problems at once, each with the valid values."""
     from tune_jobs.job import load
 
     if schema:
         typer.echo(json.dumps(load.schema(), indent=2))
         return
     if job is None:
-        raise typer.BadParameter("name a job, or ask for --schema", param_hint="JOB")
+        raise typer.BadParameter("give a job, or use --schema", param_hint="JOB")
     spec = load.load_job(job, sets or [])
     num_trials = len(spec.studies()) * spec.search.num_trials
     console().print(

@@ -1,4 +1,4 @@
-"""How the command line prints: on a terminal or into a pipe, and text from elsewhere."""
+"""Prints to a terminal or a pipe, and makes text from elsewhere safe to print."""
 
 import re
 import sys
@@ -10,18 +10,18 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def console() -> Console:
-    """Returns where to print; in a pipe, lines are as long as they need to be and nothing is redrawn."""
+    """Returns the console to print to; in a pipe, lines are not wrapped and nothing is redrawn."""
     if sys.stdout.isatty():
         return Console(highlight=False, emoji=False)
-    # Colours may be forced in a pipe, as CI does; that does not make it a terminal.
+    # CI systems force colours in a pipe, which rich would take for a terminal.
     return Console(highlight=False, emoji=False, width=1000, force_interactive=False)
 
 
 class Printable:
-    """Prints a stream of text in whole lines, each made safe by `printable`.
+    """Prints a stream of text line by line, each line made safe by `printable`.
 
     Args:
-        write: Receives each line with its newline.
+        write: Called with each line and its newline.
     """
 
     def __init__(self, write: Callable[[str], None]) -> None:
@@ -29,19 +29,19 @@ class Printable:
         self._line = ""
 
     def __call__(self, text: str) -> None:
-        """Takes text as it comes; a line may arrive in several pieces."""
+        """Adds text to the stream; a line may arrive in several pieces."""
         *lines, self._line = (self._line + text).split("\n")
         for line in lines:
             self._write(printable(line) + "\n")
 
     def close(self) -> None:
-        """Prints what is left of a last line without a newline."""
+        """Prints a last line that has no newline."""
         if self._line:
             self._write(printable(self._line) + "\n")
             self._line = ""
 
 
 def printable(line: str) -> str:
-    """Returns a line without colours, and with every other control character written out."""
+    """Returns a line without colours, and with all other control characters as escapes such as `\\x07`."""
     plain = _COLOURS.sub("", line).rstrip("\r")
     return "".join(char if char.isprintable() or char == "\t" else repr(char)[1:-1] for char in plain)

@@ -1,4 +1,4 @@
-"""What a person sees while a search runs: a live table on a terminal, a line per finished trial in a pipe."""
+"""Shows the progress of a search: a live table on a terminal, one line per finished trial in a pipe."""
 
 import time
 from collections import Counter
@@ -24,7 +24,7 @@ _WIDTH_OF_COUNTS = 46  # the columns of numbers, for studies of 9,999 trials
 
 @dataclass
 class _StudyCounts:
-    """What became of a study's trials so far."""
+    """How many of a study's trials are in which state."""
 
     num_trials: int
     ended: Counter[str] = field(default_factory=Counter)
@@ -37,13 +37,13 @@ class _StudyCounts:
 
 
 class Progress:
-    """Follows a search; use as a context manager around it and pass `on_start` and `on_change` to `run`.
+    """Shows a search's progress; use it as a context manager, and pass `on_start` and `on_change` to `run`.
 
-    On a terminal, finished trials are counted in the table and only failed ones get a line, with their error.
+    On a terminal the table counts finished trials, and only failed ones get a line, with their error.
 
     Args:
         job: The job that runs.
-        console: Where to; a live table if a person watches it.
+        console: Where to print; shows the live table if it is a terminal.
     """
 
     def __init__(self, job: JobSpec, console: Console | None = None) -> None:
@@ -60,10 +60,10 @@ class Progress:
         self._live: Live | None = None
 
     def on_start(self, slots: Slots, past: Sequence[LiveTrial] = ()) -> None:
-        """Prints how trials fill the machine, and shows the table from here on.
+        """Prints how trials fill the machine, and starts the table.
 
         Args:
-            slots: How.
+            slots: How trials fill the machine.
             past: Trials of earlier sessions.
         """
         studies = counted(len(self._studies), "study", "studies")
@@ -72,7 +72,7 @@ class Progress:
         for trial in ended:
             self._take_in_end(trial)
         if past:
-            self._print(f"Continuing: {len(ended)} trials have ended, {len(past) - len(ended)} were begun.")
+            self._print(f"Continuing: {len(ended)} trials have ended, {len(past) - len(ended)} had started.")
         self._started_s = time.monotonic()
         if self._console.is_interactive:
             self._live = Live(
@@ -81,7 +81,7 @@ class Progress:
             self._live.start()
 
     def on_change(self, trial: LiveTrial) -> None:
-        """Takes in a trial that started, reported or ended."""
+        """Updates the progress after a trial started, reported or ended."""
         self._count_epochs(trial)
         study = self._studies[trial.study]
         if trial.status is None:
@@ -112,13 +112,12 @@ class Progress:
             self._live = None
 
     def _print(self, line: str) -> None:
-        """Prints one line as it is: names and errors may look like markup."""
+        """Prints a line unchanged: names and errors may look like markup."""
         self._console.print(line, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
     def _count_epochs(self, trial: LiveTrial) -> None:
-        new = trial.epoch - self._epochs_of.get(
-            trial.trial_id, trial.epoch
-        )  # a resumed trial begins with some
+        # A trial seen for the first time may be a resumed one, whose epochs are not this session's.
+        new = trial.epoch - self._epochs_of.get(trial.trial_id, trial.epoch)
         self._epochs_of[trial.trial_id] = trial.epoch
         self._num_epochs += new
         if new and self._first_report_s is None:
@@ -135,13 +134,13 @@ class Progress:
         )
 
     def _render(self) -> Group:
-        """Returns the table, of as many studies as the terminal is high: what scrolls cannot be redrawn."""
+        """Returns the table with as many studies as fit the terminal: lines that scroll away cannot be redrawn."""
         table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
         longest = max(map(len, self._studies))
         table.add_column("study", width=min(longest, max(16, self._console.width - _WIDTH_OF_COUNTS)))
         for name in ("done", "running", "pruned", "failed", "best"):
             table.add_column(name, justify="right", no_wrap=True, min_width=len("0.1234"))
-        table.add_column("with")  # not `no_wrap`, or all columns would give way where there is little room
+        table.add_column("with")  # with `no_wrap`, rich would shrink all columns on a narrow terminal
         shown = self._shown(max(1, self._console.size.height - _LINES_AROUND_STUDIES))
         for name in shown:
             study = self._studies[name]
@@ -157,12 +156,13 @@ class Progress:
             )
         lines: list[Table | Text] = [table]
         if hidden := [study for name, study in self._studies.items() if name not in shown]:
-            done, of = sum(study.num_ended for study in hidden), sum(study.num_trials for study in hidden)
-            lines.append(Text(f"and {len(hidden)} more, {done}/{of} done", style="dim"))
+            num_done = sum(study.num_ended for study in hidden)
+            num_trials = sum(study.num_trials for study in hidden)
+            lines.append(Text(f"and {len(hidden)} more, {num_done}/{num_trials} done", style="dim"))
         return Group(*lines, Text(self._footer(), style="dim", no_wrap=True, overflow="ellipsis"))
 
     def _shown(self, count: int) -> list[str]:
-        """Returns the studies that a table of `count` rows has: running ones first, then the best."""
+        """Returns the studies to show in `count` rows: running ones first, then the best, in the job's order."""
         if len(self._studies) <= count:
             return list(self._studies)
         merit = {name: (bool(study.running), _accuracy(study.best)) for name, study in self._studies.items()}
@@ -175,7 +175,7 @@ class Progress:
         if self._first_report_s is None:
             return f"starting workers, {so_far}"
         text = f"{counted(self._num_epochs, 'epoch')}, {so_far}"
-        timed_s = now - self._first_report_s  # not the start of the workers
+        timed_s = now - self._first_report_s  # leaves out the time that workers take to start
         if self._num_epochs > 1 and timed_s > 0:
             rate = (self._num_epochs - 1) / timed_s
             text += f", {rate:.3g} epochs/s"
@@ -188,16 +188,16 @@ class Progress:
 
 
 def epochs_left(ended: Sequence[int], running: Sequence[int], num_waiting: int, max_epochs: int) -> float:
-    """Returns how many epochs running and waiting trials are expected to train yet.
+    """Returns how many more epochs running and waiting trials are expected to train.
 
-    The product-limit estimate of how long trials last. The mean of those that ended would be far too low at first,
-    since pruned ones end before the others.
+    Uses the product-limit (Kaplan-Meier) estimate of a trial's length. The mean over ended trials would be far too low
+    at first, since pruned trials end before the others.
 
     Args:
         ended: Epochs that each ended trial trained.
         running: Epochs that each running trial has trained.
         num_waiting: Number of trials that have not started.
-        max_epochs: Epochs that none exceeds.
+        max_epochs: The most epochs that a trial trains.
 
     References:
         Kaplan and Meier, "Nonparametric estimation from incomplete observations", JASA 1958.
@@ -205,12 +205,13 @@ def epochs_left(ended: Sequence[int], running: Sequence[int], num_waiting: int, 
     stops = sorted(Counter(epochs for epochs in ended if epochs < max_epochs).items())
 
     def after(epoch: int) -> float:
-        """Expected epochs of a trial that went on after `epoch`; -1 for one that has not begun."""
+        """Returns the expected further epochs of a trial that trains on after `epoch`; -1 if it has not started."""
         surviving, expected, last = 1.0, 0.0, max(0, epoch)
         for stop, num_stopped in stops:
             if stop > epoch:
                 expected += surviving * (stop - last)
                 last = stop
+                # Running trials count too, as long as it is known that they got this far.
                 num_reached = sum(epochs >= stop for epochs in (*ended, *running))
                 surviving *= 1 - num_stopped / num_reached
         return expected + surviving * (max_epochs - last)

@@ -1,4 +1,4 @@
-"""The verbs that show and write results: compare, export."""
+"""The verbs that print and write results: compare, export."""
 
 from importlib import import_module
 from pathlib import Path
@@ -19,7 +19,7 @@ def compare(
         typer.Option("--format", help="How to print the comparison."),
     ] = "table",
     html: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Write the report as one HTML page instead.")
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a report as one HTML page instead.")
     ] = None,
 ) -> None:
     """Compare architectures and methods side by side."""
@@ -41,7 +41,7 @@ def compare(
 
 
 def export(folder: Folder) -> None:
-    """Write a search's Parquet files again, from its ledger."""
+    """Write a search's Parquet files again from its ledger."""
     from tune_jobs.results.write import export as export_folder
     from tune_jobs.search.folder import SearchFolder
 
@@ -54,13 +54,13 @@ def export(folder: Folder) -> None:
 
 
 def load_libraries() -> None:
-    """Imports what `print_comparison` needs: pandas, SciPy and Plotly take a second or two."""
+    """Imports the modules that `print_comparison` needs: pandas, SciPy and Plotly take a second or two."""
     for name in ("report.answer", "report.data", "results.compare", "results.stopping_account"):
         import_module(f"tune_jobs.{name}")
 
 
 def print_comparison(screen: Console, folders: list[Path]) -> None:
-    """Prints the table of results, what it says in words, and what early stopping saved."""
+    """Prints the table of results, the answer in words, and what early stopping saved."""
     from tune_jobs.report.answer import answer_in_words
     from tune_jobs.report.data import collect
     from tune_jobs.results import stopping_account, transfer
@@ -75,7 +75,7 @@ def print_comparison(screen: Console, folders: list[Path]) -> None:
 
 
 def print_answer(screen: Console, folders: list[Path]) -> None:
-    """Prints in words what the confirmations of searches say; nothing where there are none."""
+    """Prints the answer of the searches' confirmations in words; nothing if there are none."""
     from tune_jobs.report.answer import answer_in_words
     from tune_jobs.report.data import load
 
@@ -84,7 +84,7 @@ def print_answer(screen: Console, folders: list[Path]) -> None:
 
 
 def local_folders(addresses: list[str]) -> list[Path]:
-    """Returns folders on this machine with the results of searches; remote ones are copied first."""
+    """Returns local folders with the results of searches, after copying those of remote searches."""
     from tune_jobs.search.folder import SearchFolder
 
     return [SearchFolder(address).results() for address in addresses]

@@ -1,4 +1,4 @@
-"""The verbs that train: run, resume, confirm."""
+"""The verbs that train models: run, resume, confirm."""
 
 from collections.abc import Callable
 from threading import Thread
@@ -23,7 +23,7 @@ def run(
     sets: Sets = None,
     out: Out = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Delete the search that is in the folder and start again.")
+        bool, typer.Option("--fresh", help="Delete the search in the folder and start over.")
     ] = False,
 ) -> None:
     """Run a search, write its Parquet files, and compare the results."""
@@ -40,7 +40,7 @@ def run(
 
 
 def resume(folder: Folder, sets: Sets = None) -> None:
-    """Resume a search however it stopped, or extend it with more trials, epochs or budget."""
+    """Resume a stopped search, or extend one with more trials, epochs or budget."""
     from tune_jobs.cli.progress import Progress
     from tune_jobs.search.extend import extended
     from tune_jobs.search.folder import SearchFolder
@@ -58,13 +58,13 @@ def resume(folder: Folder, sets: Sets = None) -> None:
 
 def confirm(
     folder: Folder,
-    seeds: Annotated[int, typer.Option("--seeds", metavar="N", help="Fresh seeds for each winner.")],
+    seeds: Annotated[int, typer.Option("--seeds", metavar="N", help="Number of fresh seeds for each winner.")],
     top: Annotated[
         int, typer.Option("--top", metavar="K", help="Confirm the K best configurations of each study.")
     ] = 1,
     budget: Annotated[
         Literal["epochs", "gradients"],
-        typer.Option("--budget", help="What every method gets the same of: epochs, or gradient evaluations."),
+        typer.Option("--budget", help="What all methods get equally: epochs or gradient evaluations."),
     ] = "epochs",
     sharpness_images: Annotated[
         int,
@@ -76,15 +76,15 @@ def confirm(
         ),
     ] = 512,
 ) -> None:
-    """Retrain each study's winner on all training data with fresh seeds, and read the test set."""
+    """Retrain each study's winner on all training data with fresh seeds, and evaluate it on the test set."""
     from tune_jobs.confirmation.run import confirm as confirm_folder
 
     screen = console()
     num_runs = num_done = 0
 
-    def on_start(of_all: int, already_done: int) -> None:
+    def on_start(num_all: int, num_done_before: int) -> None:
         nonlocal num_runs, num_done
-        num_runs, num_done = of_all, already_done
+        num_runs, num_done = num_all, num_done_before
         screen.print(f"{num_runs} runs, {num_done} of them done already.")
 
     def on_row(row: dict[str, Any]) -> None:
@@ -107,7 +107,7 @@ def confirm(
         )
     except KeyboardInterrupt:
         screen.print("Interrupted. Finished runs are recorded.")
-        screen.print(escape(f"Continue with: tune-jobs confirm {folder} --seeds {seeds}"), soft_wrap=True)
+        screen.print(escape(f"Resume with: tune-jobs confirm {folder} --seeds {seeds}"), soft_wrap=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     results.print_answer(screen, results.local_folders([folder]))
     if not any(row["status"] == "completed" for row in rows):
@@ -115,7 +115,7 @@ def confirm(
 
 
 def _loading_results_early(on_change: Callable[["LiveTrial"], None]) -> Callable[["LiveTrial"], None]:
-    """Imports what the comparison needs while trials train: after the last one it would keep the user waiting."""
+    """Imports the comparison's libraries while trials train, as users would wait for it after the last trial."""
     loading: Thread | None = None
 
     def call(trial: "LiveTrial") -> None:
@@ -129,8 +129,8 @@ def _loading_results_early(on_change: Callable[["LiveTrial"], None]) -> Callable
 
 
 def _show_result(screen: Console, spec: "JobSpec", result: "SearchResult") -> None:
-    """Prints how a search ended and its comparison; exits with the code that says whether it succeeded."""
-    if result.stop_kind != "error":  # after an error there may be nothing to read
+    """Prints the comparison and how the search ended; exits with a code unless it succeeded."""
+    if result.stop_kind != "error":  # an error may have left no results
         results.print_comparison(screen, [result.folder])
         screen.print(f"\nResults: {escape(str(result.folder / 'parquet'))}", soft_wrap=True)
     if result.stopped is not None:
@@ -145,5 +145,5 @@ def _show_result(screen: Console, spec: "JobSpec", result: "SearchResult") -> No
         screen.print(f"{num_failed} trials failed: more than failures.max_failed_fraction allows.")
         raise typer.Exit(EXIT_FAILED)
     if not result.counts.get("completed"):
-        screen.print("No trial reached full fidelity.")
+        screen.print("No trial trained for all of its epochs.")
         raise typer.Exit(EXIT_FAILED)

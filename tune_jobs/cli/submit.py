@@ -1,6 +1,6 @@
-"""The verbs of `tune-jobs` that reach a Ray cluster: submit, status, logs, stop, fetch.
+"""The verbs that use a Ray cluster: submit, status, logs, stop, fetch.
 
-What loads Ray is imported once a cluster has answered: a wrong address is said at once.
+Modules that import Ray are imported only after the cluster has answered, so that a wrong address is reported at once.
 """
 
 import sys
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tune_jobs.cli.arguments import EXIT_FAILED, Job, Sets
 from tune_jobs.cli.printing import Printable, printable
 from tune_jobs.submit.protocol import FOLDER
 
@@ -20,69 +21,79 @@ if TYPE_CHECKING:
 
 Address = Annotated[
     str,
-    typer.Option("--address", metavar="URL", help="The cluster's job server, as in http://127.0.0.1:8265."),
+    typer.Option(
+        "--address", metavar="URL", help="Address of the cluster's job server, such as http://127.0.0.1:8265."
+    ),
 ]
-JobId = Annotated[str, typer.Argument(metavar="ID", help="What `submit` printed.")]
+JobId = Annotated[str, typer.Argument(metavar="ID", help="The id that `submit` printed.")]
 
 
 def submit(
-    job: Annotated[str, typer.Argument(metavar="JOB", help="A preset's name (see `list`) or a YAML file.")],
+    job: Job,
     address: Address,
-    sets: Annotated[
-        list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change a value of the job; YAML.")
-    ] = None,
+    sets: Sets = None,
     out: Annotated[
         str | None,
-        typer.Option("--out", metavar="DIR", help="Search folder on the cluster; default storage/name."),
+        typer.Option("--out", metavar="DIR", help="Search folder on the cluster; by default storage/name."),
     ] = None,
     follow: Annotated[
-        bool, typer.Option("--follow", help="Print its log until it ends, and end as it does.")
+        bool, typer.Option("--follow", help="Print the log until the search ends, then exit with its code.")
     ] = False,
     python: Annotated[
         str | None,
-        typer.Option("--python", metavar="PATH", help="Interpreter on the cluster; default python."),
+        typer.Option(
+            "--python", metavar="PATH", help="Python interpreter on the cluster; by default `python`."
+        ),
     ] = None,
     pip: Annotated[
-        bool, typer.Option("--pip", help="Install the requirements there, pinned as here.")
+        bool,
+        typer.Option("--pip", help="Install the packages that are installed here, in the same versions."),
     ] = False,
     image: Annotated[
         str | None,
-        typer.Option("--image", metavar="URI", help="Run in this container image, which has the code."),
+        typer.Option(
+            "--image", metavar="URI", help="Run in this container image, which must contain the package."
+        ),
     ] = None,
     wait_for_workers: Annotated[
         float,
-        typer.Option("--wait-for-workers", metavar="S", min=0, help="Seconds for a cluster to grow in."),
+        typer.Option(
+            "--wait-for-workers", metavar="S", min=0, help="Give the cluster up to S seconds to add machines."
+        ),
     ] = 0.0,
 ) -> None:
-    """Run the search on a Ray cluster; the same again goes on where it stopped."""
+    """Run a search on a Ray cluster, or resume it if it stopped there."""
     from tune_jobs.job.load import load_job
 
     spec = load_job(job, sets or [])
     with _cluster(address) as cluster:
         from tune_jobs.submit.submit import submit as submit_job
 
-        begun = submit_job(
+        submission = submit_job(
             spec, cluster, out=out, python=python, pip=pip, image=image, wait_for_workers_s=wait_for_workers
         )
-        typer.echo(f"Submitted: {begun.id}\nDashboard: {begun.dashboard}\nFolder: {begun.folder}")
+        typer.echo(f"Submitted: {submission.id}")
+        typer.echo(f"Dashboard: {submission.dashboard}")
+        typer.echo(f"Folder: {submission.folder}")
         if follow:
-            _follow(cluster, begun.id)
+            _follow(cluster, submission.id)
 
 
 def status(
     address: Address,
     job_id: Annotated[
-        str | None, typer.Argument(metavar="ID", help="What `submit` printed; without it, all searches.")
+        str | None,
+        typer.Argument(metavar="ID", help="The id that `submit` printed; without one, list all searches."),
     ] = None,
 ) -> None:
-    """How submitted searches stand."""
+    """Show the status of submitted searches."""
     with _cluster(address, job_id) as cluster:
         from tune_jobs.submit.submit import dashboard
         from tune_jobs.submit.watch import details, submitted
 
         if job_id is None:
-            for one in submitted(cluster):
-                row = (one.submission_id, one.status.value, _when(one.start_time), one.metadata[FOLDER])
+            for job in submitted(cluster):
+                row = (job.submission_id, job.status.value, _when(job.start_time), job.metadata[FOLDER])
                 typer.echo(printable("  ".join(row)))
             return
         job = details(cluster, job_id)
@@ -105,10 +116,10 @@ def logs(
     job_id: JobId,
     address: Address,
     follow: Annotated[
-        bool, typer.Option("--follow", help="Go on until the job ends, and end as it does.")
+        bool, typer.Option("--follow", help="Keep printing until the search ends, then exit with its code.")
     ] = False,
 ) -> None:
-    """What a submitted search has printed."""
+    """Print the log of a submitted search."""
     with _cluster(address, job_id) as cluster:
         from tune_jobs.submit.watch import logs as job_logs
 
@@ -120,14 +131,14 @@ def logs(
 
 
 def stop(job_id: JobId, address: Address) -> None:
-    """Stop a submitted search; running epochs end first, and the same job submitted again resumes it."""
+    """Stop a submitted search after its running epochs; submit the same job again to resume it."""
     with _cluster(address, job_id) as cluster:
         from tune_jobs.submit.watch import stop as stop_job
 
         job = stop_job(cluster, job_id)
     typer.echo(f"{job_id}: {job.status.value}")
     if job.status == "STOPPED":
-        typer.echo("It goes on when the same job is submitted again.")
+        typer.echo("Resume by submitting the same job again.")
 
 
 def fetch(
@@ -135,10 +146,10 @@ def fetch(
     address: Address,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="DIR", help="Where to; default a folder with the id as its name."),
+        typer.Option("--out", metavar="DIR", help="Folder to write to; by default one named after the id."),
     ] = None,
 ) -> None:
-    """Bring a submitted search's Parquet files and report home."""
+    """Copy a submitted search's Parquet files and report to this machine."""
     with _cluster(address, job_id) as cluster:
         from tune_jobs.submit.fetch import fetch as fetch_job
 
@@ -146,12 +157,9 @@ def fetch(
             typer.echo(file)
 
 
-VERBS = (submit, status, logs, stop, fetch)
-
-
 @contextmanager
 def _cluster(address: str, job_id: str | None = None) -> "Iterator[Cluster]":
-    """Connects; what the cluster fails at inside is one line and exit code 1."""
+    """Connects to a cluster. Prints a failure of the cluster inside as one line and exits with code 1."""
     from tune_jobs.errors import ClusterError
     from tune_jobs.submit.client import checked_id, connect
 
@@ -160,18 +168,18 @@ def _cluster(address: str, job_id: str | None = None) -> "Iterator[Cluster]":
     cluster = connect(address)
     if cluster.is_exposed:
         typer.echo(
-            f"Unencrypted: token and code travel to {cluster.url} as they are; use https or a tunnel.",
+            f"Warning: token and code travel to {cluster.url} unencrypted; use https or a tunnel.",
             err=True,
         )
     try:
         yield cluster
     except ClusterError as error:
         typer.echo(printable(str(error)), err=True)
-        raise typer.Exit(1) from None
+        raise typer.Exit(EXIT_FAILED) from None
 
 
 def _follow(cluster: "Cluster", job_id: str) -> None:
-    """Prints a job's log until it ends, and ends with the exit code of its class."""
+    """Prints a job's log until the job ends; if it did not succeed, exits with the search's exit code."""
     from tune_jobs.submit.watch import exit_code, follow
 
     try:
@@ -179,30 +187,33 @@ def _follow(cluster: "Cluster", job_id: str) -> None:
             job = follow(cluster, job_id, write)
     except KeyboardInterrupt:
         typer.echo(
-            f"\nThe search goes on. See it: tune-jobs logs {job_id} --follow --address {cluster.url}",
+            f"\nThe search is still running. Follow it with: tune-jobs logs {job_id} --follow --address {cluster.url}",
             err=True,
         )
         raise
     code = exit_code(job)
     if code:
-        typer.echo(
-            printable(f"{job_id}: {job.status.value}. {(job.message or '').partition(chr(10))[0]}"), err=True
-        )
+        first_line = (job.message or "").partition("\n")[0]
+        typer.echo(printable(f"{job_id}: {job.status.value}. {first_line}"), err=True)
         raise typer.Exit(code)
 
 
 @contextmanager
 def _printable() -> Iterator[Callable[[str], None]]:
+    """Provides a function that prints a log piece by piece, without what would move a terminal's cursor."""
+
     def write(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
 
-    shown = Printable(write)
+    lines = Printable(write)
     try:
-        yield shown
+        yield lines
     finally:
-        shown.close()
+        lines.close()
 
 
 def _when(stamp_ms: Any) -> str:
-    return "" if not stamp_ms else datetime.fromtimestamp(stamp_ms / 1000, UTC).isoformat(" ", "seconds")
+    if not stamp_ms:  # not started, or not ended
+        return ""
+    return datetime.fromtimestamp(stamp_ms / 1000, UTC).isoformat(" ", "seconds")
