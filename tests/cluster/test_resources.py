@@ -76,7 +76,7 @@ def test_a_trial_stays_on_one_machine(gpus: int, gpus_per_node: int | None, dema
             {"gpus_per_trial": 1.5},
             "gpus_per_trial",
             1.5,
-            "whole ones; valid: at most 1, or 1, 2, ...",
+            "valid: at most 1, or 1, 2, ...",
         ),
         (
             4,

@@ -3,7 +3,7 @@
 import pytest
 from simulated_search import Driver, small_job
 
-from tune_jobs.cluster.ray import told_apart
+from tune_jobs.cluster.ray import unique_name
 from tune_jobs.cluster.watch import has_lost_node
 
 ROW = {"val_accuracy": 0.5, "diverged": 0}
@@ -53,11 +53,11 @@ def test_an_error_that_names_no_worker_is_not_a_nodes():
     assert not has_lost_node("ValueError: no report for 20 s; its worker was killed")
 
 
-def test_nodes_with_the_same_name_are_told_apart():
+def test_nodes_with_the_same_name_are_unique_name():
     rows = [("a" * 56, "10.0.0.1", True), ("b" * 56, "10.0.0.1", False), ("c" * 56, "10.0.0.2", True)]
     nodes = [dict(zip(("NodeID", "NodeName", "Alive"), row, strict=True)) for row in rows]
-    assert told_apart("a" * 56, nodes) == "10.0.0.1", "the other one is dead"
-    assert told_apart("c" * 56, nodes) == "10.0.0.2"
+    assert unique_name("a" * 56, nodes) == "10.0.0.1", "the other one is dead"
+    assert unique_name("c" * 56, nodes) == "10.0.0.2"
     nodes[1]["Alive"] = True
-    assert told_apart("a" * 56, nodes) == "10.0.0.1/aaaaaaaa"
-    assert told_apart("b" * 56, nodes) == "10.0.0.1/bbbbbbbb"
+    assert unique_name("a" * 56, nodes) == "10.0.0.1/aaaaaaaa"
+    assert unique_name("b" * 56, nodes) == "10.0.0.1/bbbbbbbb"

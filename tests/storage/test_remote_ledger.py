@@ -144,7 +144,7 @@ def test_the_writer_that_was_replaced_stops(address, monkeypatch):
     assert old.reports() == []
 
 
-def test_places_without_a_search_are_told_apart(address):
+def test_places_without_a_search_are_unique_name(address):
     folder = SearchFolder(address, writes=True)
     folder.check_usable()
     with pytest.raises(LedgerError, match="no ledger there"):

@@ -58,7 +58,9 @@ def resume(folder: Folder, sets: Sets = None) -> None:
 
 def confirm(
     folder: Folder,
-    seeds: Annotated[int, typer.Option("--seeds", metavar="N", help="Number of fresh seeds for each winner.")],
+    seeds: Annotated[
+        int, typer.Option("--seeds", metavar="N", help="Number of fresh seeds for each winner.")
+    ],
     top: Annotated[
         int, typer.Option("--top", metavar="K", help="Confirm the K best configurations of each study.")
     ] = 1,

@@ -1,1 +1,1 @@
-"""Starts Ray or connects to it, and plans how trials fill it."""
+"""Starts Ray or connects to it, and plans how many trials run on it at once."""

@@ -1,4 +1,4 @@
-"""The Ray that a search runs on: one already there, or one started on this machine."""
+"""Connects to a running Ray, or starts one on this machine, for a search to run on."""
 
 import logging
 import os
@@ -16,20 +16,20 @@ from tune_jobs.errors import JobError, Problem
 
 _ANSWERS_WITHIN_S = 5
 
-# Ray Tune reads these when a run starts. Nothing depends on its own files, loggers and snapshots.
+# Ray Tune reads these when a run starts. They switch off its own files, loggers and snapshots: the ledger has it all.
 _TUNE_ENV = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": str(10**9),
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_FORCE_TRIAL_CLEANUP_S": "5",  # of a worker that does not end when told to
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "5",  # for workers that do not end when told to
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 
-# What these say at these levels is about files we switched off, or said at every start.
-_CHATTER = {
+# Below these levels, these loggers complain about files that we switched off, or repeat themselves at every start.
+_LOG_LEVELS = {
     "ray.tune.analysis.experiment_analysis": logging.ERROR,
     "ray.tune.tune": logging.CRITICAL,
     "ray._private.authentication.authentication_token_setup": logging.ERROR,
@@ -38,13 +38,13 @@ _CHATTER = {
 
 @dataclass(frozen=True)
 class Totals:
-    """What there is to run trials on.
+    """The resources that trials can use.
 
     Attributes:
         cpus: Cores.
-        gpus: GPUs, as many as Ray counts.
-        gpus_per_node: GPUs of the machine that has most; None where there are none.
-        gpu_names: Their makes where they are this machine's, else none.
+        gpus: GPUs, as Ray counts them.
+        gpus_per_node: GPUs of the machine with the most; None without GPUs.
+        gpu_names: The models of this machine's GPUs; empty for a cluster.
     """
 
     cpus: float
@@ -53,28 +53,28 @@ class Totals:
     gpu_names: tuple[str, ...] = ()
 
 
-def is_remote() -> bool:
-    """Whether there is a Ray to connect to: started by the caller, or named by `RAY_ADDRESS`."""
+def is_running_elsewhere() -> bool:
+    """Returns whether to use a Ray that is running: the caller has connected to it, or `RAY_ADDRESS` names it."""
     return bool(ray.is_initialized() or os.environ.get("RAY_ADDRESS"))
 
 
 def connect() -> None:
-    """Connects to the Ray that `RAY_ADDRESS` names, unless the caller has.
+    """Connects to the Ray that `RAY_ADDRESS` names, unless the caller has connected already.
 
     Raises:
-        JobError: If none answers there.
+        JobError: If no Ray answers there.
     """
     if ray.is_initialized():
         return
     address = os.environ["RAY_ADDRESS"]
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
-        if host and port.isdecimal():  # Ray itself would try for minutes, and log all the while
+        if host and port.isdecimal():  # Ray itself would retry and log for minutes
             socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWERS_WITHIN_S).close()
         with _without_future_warnings():
             ray.init(logging_level=logging.WARNING)
     except (OSError, OverflowError, ValueError) as error:
-        message = f"no Ray answers there ({error}); expected host:port of a running one, or no RAY_ADDRESS"
+        message = f"no Ray answers there ({error}); expected host:port of a running Ray, or no RAY_ADDRESS"
         raise JobError([Problem("RAY_ADDRESS", address, message)]) from error
 
 
@@ -94,42 +94,42 @@ def _num_cpus() -> int:
 
 
 def cluster_totals() -> Totals:
-    """Counts what the connected Ray has."""
+    """Counts the resources of the connected Ray."""
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     per_node = max((node["Resources"].get("GPU", 0) for node in all_nodes() if node["Alive"]), default=0)
     return Totals(resources.get("CPU", 0), resources.get("GPU", 0), int(per_node) or None)
 
 
 def all_nodes() -> list[dict[str, Any]]:
-    """Returns what Ray knows of its nodes, dead ones too."""
+    """Returns Ray's records of all its nodes, including dead ones."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     return nodes
 
 
 def node_name() -> str:
-    """Returns what the node of this process is called: its address, unless it was given a name.
+    """Returns the name of this process's node: the name it was given, else its address.
 
-    Nodes that share a name, such as several on one machine, are told apart by the start of Ray's id.
+    If nodes share a name, as several on one machine may, the start of Ray's id is added.
     """
-    return told_apart(ray.get_runtime_context().get_node_id(), all_nodes())
+    return unique_name(ray.get_runtime_context().get_node_id(), all_nodes())
 
 
-def told_apart(node_id: str, nodes: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the name of one of some nodes, with the start of its id if another living one has the same."""
+def unique_name(node_id: str, nodes: Sequence[Mapping[str, Any]]) -> str:
+    """Returns a node's name, with the start of its id if another living node has the same name."""
     names = {node["NodeID"]: str(node["NodeName"]) for node in nodes if node["Alive"]}
     name = names[node_id]
     return name if list(names.values()).count(name) == 1 else f"{name}/{node_id[:8]}"
 
 
 def start_local(totals: Totals, threads_per_trial: int) -> None:
-    """Starts Ray on this machine, with workers that have torch loaded before a trial needs it."""
+    """Starts Ray on this machine; its workers import torch before a trial needs it."""
     os.environ.setdefault("OMP_NUM_THREADS", str(threads_per_trial))
-    # Threads that spin while they wait take the cores that other trials need.
+    # Threads that spin while they wait would take cores from other trials.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("RAY_preload_python_modules", "torch,zsharp.training.training")
-    # Otherwise Ray starts a worker for each core at once, and again one for each trial: twice the imports of torch.
+    # Otherwise Ray starts one worker per core at once, and then another per trial: torch is imported twice as often.
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
-    # Metrics and usage reports are for clusters; here they are processes and threads nobody looks at.
+    # On one machine nobody looks at metrics and usage reports, which cost processes and threads.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_enable_metrics_collection", "0")
     with _without_future_warnings():
@@ -143,13 +143,13 @@ def start_local(totals: Totals, threads_per_trial: int) -> None:
 
 @contextmanager
 def ray_session(slots: Slots, totals: Totals) -> Iterator[None]:
-    """The environment that Tune reads, and a Ray of our own if there is none."""
+    """Sets the environment that Ray Tune reads, and runs a Ray on this machine inside unless there is one to use."""
     before = {name: os.environ.get(name) for name in _TUNE_ENV}
-    levels = {name: logging.getLogger(name).level for name in _CHATTER}
+    levels = {name: logging.getLogger(name).level for name in _LOG_LEVELS}
     os.environ.update(_TUNE_ENV)
-    for name, level in _CHATTER.items():
+    for name, level in _LOG_LEVELS.items():
         logging.getLogger(name).setLevel(level)
-    owned = not is_remote()
+    owned = not is_running_elsewhere()
     try:
         if owned:
             start_local(totals, max(1, int(slots.cpus_per_trial)))
@@ -168,7 +168,7 @@ def ray_session(slots: Slots, totals: Totals) -> Iterator[None]:
 
 @contextmanager
 def _without_future_warnings() -> Iterator[None]:
-    """Ray announces changes of its defaults at every start, to whoever uses this program."""
+    """Hides Ray's announcements of new defaults, which it repeats at every start."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
         yield

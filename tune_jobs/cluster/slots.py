@@ -1,4 +1,4 @@
-"""Computes what each trial takes of a machine or cluster, and how many trials run at once."""
+"""Computes how many CPUs and GPUs each trial reserves, and how many trials run at once."""
 
 from dataclasses import dataclass
 from typing import NoReturn
@@ -7,13 +7,13 @@ from tune_jobs.errors import JobError, Problem
 from tune_jobs.job.spec import ResourcesModel
 from tune_jobs.wording import counted
 
-# Ray counts resources in ten-thousandths and cuts off the rest (so three times 0.3334 fit, by rounding).
+# Ray counts resources in ten-thousandths and drops the rest.
 _UNITS = 10_000
 
 
 @dataclass(frozen=True)
 class Slots:
-    """How a search fills what there is.
+    """How trials fill a machine or cluster.
 
     Attributes:
         num_slots: Trials that run at once.
@@ -31,16 +31,16 @@ class Slots:
 def plan_slots(
     resources: ResourcesModel, cpus: float, gpus: float, gpus_per_node: int | None = None
 ) -> Slots:
-    """Returns what each trial takes and how many run at once.
+    """Returns what each trial reserves and how many trials run at once.
 
     Args:
-        resources: That section of the job.
+        resources: The job's section `resources`.
         cpus: CPUs of the whole cluster.
         gpus: GPUs of the whole cluster.
-        gpus_per_node: GPUs of each of its machines; None means that one machine has them all.
+        gpus_per_node: GPUs of each machine; None if one machine has them all.
 
     Raises:
-        JobError: If not even one trial fits, or the demand is one that Ray cannot serve.
+        JobError: If not even one trial fits, or Ray cannot reserve such an amount.
     """
     assert gpus_per_node is None or gpus_per_node >= 1, gpus_per_node
     explanation: list[str] = []
@@ -61,36 +61,38 @@ def plan_slots(
 
 
 def _gpus_per_trial(resources: ResourcesModel, gpus: int, explanation: list[str]) -> float:
-    """Returns the GPUs of one trial, `auto` resolved."""
-    asked, device = resources.gpus_per_trial, resources.device
+    """Returns how many GPUs a trial reserves, with `auto` resolved."""
+    requested, device = resources.gpus_per_trial, resources.device
     if device == "cuda" and gpus == 0:
         _refuse("resources.device", device, "there is no GPU here; valid: auto, cpu")
-    if asked == "auto":
+    if requested == "auto":
         if gpus == 0 or device == "cpu":
             explanation.append("no GPU here" if gpus == 0 else "device is cpu, so trials take no GPU")
             return 0.0
         return 1.0
-    if asked == 0:
+    if requested == 0:
         if device == "cuda":
             _refuse(
                 "resources.gpus_per_trial",
-                asked,
+                requested,
                 "device is cuda, which needs a share of a GPU; valid: auto, above 0",
             )
         if gpus > 0:
             explanation.append(f"gpus_per_trial is 0, which leaves {counted(gpus, 'GPU')} idle")
         return 0.0
     if gpus == 0:
-        _refuse("resources.gpus_per_trial", asked, "there is no GPU here; valid: auto, 0")
+        _refuse("resources.gpus_per_trial", requested, "there is no GPU here; valid: auto, 0")
     if device == "cpu":
-        _refuse("resources.gpus_per_trial", asked, "device is cpu, which leaves it idle; valid: auto, 0")
-    if asked > 1 and asked != int(asked):
         _refuse(
-            "resources.gpus_per_trial",
-            asked,
-            f"a trial takes a part of one GPU or whole ones; valid: at most 1, or {int(asked)}, {int(asked) + 1}, ...",
+            "resources.gpus_per_trial", requested, "device is cpu, which would leave it idle; valid: auto, 0"
         )
-    return asked
+    if requested > 1 and requested != int(requested):
+        whole = int(requested)
+        message = (
+            f"expected a share of one GPU or a whole number; valid: at most 1, or {whole}, {whole + 1}, ..."
+        )
+        _refuse("resources.gpus_per_trial", requested, message)
+    return requested
 
 
 def _fits_on_cpus(cpus_per_trial: float, cpus: float, explanation: list[str]) -> int:
@@ -108,36 +110,37 @@ def _fits_on_cpus(cpus_per_trial: float, cpus: float, explanation: list[str]) ->
 def _fits_on_gpus(gpus_per_trial: float, gpus: int, gpus_per_node: int | None, explanation: list[str]) -> int:
     if gpus_per_trial < 1:
         return _fits_on_shared_gpus(gpus_per_trial, gpus, explanation)
-    whole = int(gpus_per_trial)
-    on_a_node = gpus if gpus_per_node is None else gpus_per_node
-    if whole > min(on_a_node, gpus):
+    num_per_trial = int(gpus_per_trial)
+    num_per_node = gpus if gpus_per_node is None else gpus_per_node
+    if num_per_trial > min(num_per_node, gpus):
         _refuse(
             "resources.gpus_per_trial",
             gpus_per_trial,
-            f"a trial runs on one machine, and each has {counted(min(on_a_node, gpus), 'GPU')}; "
-            f"valid: at most {min(on_a_node, gpus):g}",
+            f"a trial runs on one machine, and each has {counted(min(num_per_node, gpus), 'GPU')}; "
+            f"valid: at most {min(num_per_node, gpus):g}",
         )
-    fits = gpus // on_a_node * (on_a_node // whole) + gpus % on_a_node // whole
-    explanation.append(f"{counted(gpus, 'GPU')}, {whole} for each trial: room for {fits}")
-    idle = gpus - fits * whole
+    # No trial spans two machines: count the full machines, then the one with the rest of the GPUs.
+    fits = gpus // num_per_node * (num_per_node // num_per_trial) + gpus % num_per_node // num_per_trial
+    explanation.append(f"{counted(gpus, 'GPU')}, {num_per_trial} for each trial: room for {fits}")
+    idle = gpus - fits * num_per_trial
     if idle:
         explanation.append(f"{counted(idle, 'GPU')} left idle")
     return fits
 
 
 def _fits_on_shared_gpus(share: float, gpus: int, explanation: list[str]) -> int:
-    """Returns how many trials fit where several share a GPU; one trial never spans two."""
+    """Returns how many trials fit if several share a GPU; no trial spans two GPUs."""
     units = _units("resources.gpus_per_trial", share)
-    on_each = _UNITS // units
-    fits = gpus * on_each
+    num_on_each = _UNITS // units
+    fits = gpus * num_on_each
     explanation.append(
-        f"{counted(gpus, 'GPU')}, {share:g} for each trial: {on_each} on each GPU, room for {fits}"
+        f"{counted(gpus, 'GPU')}, {share:g} for each trial: {num_on_each} on each GPU, room for {fits}"
     )
-    unused = _UNITS - on_each * units
-    if unused >= on_each:  # less is rounding: 3 times 0.3333
+    unused = _UNITS - num_on_each * units
+    if unused >= num_on_each:  # less comes from rounding, as with three times 0.3333
         explanation.append(
             f"{unused / _UNITS:g} of each GPU stays unused; "
-            f"{_share(on_each)} or {_share(on_each + 1)} would use it fully"
+            f"{_share(num_on_each)} or {_share(num_on_each + 1)} would use it fully"
         )
     return fits
 

@@ -1,4 +1,4 @@
-"""Notices what has died below a search before Ray does: a Ray of our own (a minute), or a node of a cluster (15 s)."""
+"""Notices dead processes and nodes sooner than Ray does, which takes 15 seconds for a node and a minute for itself."""
 
 import re
 import socket
@@ -19,40 +19,36 @@ _ACTOR_ID = re.compile(r"\b[0-9a-f]{32}\b")
 
 
 def dead_process() -> str | None:
-    """Returns the name of a process that the Ray of this process cannot do without, and that is dead.
-
-    Returns:
-        None if all live, or if the Ray is not one that this process started.
-    """
+    """Returns the name of a dead process that Ray needs; None if all are alive, or this process did not start Ray."""
     node = ray._private.worker._global_node
     dead: list[tuple[str, Any]] = [] if node is None else node.dead_processes()
     return next((name for name, _ in dead if name in _NEEDED), None)
 
 
 def has_lost_node(error: str) -> bool:
-    """Returns whether the node of the actor that an error names is dead, or does not answer: so will Ray find it.
+    """Returns whether the node of the actor that an error names is dead or does not answer.
 
-    The error itself cannot tell: when a node dies, its actors are "unavailable" at first.
+    The error itself does not say so: when a node dies, Ray first calls its actors "unavailable".
     """
     actor_id = _ACTOR_ID.search(error)
     if actor_id is None:
         return False
     address = ray._private.state.actors(actor_id[0]).get("Address", {})
     node = next((node for node in all_nodes() if node["NodeID"] == address.get("NodeID")), None)
-    if node is None:  # it was on none yet
+    if node is None:  # the actor had no node yet
         return False
     if not node["Alive"]:
         return True
     try:
-        place = (node["NodeManagerAddress"], node["NodeManagerPort"])
-        socket.create_connection(place, timeout=_ANSWERS_WITHIN_S).close()
+        manager = (node["NodeManagerAddress"], node["NodeManagerPort"])
+        socket.create_connection(manager, timeout=_ANSWERS_WITHIN_S).close()
     except OSError:
         return True
     return False
 
 
 def kill_children() -> None:
-    """Kills all processes below this one, which would outlive it for a while."""
+    """Kills all processes started below this one, which would outlive it for a while."""
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             process.kill()
@@ -60,7 +56,7 @@ def kill_children() -> None:
 
 @contextmanager
 def watched(on_death: Callable[[str], None]) -> Iterator[None]:
-    """Calls `on_death` from a thread with the name of a dead process of our own Ray, if one dies inside."""
+    """Calls `on_death` from a thread with a process's name if one that our own Ray needs dies inside."""
     is_over = threading.Event()
 
     def watch() -> None:

@@ -132,9 +132,9 @@ def plan_resources(job: JobSpec) -> tuple[Slots, cluster.Totals]:
     Raises:
         JobError: If not even one trial fits.
     """
-    if cluster.is_remote():
+    if cluster.is_running_elsewhere():
         cluster.connect()
-    totals = cluster.cluster_totals() if cluster.is_remote() else cluster.local_totals()
+    totals = cluster.cluster_totals() if cluster.is_running_elsewhere() else cluster.local_totals()
     return plan_slots(job.resources, totals.cpus, totals.gpus, totals.gpus_per_node), totals
 
 
