@@ -22,7 +22,9 @@ def found(tmp_path_factory):
     """What both processes found, by rank."""
     folder = tmp_path_factory.mktemp("ranks")
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    context = torch.multiprocessing.get_context("spawn")
+    context = torch.multiprocessing.get_context("forkserver")
+    # These imports take longest: one process makes them, and both ranks start as its copies.
+    context.set_forkserver_preload(["torch.distributed.fsdp", "pytorch_lightning", "zsharp.optim"])
     processes = [
         context.Process(target=two_processes.run, args=(rank, store.port, folder)) for rank in (0, 1)
     ]

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from zsharp.optim import SAM, make_optimizer
 
-NUM_STEPS = 5
+NUM_STEPS = 3
 METHODS = ["sam", "asam", "zsharp", "zsharp_official", "friendly_sam"]
 
 
