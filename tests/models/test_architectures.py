@@ -57,6 +57,8 @@ ACCEPTED = [  # architecture, a shape at or near the edge of what it can take
     ("vit_tiny", (5, 12, 12)),
     ("vit_7_8_8_384", (4, 8, 8)),
 ]
+# The others are deeper or wider.
+ONE_OF_EACH_KIND = ["resnet8", "resnet18", "vgg11_bn", "vit_tiny", "vit_7_8_8_384"]
 every_architecture = pytest.mark.parametrize("name", list(ARCHITECTURES))
 
 
@@ -91,12 +93,12 @@ def test_number_of_parameters(name):
 
 @pytest.mark.parametrize(
     ("image_shape", "num_classes"),
-    [(CIFAR, 10), ((1, 28, 28), 10), ((1, 8, 8), 10), ((3, 64, 64), 200)],
-    ids=["cifar10", "mnist", "digits", "tiny_imagenet"],
+    [((1, 28, 28), 10), ((1, 8, 8), 10), ((3, 64, 64), 200)],
+    ids=["mnist", "digits", "tiny_imagenet"],
 )
 def test_logits_have_one_column_a_class(image_shape, num_classes):
-    names = [name for name in ARCHITECTURES if _takes(name, image_shape)]
-    assert len(names) >= 7
+    names = [name for name in ONE_OF_EACH_KIND if _takes(name, image_shape)]
+    assert len(names) >= 3
     for name in names:
         model = build_model(name, image_shape, num_classes).eval()
         with torch.no_grad():
@@ -115,8 +117,9 @@ def test_the_smallest_and_odd_shapes_train(name, image_shape):
 def test_gradients_reach_every_parameter_from_the_first_step(name):
     torch.manual_seed(0)
     model = build_model(name, CIFAR, 10)
-    loss = torch.nn.functional.cross_entropy(model(torch.randn(4, *CIFAR)), torch.tensor([0, 3, 6, 9]))
-    loss.backward()
+    logits = model(torch.randn(4, *CIFAR))
+    assert logits.shape == (4, 10)
+    torch.nn.functional.cross_entropy(logits, torch.tensor([0, 3, 6, 9])).backward()
     for module in model.modules():
         for key, parameter in module.named_parameters(recurse=False):
             assert parameter.grad.isfinite().all(), key
@@ -126,7 +129,7 @@ def test_gradients_reach_every_parameter_from_the_first_step(name):
             assert parameter.grad.any() or removed_by_the_norm, (module, key)
 
 
-@every_architecture
+@pytest.mark.parametrize("name", ONE_OF_EACH_KIND)
 def test_a_seed_fixes_the_weights(name):
     states = []
     for seed in (0, 0, 1):

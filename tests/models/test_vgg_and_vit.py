@@ -70,13 +70,13 @@ def test_a_vit_sees_positions_and_every_patch():
             assert not torch.allclose(model(changed), logits, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["resnet8", "vit_tiny"])
-def test_the_quick_ones_learn_the_digits_in_three_epochs(name):
+def test_the_quick_vit_learns_the_digits_in_three_epochs():
+    """The quick ResNet does in the tests of `python -m zsharp`."""
     digits = load_digits()
     images = torch.tensor(digits.images / 8 - 1, dtype=torch.float32).unsqueeze(1)
     labels = torch.tensor(digits.target)
     torch.manual_seed(0)
-    model = build_model(name, (1, 8, 8), 10)
+    model = build_model("vit_tiny", (1, 8, 8), 10)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for batch in torch.cat([torch.randperm(1400) for _ in range(3)]).split(100):
         optimizer.zero_grad()
