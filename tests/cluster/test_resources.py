@@ -85,7 +85,7 @@ def test_a_trial_stays_on_one_machine(gpus: int, gpus_per_node: int | None, dema
             {"gpus_per_trial": 2.5},
             "gpus_per_trial",
             2.5,
-            "whole ones; valid: at most 1, or 2, 3, ...",
+            "valid: at most 1, or 2, 3, ...",
         ),
         (4, 2, None, {"gpus_per_trial": 3}, "gpus_per_trial", 3.0, "valid: at most 2"),
         (4, 8, 4, {"gpus_per_trial": 5}, "gpus_per_trial", 5.0, "each has 4 GPUs; valid: at most 4"),
