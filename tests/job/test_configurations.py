@@ -103,12 +103,12 @@ PROBLEMS = {
     "tpe repeated": (
         ["search.seeds=2", "search.first_points=[]"],
         "search.sampler: 'tpe'",
-        "does not go with search.seeds above 1; valid: random, grid",
+        "search.seeds above 1 excludes; valid: random, grid",
     ),
     "gp shared": (
         ["search.sampler=gp", "search.shared_configurations=true"],
         "search.sampler: 'gp'",
-        "does not go with search.shared_configurations; valid: random, grid",
+        "search.shared_configurations excludes; valid: random, grid",
     ),
     "not a multiple": (
         ["search.sampler=random", "search.seeds=3", "search.first_points=[]"],
@@ -123,12 +123,12 @@ PROBLEMS = {
     "first points repeated": (
         ["search.sampler=random", "search.seeds=2"],
         "search.first_points",
-        "not with search.seeds above 1 or the grid sampler",
+        "search.seeds above 1 or the grid sampler",
     ),
     "first points in a grid": (
         [GRID, "search={num_trials: 6, sampler: grid, first_points: [{lr: 0.1}]}", "methods=[zsharp]"],
         "search.first_points",
-        "not with search.seeds above 1 or the grid sampler",
+        "search.seeds above 1 or the grid sampler",
     ),
     "a grid of a range": (
         ["search={num_trials: 8, sampler: grid}"],

@@ -53,11 +53,11 @@ def test_the_last_that_fits(sets):
         ),
         (
             ["data.val_fraction=0.0003"],
-            "data.val_fraction: 0.0003 is not valid: it leaves 0 of 1438 to validate on",
+            "data.val_fraction: 0.0003 is not valid: leaves 0 of 1438 images to validate on",
         ),
         (
             ["data.val_fraction=0.9997", "train.batch_size=1"],
-            "data.val_fraction: 0.9997 is not valid: it leaves 1438 of 1438 to validate on",
+            "data.val_fraction: 0.9997 is not valid: leaves 1438 of 1438 images to validate on",
         ),
     ],
 )

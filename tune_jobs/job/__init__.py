@@ -1,1 +1,1 @@
-"""The job file: reading, checking and explaining it."""
+"""Reads and checks job files, and explains what is wrong with them."""

@@ -1,4 +1,4 @@
-"""Finds every problem of a job at once: each section's own, and those between sections and with the tables."""
+"""Finds all problems of a job at once: within each section, between sections, and unknown names."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -24,12 +24,12 @@ from tune_jobs.job.space import (
 from tune_jobs.job.spec import SECTIONS, JobSpec
 from tune_jobs.wording import counted
 
-_Place = tuple[int | str, ...]
+_Keys = tuple[int | str, ...]  # lead to a value in a job: ("space", "q_p", "uniform", 1)
 
-# Samplers that look at no results: what they suggest depends on the number of the trial only.
-_BLIND = ("random", "grid")
+# Samplers whose suggestions do not depend on results, only on the number of the trial.
+_SAMPLERS_WITHOUT_FEEDBACK = ("random", "grid")
 
-# Stands in for what is missing or wrong, so that the rest can be checked; never part of a job that runs.
+# Stand in for required values that are missing or wrong, so that the rest can be checked.
 _PLACEHOLDERS: Mapping[str, object] = {
     "name": "job",
     "data": {},
@@ -41,30 +41,31 @@ _PLACEHOLDERS: Mapping[str, object] = {
 
 
 @dataclass(frozen=True)
-class _Given:
-    """What is checked: the raw values, and the job with what pydantic refused left out."""
+class _Checked:
+    """The job to check: the raw values, and the model without the values that pydantic refused."""
 
     values: Mapping[str, object]
     job: JobSpec
 
 
 def check_job(values: Mapping[str, object]) -> tuple[JobSpec | None, list[Problem]]:
-    """Returns the resolved job and no problems, or None and every problem of the job.
+    """Returns the resolved job and no problems, or None and all problems of the job.
 
     Args:
-        values: What a job file holds, as plain data.
+        values: The content of a job file as plain data.
     """
     try:
         job = JobSpec.model_validate(values)
-        refused: set[_Place] = set()
+        refused: set[_Keys] = set()
         problems: list[Problem] = []
     except ValidationError as error:
+        # A check needs at most a section and a key of it, so two levels say which checks still make sense.
         refused = {details["loc"][:2] for details in error.errors(include_url=False)}
         problems = explain(error, values)
         job = JobSpec.model_validate(_without(values, refused))
-    for needs, check in _CHECKS:
-        if not any(_overlap(need, place) for need in needs for place in refused):
-            problems += check(_Given(values, job))
+    for needed, check in _CHECKS:
+        if not any(_overlap(keys, refused_keys) for keys in needed for refused_keys in refused):
+            problems += check(_Checked(values, job))
     problems.sort(key=_section_order)
     return (None if problems else job), problems
 
@@ -74,45 +75,49 @@ def _section_order(problem: Problem) -> int:
     return SECTIONS[()].index(section) if section in SECTIONS[()] else len(SECTIONS[()])
 
 
-def _overlap(one: _Place, other: _Place) -> bool:
-    """Returns whether one place lies inside the other."""
-    shared = min(len(one), len(other))
-    return one[:shared] == other[:shared]
+def _overlap(left: _Keys, right: _Keys) -> bool:
+    """Returns whether the keys lead to the same value, or one to a part of the other."""
+    shared = min(len(left), len(right))
+    return left[:shared] == right[:shared]
 
 
-def _without(values: Mapping[str, object], refused: set[_Place]) -> dict[str, object]:
-    """Returns the job with everything that pydantic refused left out, or replaced where it is required."""
+def _without(values: Mapping[str, object], refused: set[_Keys]) -> dict[str, object]:
+    """Returns a job's values without those that pydantic refused; placeholders replace required ones."""
     kept = dict(_PLACEHOLDERS)
     for section, value in values.items():
         if section not in JobSpec.model_fields or (section,) in refused:
             continue
         if isinstance(value, Mapping):
-            right = {key: item for key, item in value.items() if (section, key) not in refused}
+            accepted = {key: item for key, item in value.items() if (section, key) not in refused}
             required = _PLACEHOLDERS.get(section, {})
             assert isinstance(required, dict)
-            kept[section] = required | right
-        elif not any(_overlap((section,), place) for place in refused):
+            kept[section] = required | accepted
+        elif not any(_overlap((section,), keys) for keys in refused):
             kept[section] = value
     return kept
 
 
-def _check_dataset(given: _Given) -> Iterator[Problem]:
+def _check_dataset(checked: _Checked) -> Iterator[Problem]:
     from zsharp.data import DATASETS
 
-    if given.job.data.name not in DATASETS:
-        yield Problem("data.name", given.job.data.name, unknown("data set", given.job.data.name, DATASETS))
+    if checked.job.data.name not in DATASETS:
+        yield Problem(
+            "data.name", checked.job.data.name, unknown("data set", checked.job.data.name, DATASETS)
+        )
 
 
-def _check_architectures(given: _Given) -> Iterator[Problem]:
+def _check_architectures(checked: _Checked) -> Iterator[Problem]:
     from zsharp.models import ARCHITECTURES
 
-    yield from _check_names("architectures", "architecture", given.values.get("architectures"), ARCHITECTURES)
+    yield from _check_names(
+        "architectures", "architecture", checked.values.get("architectures"), ARCHITECTURES
+    )
 
 
-def _check_methods(given: _Given) -> Iterator[Problem]:
+def _check_methods(checked: _Checked) -> Iterator[Problem]:
     from zsharp.optim.methods import METHODS
 
-    yield from _check_names("methods", "method", given.values.get("methods"), METHODS)
+    yield from _check_names("methods", "method", checked.values.get("methods"), METHODS)
 
 
 def _check_names(section: str, kind: str, names: object, valid: Mapping[str, object]) -> Iterator[Problem]:
@@ -120,16 +125,18 @@ def _check_names(section: str, kind: str, names: object, valid: Mapping[str, obj
         return
     for index, name in enumerate(names):
         if not isinstance(name, str):
-            continue  # pydantic has said so
+            continue  # pydantic has reported it
         path = show_path((section, index))
         if name not in valid:
             yield Problem(path, name, unknown(kind, name, valid))
         elif name in names[:index]:
-            yield Problem(path, name, "listed twice, which would make two studies of one name; remove one")
+            yield Problem(
+                path, name, "listed twice, which would make two studies of the same name; remove one"
+            )
 
 
-def _check_space(given: _Given) -> Iterator[Problem]:
-    for name, distribution in given.job.space.items():
+def _check_space(checked: _Checked) -> Iterator[Problem]:
+    for name, distribution in checked.job.space.items():
         if name not in PARAMETERS:
             yield Problem(show_path(("space", name)), NOTHING, unknown("parameter", name, PARAMETERS))
             continue
@@ -143,45 +150,46 @@ def _check_space(given: _Given) -> Iterator[Problem]:
                 )
 
 
-def _check_momentum(given: _Given) -> Iterator[Problem]:
-    if "momentum" in given.job.space and given.job.train.base_optimizer != "sgd":
+def _check_momentum(checked: _Checked) -> Iterator[Problem]:
+    if "momentum" in checked.job.space and checked.job.train.base_optimizer != "sgd":
         yield Problem(
             "space.momentum",
             NOTHING,
-            f"train.base_optimizer is {given.job.train.base_optimizer}, and only sgd has a momentum; remove one",
+            f"train.base_optimizer is {checked.job.train.base_optimizer}, and only sgd has a momentum; remove one",
         )
 
 
-def _check_something_to_search(given: _Given) -> Iterator[Problem]:
+def _check_something_to_search(checked: _Checked) -> Iterator[Problem]:
     from zsharp.optim.methods import METHODS
 
-    search = given.job.search
-    if (
-        search.num_configurations <= 1
-        or search.sampler == "grid"
-        or not set(given.job.methods) <= set(METHODS)
-    ):
+    search = checked.job.search
+    if search.num_configurations <= 1 or search.sampler == "grid":
         return
-    methods = {study.method for study in given.job.studies() if not study.parameters}
-    for method in (method for method in given.job.methods if method in methods):
+    if not set(checked.job.methods) <= set(METHODS):  # reported already
+        return
+    fixed_methods = {study.method for study in checked.job.studies() if not study.parameters}
+    for method in checked.job.methods:
+        if method not in fixed_methods:
+            continue
         yield Problem(
             "space",
             NOTHING,
-            f"nothing to search for method {method}: its {given.job.search.num_trials} trials would all be the same; "
+            f"nothing to search for method {method}: its {search.num_trials} trials would all be the same; "
             "give one of its parameters a range, or set search.num_trials to 1",
         )
 
 
-def _check_repeats(given: _Given) -> Iterator[Problem]:
-    search = given.job.search
-    settings = {"seeds above 1": search.seeds > 1, "shared_configurations": search.shared_configurations}
-    for setting in [name for name, is_given in settings.items() if is_given]:
-        if search.sampler not in _BLIND:
-            yield Problem(
-                "search.sampler",
-                search.sampler,
-                f"suggests by results, which does not go with search.{setting}; valid: {', '.join(_BLIND)}",
-            )
+def _check_repeats(checked: _Checked) -> Iterator[Problem]:
+    search = checked.job.search
+    if search.sampler not in _SAMPLERS_WITHOUT_FEEDBACK:
+        needs_it = {"seeds above 1": search.seeds > 1, "shared_configurations": search.shared_configurations}
+        for setting, is_set in needs_it.items():
+            if is_set:
+                valid = ", ".join(_SAMPLERS_WITHOUT_FEEDBACK)
+                message = (
+                    f"its suggestions depend on results, which search.{setting} excludes; valid: {valid}"
+                )
+                yield Problem("search.sampler", search.sampler, message)
     if search.num_trials % search.seeds:
         yield Problem(
             "search.num_trials",
@@ -190,14 +198,16 @@ def _check_repeats(given: _Given) -> Iterator[Problem]:
         )
     if search.first_points and (search.seeds > 1 or search.sampler == "grid"):
         yield Problem(
-            "search.first_points", NOTHING, "not with search.seeds above 1 or the grid sampler; remove them"
+            "search.first_points",
+            NOTHING,
+            "cannot be used with search.seeds above 1 or the grid sampler; remove them",
         )
 
 
-def _check_grid(given: _Given) -> Iterator[Problem]:
+def _check_grid(checked: _Checked) -> Iterator[Problem]:
     from zsharp.optim.methods import METHODS
 
-    job = given.job
+    job = checked.job
     if job.search.sampler != "grid" or not set(job.methods) <= set(METHODS):
         return
     ranges = [name for name, drawn in job.space.items() if isinstance(drawn, Uniform | LogUniform)]
@@ -207,7 +217,10 @@ def _check_grid(given: _Given) -> Iterator[Problem]:
             NOTHING,
             "the grid sampler needs {choice: [number, ...]} or a plain number",
         )
-    for study in () if ranges else job.studies()[: len(job.methods)]:
+    if ranges:
+        return
+    # Studies are listed by architecture: the first ones have each method once, and the grid is the method's.
+    for study in job.studies()[: len(job.methods)]:
         drawn = [job.space[name] for name in study.parameters]
         size = grid_size([choice for choice in drawn if isinstance(choice, Choice)])
         if size * job.search.seeds != job.search.num_trials:
@@ -219,83 +232,88 @@ def _check_grid(given: _Given) -> Iterator[Problem]:
             )
 
 
-def _check_first_points(given: _Given) -> Iterator[Problem]:
-    space = _inside(given.values, "space")
+def _check_first_points(checked: _Checked) -> Iterator[Problem]:
+    space = _value_at(checked.values, "space")
     if not isinstance(space, Mapping):
         return
-    points = _inside(given.values, "search", "first_points")
-    for index, point in enumerate(points if isinstance(points, list | tuple) else ()):
-        for name, value in point.items() if isinstance(point, Mapping) else ():
+    points = _value_at(checked.values, "search", "first_points")
+    if not isinstance(points, list | tuple):
+        return
+    for index, point in enumerate(points):
+        if not isinstance(point, Mapping):
+            continue
+        for name, value in point.items():
             path = show_path(("search", "first_points", index, name))
-            distribution = given.job.space.get(name)
+            distribution = checked.job.space.get(name)
             if name not in space:
-                named = [parameter for parameter in space if parameter in PARAMETERS]
-                yield Problem(path, NOTHING, f"not in this job's space; {unknown('parameter', name, named)}")
+                known = [parameter for parameter in space if parameter in PARAMETERS]
+                yield Problem(path, NOTHING, f"not in this job's space; {unknown('parameter', name, known)}")
             elif not _is_number(value) or name not in PARAMETERS:
                 continue  # reported already
             elif not PARAMETERS[name].is_valid(value):
                 yield Problem(path, value, f"{name} must be {PARAMETERS[name].valid}")
             elif (
                 distribution is not None
-                and _is_sound(name, distribution)
+                and _is_valid(name, distribution)
                 and not contains(distribution, value)
             ):
                 yield Problem(path, value, f"the space has {name} {describe(distribution)}")
 
 
-def _is_sound(name: str, distribution: Distribution) -> bool:
+def _is_valid(name: str, distribution: Distribution) -> bool:
     return all(PARAMETERS[name].is_valid(value) for _, value in bounds(distribution))
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:
-    """Returns whether pydantic takes it for a finite number; if not, it has said so."""
+    """Returns whether pydantic accepts it as a finite number; if not, pydantic has reported it."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < inf
 
 
-def _check_warmup(given: _Given) -> Iterator[Problem]:
-    if given.job.train.warmup_epochs > given.job.train.epochs:
+def _check_warmup(checked: _Checked) -> Iterator[Problem]:
+    if checked.job.train.warmup_epochs > checked.job.train.epochs:
         yield Problem(
             "train.warmup_epochs",
-            given.job.train.warmup_epochs,
-            f"must be at most train.epochs, which is {given.job.train.epochs}",
+            checked.job.train.warmup_epochs,
+            f"must be at most train.epochs, which is {checked.job.train.epochs}",
         )
 
 
-def _check_grace(given: _Given) -> Iterator[Problem]:
-    if given.job.grace_epochs > given.job.train.epochs:
+def _check_grace(checked: _Checked) -> Iterator[Problem]:
+    if checked.job.grace_epochs > checked.job.train.epochs:
         yield Problem(
             "asha.grace_epochs",
-            given.job.grace_epochs,
-            f"must be at most train.epochs, which is {given.job.train.epochs}",
+            checked.job.grace_epochs,
+            f"must be at most train.epochs, which is {checked.job.train.epochs}",
         )
 
 
-def _check_gpus(given: _Given) -> Iterator[Problem]:
-    gpus = given.job.resources.gpus_per_trial
+def _check_gpus(checked: _Checked) -> Iterator[Problem]:
+    gpus = checked.job.resources.gpus_per_trial
     if gpus != "auto" and gpus > 1:
         yield Problem(
             "resources.gpus_per_trial",
             gpus,
-            "a trial trains on one GPU and would leave the others idle; valid: auto, or a number from 0 to 1",
+            "a trial trains on one GPU and would leave others idle; valid: auto, or a number from 0 to 1",
         )
 
 
-def _inside(values: Mapping[str, object], *keys: str) -> object:
+def _value_at(values: Mapping[str, object], *keys: str) -> object:
+    """Returns the value that the keys lead to, or None."""
     value: object = values
     for key in keys:
         value = value.get(key) if isinstance(value, Mapping) else None
     return value
 
 
-# Each check, and the places that must be right for it to make sense.
-_CHECKS: tuple[tuple[tuple[_Place, ...], Callable[[_Given], Iterator[Problem]]], ...] = (
+# Each check, after the keys whose values must be right for it to make sense.
+_CHECKS: tuple[tuple[tuple[_Keys, ...], Callable[[_Checked], Iterator[Problem]]], ...] = (
     ((("data", "name"),), _check_dataset),
     ((), _check_architectures),
     ((), _check_methods),
     ((), _check_space),
     ((("space",), ("train", "base_optimizer")), _check_momentum),
     (
-        (("methods",), ("space",), *(("search", name) for name in ("num_trials", "seeds", "sampler"))),
+        (("methods",), ("space",), ("search", "num_trials"), ("search", "seeds"), ("search", "sampler")),
         _check_something_to_search,
     ),
     ((("search",),), _check_repeats),

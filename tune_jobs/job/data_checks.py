@@ -1,4 +1,4 @@
-"""Checks that a job fits its data: intact files, images that its architectures take, and enough of them."""
+"""Checks a job against its data: files are intact, architectures fit the images, and there are enough images."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 def check_data(job: JobSpec) -> "DataInfo":
-    """Prepares the job's data set (decoding it if this machine has not yet) and checks the job against it.
+    """Prepares the job's data set (decoding it the first time on this machine) and checks the job against it.
 
     Raises:
-        JobError: If files are missing or damaged, an architecture cannot take the images, or there are too few.
+        JobError: If files are missing or damaged, an architecture does not fit the images, or there are too few.
     """
     from zsharp.data import DataError, prepare
     from zsharp.models import check_architecture
@@ -41,7 +41,9 @@ def check_data(job: JobSpec) -> "DataInfo":
     if not 0 < num_val < num_images:
         problems.append(
             Problem(
-                "data.val_fraction", data.val_fraction, f"it leaves {num_val} of {num_images} to validate on"
+                "data.val_fraction",
+                data.val_fraction,
+                f"leaves {num_val} of {num_images} images to validate on",
             )
         )
     if job.train.batch_size > num_images - num_val:

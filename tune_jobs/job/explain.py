@@ -1,4 +1,4 @@
-"""Rewrites pydantic's errors about a job in plain words: where, what was given, what is valid."""
+"""Rewrites pydantic's errors about a job in plain words: the path, the given value, and what is valid."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -10,6 +10,7 @@ from pydantic_core import ErrorDetails
 from tune_jobs.errors import NOTHING, Problem, show_path, unknown
 from tune_jobs.job.space import KINDS
 from tune_jobs.job.spec import SECTIONS
+from tune_jobs.wording import counted
 from zsharp.names import did_you_mean
 
 Context = Mapping[str, Any]
@@ -26,7 +27,7 @@ def _explain(details: ErrorDetails, values: object) -> Problem:
     if kind == "missing":
         if keys and isinstance(keys[-1], int):  # a list that is too short
             return Problem(show_path(keys[:-1]), _value_at(values, keys[:-1]), _TWO_NUMBERS)
-        return Problem(path, NOTHING, "missing, and every job needs it")
+        return Problem(path, NOTHING, "missing; every job needs it")
     if kind == "extra_forbidden":
         section = tuple(str(key) for key in keys[:-1])
         return Problem(path, NOTHING, unknown("key", str(keys[-1]), SECTIONS.get(section, KINDS)))
@@ -50,7 +51,7 @@ def _explain(details: ErrorDetails, values: object) -> Problem:
 
 
 def _keys(details: ErrorDetails) -> tuple[int | str, ...]:
-    """Returns the place as the file has it, without what pydantic adds."""
+    """Returns the keys that lead to the value in the job file, without what pydantic adds to them."""
     keys = tuple(key for key in details["loc"] if key != "[key]")
     # In the space, the third entry names the member of the union: ("space", "rho", "uniform", "uniform", 1).
     return (*keys[:2], *keys[3:]) if keys[:1] == ("space",) else keys
@@ -88,8 +89,8 @@ _WORDS: Mapping[str, Callable[[Context], str]] = {
     "greater_than_equal": lambda ctx: f"must be at least {ctx['ge']:g}",
     "less_than": lambda ctx: f"must be below {ctx['lt']:g}",
     "less_than_equal": lambda ctx: f"must be at most {ctx['le']}",
-    "too_short": lambda ctx: f"expected at least {ctx['min_length']} of them",
-    "too_long": lambda _: _TWO_NUMBERS,  # only ranges have a largest length
+    "too_short": lambda ctx: f"expected at least {counted(ctx['min_length'], 'item')}",
+    "too_long": lambda _: _TWO_NUMBERS,  # only ranges have a maximum length
     "string_too_short": lambda _: "expected text that is not empty",
     "string_too_long": lambda ctx: f"expected at most {ctx['max_length']} characters",
     "string_pattern_mismatch": lambda _: (  # only the job's name has a pattern

@@ -1,4 +1,4 @@
-"""Loads a job: a preset or a YAML file, changed by `--set`, with every problem at once."""
+"""Loads a job from a preset or a YAML file, applies `--set`, and reports all problems at once."""
 
 from collections.abc import Sequence
 from importlib.resources import files
@@ -20,11 +20,11 @@ def load_job(source: str, sets: Sequence[str] = ()) -> JobSpec:
     """Returns the resolved job.
 
     Args:
-        source: The name of a preset, or the path of a YAML file; a preset wins over a file of the same name.
-        sets: Changes as `path=value`, the value in YAML, applied in order before anything is checked.
+        source: A preset's name or a YAML file's path; a preset wins over a file of the same name.
+        sets: Changes as `path=value`, the value in YAML, applied in order before any check.
 
     Raises:
-        JobError: With every problem of the file and of the changes.
+        JobError: With all problems of the file and of the changes.
     """
     values = read_mapping(_read(source), source)
     problems = apply_sets(values, sets)
@@ -40,7 +40,7 @@ def dump_job(job: JobSpec) -> str:
 
 
 def presets() -> dict[str, str]:
-    """Returns the presets by name, each with one line on what it is for."""
+    """Returns the presets by name, each with a line on its purpose."""
     return {
         name: file.read_text(encoding="utf-8").partition("\n")[0].removeprefix("#").strip()
         for name, file in _preset_files().items()
@@ -48,7 +48,7 @@ def presets() -> dict[str, str]:
 
 
 def schema() -> dict[str, Any]:
-    """Returns the JSON Schema of job files, with the names that are valid in this installation."""
+    """Returns the JSON Schema of job files, including the valid names of architectures, methods and so on."""
     from tune_jobs.job.space import PARAMETERS
     from zsharp.data import DATASETS
     from zsharp.models import ARCHITECTURES
@@ -65,31 +65,31 @@ def schema() -> dict[str, Any]:
 
 def _preset_files() -> dict[str, Traversable]:
     folder = files("tune_jobs.job") / "presets"
-    found = {
+    presets = {
         file.name.removesuffix(".yaml"): file for file in folder.iterdir() if file.name.endswith(".yaml")
     }
-    return dict(sorted(found.items()))
+    return dict(sorted(presets.items()))
 
 
 def _read(source: str) -> str:
     """Returns the text of a preset or file.
 
     Raises:
-        JobError: If there is neither, or it cannot be read, or it is not text of a sane size.
+        JobError: If there is neither, or the file cannot be read, is too long or is not text.
     """
-    found = _preset_files()
-    if source in found:
-        return found[source].read_text(encoding="utf-8")
+    preset_files = _preset_files()
+    if source in preset_files:
+        return preset_files[source].read_text(encoding="utf-8")
     try:
         with Path(source).open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        hint = did_you_mean(source, found)
-        message = f"neither a preset nor a file; {hint}presets: {', '.join(found)}"
+        hint = did_you_mean(source, preset_files)
+        message = f"neither a preset nor a file; {hint}presets: {', '.join(preset_files)}"
         raise JobError([Problem("job", source, message)]) from None
     except (OSError, ValueError) as error:
-        what = error.strerror if isinstance(error, OSError) else str(error)
-        raise JobError([Problem("job", source, f"cannot be read: {what}")]) from None
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise JobError([Problem("job", source, f"cannot be read: {reason}")]) from None
     if len(content) > MAX_BYTES:
         raise JobError([Problem("job", source, f"longer than {MAX_BYTES} bytes, which no job needs")])
     try:

@@ -93,7 +93,7 @@ Distribution = Annotated[
 
 
 def fixed_value(distribution: Distribution) -> float | None:
-    """Returns the one value that can be drawn; None where there are several, so that there is a search."""
+    """Returns the only value that can be drawn; None if there are several, which makes it a search."""
     match distribution:
         case float():
             return distribution
@@ -127,7 +127,7 @@ def contains(distribution: Distribution, value: float) -> bool:
 
 
 def describe(distribution: Distribution) -> str:
-    """Returns what can be drawn, in words."""
+    """Describes the values that can be drawn, for messages."""
     match distribution:
         case Uniform(uniform=(low, high)) | LogUniform(loguniform=(low, high)):
             return f"between {low:g} and {high:g}"
@@ -137,7 +137,7 @@ def describe(distribution: Distribution) -> str:
 
 
 def bounds(distribution: Distribution) -> list[tuple[tuple[str | int, ...], float]]:
-    """Returns the numbers that a distribution is written with, each with its keys below the parameter."""
+    """Returns the numbers in a distribution's definition, each with its keys below the parameter."""
     match distribution:
         case Uniform(uniform=values):
             return [(("uniform", index), value) for index, value in enumerate(values)]
@@ -151,8 +151,8 @@ def bounds(distribution: Distribution) -> list[tuple[tuple[str | int, ...], floa
 def to_optuna(distribution: Distribution) -> "BaseDistribution":
     """Returns the Optuna distribution that draws the same values.
 
-    Optuna counts both bounds of a range as inside (what is enqueued there is accepted); a fixed parameter
-    becomes a range of one value. Importing Optuna is left to the first call.
+    Both bounds of a range belong to it in Optuna too, so values enqueued there are accepted. A fixed parameter becomes
+    a range of one value.
     """
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 

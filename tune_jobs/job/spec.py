@@ -1,4 +1,4 @@
-"""What a user submits: the job, its sections, and the studies and trials that follow from it."""
+"""Defines a job with its sections, and derives its studies and trials."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -24,13 +24,13 @@ from zsharp.training.spec import AugmentSpec, DataSpec, Device, TrainSpec, Trial
 
 Sampler = Literal["tpe", "random", "gp", "grid"]
 
-# Far above any sane value; they turn a slipped digit into a message instead of a search without end.
+# Far above any useful value: a mistyped digit becomes a message instead of an endless search.
 _MAX_COUNT = 1_000_000
 _MAX_SEED = 2**32 - 1
 
 
 def _in_one_message(message: str) -> WrapValidator:
-    """Returns a validator for a union: one message in place of one per member."""
+    """Returns a validator for a union that gives one message instead of one per member."""
 
     def validate(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
         try:
@@ -57,7 +57,7 @@ class _Section(BaseModel, frozen=True):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-# The three sections below have the fields of zsharp's dataclasses: names, types, ranges and defaults stand there only.
+# The next three sections take their fields, with types, ranges and defaults, from zsharp's dataclasses.
 class DataModel(_Section, DataSpec, frozen=True):
     """Which images, and how they are split (`zsharp.training.spec.DataSpec`)."""
 
@@ -67,7 +67,7 @@ class DataModel(_Section, DataSpec, frozen=True):
 
 
 class AugmentModel(_Section, AugmentSpec, frozen=True):
-    """Random changes of the training images (`zsharp.training.spec.AugmentSpec`)."""
+    """Random augmentation of the training images (`zsharp.training.spec.AugmentSpec`)."""
 
 
 class TrainModel(_Section, TrainSpec, frozen=True):
@@ -78,11 +78,11 @@ class TrainModel(_Section, TrainSpec, frozen=True):
 
 
 class SearchModel(_Section, frozen=True):
-    """How many trials each study runs, and who proposes their configurations.
+    """How many trials each study runs, and which sampler suggests their configurations.
 
-    With `seeds` above 1 every configuration is trained that many times: the first round of trials has
-    `train.seed`, the next one `train.seed + 1`, and so on. With `shared_configurations` the studies of a method
-    try the same configurations, whatever the architecture.
+    With `seeds` above 1 every configuration is trained that many times: the first round of trials uses `train.seed`,
+    the next one `train.seed + 1`, and so on. With `shared_configurations` the studies of a method try the same
+    configurations for every architecture.
     """
 
     num_trials: Count
@@ -97,14 +97,15 @@ class SearchModel(_Section, frozen=True):
 
     @property
     def num_configurations(self) -> int:
-        """Configurations of a study, each tried with every seed."""
+        """The number of configurations of a study, each tried with every seed."""
         return self.num_trials // self.seeds
 
 
 class AshaModel(_Section, frozen=True):
-    """When weak trials are stopped. Without `grace_epochs`, the job takes a quarter of its epochs.
+    """When weak trials are stopped. By default `grace_epochs` is a quarter of the epochs.
 
-    The `protect_top` best of a rung are never stopped there, nor is the share `immortal_fraction` of all trials.
+    The `protect_top` best trials of a rung are never stopped there. A fraction `immortal_fraction` of all trials is
+    never stopped at all.
     """
 
     enabled: bool = True
@@ -115,7 +116,7 @@ class AshaModel(_Section, frozen=True):
 
 
 class BudgetModel(_Section, frozen=True):
-    """What ends a search before its last trial, whichever comes first; `resume --set budget.hours=...` goes on."""
+    """Limits that end a search early, whichever comes first; `resume --set budget.hours=...` raises them."""
 
     hours: Positive | None = None
     epochs: Count | None = None
@@ -125,7 +126,7 @@ class BudgetModel(_Section, frozen=True):
 
 
 class FailuresModel(_Section, frozen=True):
-    """How much goes wrong before a trial, and the search, counts as failed."""
+    """How often a trial is retried, and what share of failed trials fails the search."""
 
     max_retries: CountOrZero = 2
     report_timeout_s: Positive = 1800.0
@@ -133,7 +134,7 @@ class FailuresModel(_Section, frozen=True):
 
 
 class ResourcesModel(_Section, frozen=True):
-    """What one trial takes of the machine, and how many run at once."""
+    """What each trial reserves of the machine, and how many trials run at once."""
 
     cpus_per_trial: Positive = 1.0
     gpus_per_trial: Annotated[
@@ -147,10 +148,10 @@ class ResourcesModel(_Section, frozen=True):
 
 @dataclass(frozen=True)
 class Study:
-    """One search: one architecture with one method.
+    """The trials of one architecture with one method.
 
     Attributes:
-        name: Its name in results and its folder.
+        name: The study's name in results.
         architecture: A row of `zsharp.models.ARCHITECTURES`.
         method: A row of `zsharp.optim.METHODS`.
         parameters: The parameters that are searched, in the order of `tune_jobs.job.space.PARAMETERS`.
@@ -163,10 +164,9 @@ class Study:
 
 
 class JobSpec(_Section, frozen=True):
-    """A job as resolved: two equal ones are the same search.
+    """A resolved job: equal jobs are the same search.
 
-    It holds what each section can know by itself; `tune_jobs.job.load` also checks names and ranges across
-    sections, with a message for every problem.
+    Checks each section by itself; `tune_jobs.job.checks` also checks names, and ranges across sections.
     """
 
     name: FolderName
@@ -196,17 +196,17 @@ class JobSpec(_Section, frozen=True):
         if self.asha.grace_epochs is None:
             grace_epochs = max(1, math.ceil(self.train.epochs / 4))
             asha = self.asha.model_copy(update={"grace_epochs": grace_epochs})
-            self.__dict__["asha"] = asha  # the model is frozen for everybody else
+            self.__dict__["asha"] = asha  # the frozen model allows no assignment
         return self
 
     @property
     def num_trials(self) -> int:
-        """Trials of all studies."""
+        """The number of trials of all studies."""
         return len(self.studies()) * self.search.num_trials
 
     @property
     def grace_epochs(self) -> int:
-        """Epochs that every trial may train before it can be stopped."""
+        """The number of epochs that every trial trains before it can be stopped."""
         assert self.asha.grace_epochs is not None, "resolved with the job"
         return self.asha.grace_epochs
 
@@ -231,15 +231,15 @@ class JobSpec(_Section, frozen=True):
         return parameter in self.space and fixed_value(self.space[parameter]) is None
 
     def trial_spec(self, study: Study, params: Mapping[str, float], number: int = 0) -> TrialSpec:
-        """Returns the trial of a study at the given values of its searched parameters.
+        """Returns a study's trial with the given values of its searched parameters.
 
-        Parameters that the space fixes are added. A relative `data.root` becomes absolute here, since workers
-        run in other folders.
+        Parameters that the space fixes are added. A relative `data.root` becomes absolute, since workers run in other
+        folders.
 
         Args:
             study: The study.
             params: Values of its searched parameters.
-            number: The trial's within its study, which decides on its seed if `search.seeds` is above 1.
+            number: The trial's number in its study, which determines its seed if `search.seeds` is above 1.
         """
         valid = parameters_of(study.method)
         assert set(params) <= set(valid), f"{study.name} has no parameters {set(params) - set(valid)}"
@@ -274,7 +274,7 @@ SECTIONS: Mapping[tuple[str, ...], tuple[str, ...]] = {
     **dict(_sections(JobSpec)),
     ("space",): tuple(PARAMETERS),
 }
-"""The valid keys of every section of a job file, by the section's place."""
+"""The valid keys of each section of a job file, by the keys that lead to the section."""
 
 
 def parameters_of(method: str) -> tuple[str, ...]:
