@@ -1,6 +1,7 @@
 """The loop against an independent slow one, and what each setting does to a step."""
 
 import copy
+import itertools
 import math
 import os
 from pathlib import Path
@@ -19,8 +20,15 @@ from zsharp.training.precision import uses_bf16
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize(("architecture", "tolerance"), [("vit_tiny", 1e-3), ("resnet8", 0.1)])
-@pytest.mark.parametrize("method", ["base", "sam", "zsharp"])
+@pytest.mark.parametrize(
+    ("method", "architecture", "tolerance"),
+    [
+        ("sam", "vit_tiny", 1e-3),
+        ("zsharp", "vit_tiny", 1e-3),
+        ("base", "resnet8", 0.1),
+        ("zsharp", "resnet8", 0.1),
+    ],
+)
 def test_an_epoch_equals_the_slow_loop(method, architecture, tolerance):
     """ViT is smooth. In a ResNet the last bit of an activation near zero decides whether ReLU passes it."""
     settings = {"batch_size": 40, "momentum": 0.8, "weight_decay": 0.01, "seed": 3}
@@ -85,7 +93,7 @@ def test_reported_loss_norms_and_counts_of_one_step(method):
         assert row["gradient_evaluations"] == 2
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["base", "zsharp"])
 def test_counts_of_a_run(method):
     result = train(small_spec(method))
     steps = [5, 10]
@@ -201,7 +209,7 @@ def test_the_average_of_the_weights_equals_a_slow_twin_and_is_evaluated(method):
 
 @pytest.mark.parametrize("architecture", ["resnet8", "vit_tiny"])
 def test_bf16_is_close_to_fp32(architecture):
-    runs = {p: train(small_spec("zsharp", architecture, precision=p)) for p in ("fp32", "bf16")}
+    runs = {p: train(small_spec("zsharp", architecture, precision=p, epochs=1)) for p in ("fp32", "bf16")}
     half, full = (runs[p].reports[-1] for p in ("bf16", "fp32"))
     assert runs["bf16"].training.precision == "bf16"
     assert half["train_loss"] != full["train_loss"]
@@ -229,8 +237,9 @@ def test_auto_precision():
     assert Training(small_spec(precision="auto")).precision == "fp32"
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("base", ["sgd", "adamw"])
+@pytest.mark.parametrize(
+    ("method", "base"), list(zip(METHODS, itertools.cycle(["sgd", "adamw"]), strict=False))
+)
 def test_a_run_that_diverges_is_a_result(method, base, tmp_path):
     spec = small_spec(method, params={"lr": 1e20}, base_optimizer=base, warmup_epochs=0.0, epochs=3)
     result = train(spec, checkpoint=tmp_path / "checkpoint.pt")
