@@ -35,9 +35,7 @@ def path(request, monkeypatch):
     q_p=st.sampled_from([0.0, 0.3, 0.5, 0.95, 0.999]),
     seed=st.integers(0, 2**16),
 )
-@settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
-)  # fmt: skip
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
 def test_any_ascent(path, shapes, dtype, rules, values, scale, rho, q_p, seed):
     generator = torch.Generator().manual_seed(seed)
     params = [nn.Parameter(torch.randn(shape, generator=generator).to(dtype)) for shape in shapes]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from zsharp.optim.ascent.filters import masks, order_statistics
@@ -15,7 +15,6 @@ from zsharp.optim.ascent.filters import masks, order_statistics
     seed=st.integers(0, 2**31),
     distinct=st.booleans(),
 )
-@settings(max_examples=300, deadline=None)
 def test_the_mask_is_strictly_above_the_interpolated_quantile(n, q, seed, distinct):
     rng = np.random.default_rng(seed)
     # Dyadic values of few bits, so that mean and deviation are exact and ties are real ties.
