@@ -114,10 +114,8 @@ def test_other_events_are_refused(ledger, kind):
 
 
 def test_an_event_that_json_cannot_hold_is_refused(ledger):
-    refused(
-        ledger, lambda: ledger.record_event("stop", {"hours": float("nan")}), "expected what JSON can hold"
-    )
-    refused(ledger, lambda: ledger.extend({"name": Path()}), "expected what JSON can hold")
+    refused(ledger, lambda: ledger.record_event("stop", {"hours": float("nan")}), "JSON")
+    refused(ledger, lambda: ledger.extend({"name": Path()}), "JSON")
 
 
 def test_retries_are_counted_and_leave_the_trial_running(ledger):
@@ -182,7 +180,7 @@ def test_a_damaged_page_is_named(tmp_path, page):
     assert len(data) >= 12 * 4096
     data[(page - 1) * 4096 : page * 4096] = b"\xff" * 4096
     ledger.file.write_bytes(data)
-    with pytest.raises(LedgerError, match=r"found") as caught, Ledger.open(tmp_path) as damaged:
+    with pytest.raises(LedgerError, match="damaged|cannot be used|found") as caught, Ledger.open(tmp_path) as damaged:
         damaged.check_whole()
     assert str(tmp_path / FILE_NAME) in str(caught.value)
 
@@ -215,7 +213,7 @@ def test_content_that_is_not_a_ledgers_is_a_message(ledger, damage):
         if "x'ff'" in damage:
             assert damaged.trials()[0]["study"] == b"\xff"  # SQLite holds any type in any column
             return
-        with pytest.raises(LedgerError, match=r"ledger\.sqlite: expected a ledger that can be used, found"):
+        with pytest.raises(LedgerError, match=r"ledger\.sqlite: the ledger cannot be used"):
             [damaged.job, damaged.trials(), damaged.reports(), damaged.events(), damaged.jobs()]
 
 

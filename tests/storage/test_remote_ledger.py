@@ -86,7 +86,7 @@ def test_what_was_not_stored_did_not_happen(gate, address, monkeypatch):
 
 
 def test_copies_take_the_place_of_many_transactions(address, monkeypatch):
-    monkeypatch.setattr("tune_jobs.ledger.mirror._FEW", 4)
+    monkeypatch.setattr("tune_jobs.ledger.mirror._MIN_NEW", 4)
     folder = SearchFolder(address, writes=True)
     ledger = folder.create(JOB, {})
     start(ledger)
@@ -101,7 +101,7 @@ def test_copies_take_the_place_of_many_transactions(address, monkeypatch):
 
 
 def test_a_copy_that_was_interrupted_leaves_the_record_whole(address, monkeypatch):
-    monkeypatch.setattr("tune_jobs.ledger.mirror._FEW", 3)
+    monkeypatch.setattr("tune_jobs.ledger.mirror._MIN_NEW", 3)
     folder = SearchFolder(address, writes=True)
     ledger = folder.create(JOB, {})
     start(ledger)
@@ -133,7 +133,7 @@ def test_a_missing_transaction_is_found(address):
 
 
 def test_the_writer_that_was_replaced_stops(address, monkeypatch):
-    monkeypatch.setattr("tune_jobs.ledger.mirror._LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr("tune_jobs.ledger.mirror._CHECK_WRITER_EVERY_S", 0.0)
     folder = SearchFolder(address, writes=True)
     old = folder.create(JOB, {})
     start(old)

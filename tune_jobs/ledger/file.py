@@ -1,4 +1,4 @@
-"""Makes, checks and opens the SQLite file under a ledger, for its one writer or for reading."""
+"""Creates, checks, opens and locks the SQLite file of a ledger."""
 
 import os
 import sqlite3
@@ -40,28 +40,26 @@ CREATE TABLE confirmations (seq INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, d
 
 
 def make_file(file: Path, meta: Mapping[str, str]) -> None:
-    """Writes an empty ledger, whole or not at all.
+    """Creates an empty ledger, completely or not at all.
 
     Raises:
-        LedgerError: There is a ledger already, or its folder cannot be made or is in use by another process.
+        LedgerError: If there is a ledger already, or its folder cannot be created or another process is writing there.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
-        raise LedgerError(f"{file}: its folder cannot be made: {problem.strerror}") from problem
+        raise LedgerError(f"{file}: its folder cannot be created: {problem.strerror}") from problem
     lock = lock_for_writing(file)
     try:
         if file.exists():
-            raise LedgerError(
-                f"{file}: there is a ledger already; expected a folder without one, or resume it"
-            )
-        for left in file.parent.glob(f".{file.name}.*"):  # by processes that died here
+            raise LedgerError(f"{file}: there is a ledger already; resume it, or give a folder without one")
+        for left in file.parent.glob(f".{file.name}.*"):  # unfinished files of processes that died here
             left.unlink()
         with (
             atomic_write(file) as unfinished,
             closing(sqlite3.connect(unfinished, isolation_level=None)) as connection,
         ):
-            # No journal: if anything fails here, the file is removed.
+            # A journal is not needed: if anything fails, `atomic_write` removes the file.
             connection.executescript(f"PRAGMA journal_mode = OFF; BEGIN; {_TABLES}")
             connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -73,10 +71,10 @@ def make_file(file: Path, meta: Mapping[str, str]) -> None:
 
 
 def open_file(file: Path, *, read_only: bool) -> sqlite3.Connection:
-    """Checks a ledger and returns a connection to it, in autocommit mode. The writer's commits are synced.
+    """Checks a ledger and returns a connection in autocommit mode; the writer's commits are synced to disk.
 
     Raises:
-        LedgerError: the file is missing, truncated, another program's, or of another version.
+        LedgerError: If the file is missing, truncated, not a ledger, or a ledger of another version.
     """
     if not is_there(file):
         raise LedgerError(f"{file}: no such file; expected a search folder, as `tune-jobs run` writes it")
@@ -91,13 +89,13 @@ def open_file(file: Path, *, read_only: bool) -> sqlite3.Connection:
             connection.close()
             raise
     except sqlite3.Error as problem:
-        _check_length(file)  # SQLite says no more than "malformed"
+        _check_length(file)  # SQLite's own message would only be "malformed"
         raise LedgerError(f"{file}: expected a ledger (version {VERSION}), found: {problem}") from problem
     return connection
 
 
 def is_there(file: Path) -> bool:
-    """Whether a file exists. False also for names that no file can have."""
+    """Returns whether a file exists; False if no file can have this name."""
     try:
         return file.is_file()
     except OSError:  # the name is too long
@@ -105,14 +103,17 @@ def is_there(file: Path) -> bool:
 
 
 def lock_for_writing(file: Path) -> int | None:
-    """Locks the file's folder until `unlock` or the end of the process, however it ends.
+    """Locks the file's folder until `unlock` is called or the process ends, however it ends.
 
     Returns:
-        What `unlock` takes; None where the file system has no locks. Then only SQLite's own locks protect the file.
+        The lock for `unlock`; None if the file system has no locks, so that only SQLite's own protect the file.
+
+    Raises:
+        LedgerError: If another process holds the lock.
     """
     if sys.platform == "win32":
         return None
-    # Not the file itself: closing any descriptor of it would drop SQLite's own locks in this process.
+    # Not the file itself: closing any of its descriptors would release SQLite's own locks in this process.
     folder = os.open(file.parent, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -131,18 +132,20 @@ def unlock(lock: int | None) -> None:
 
 
 def keep_durably(connection: sqlite3.Connection) -> str:
-    """Makes every commit durable. Returns the journal in use: "wal", or "delete" where WAL is impossible."""
+    """Makes every commit durable and returns the journal in use: "wal", or "delete" if WAL is impossible."""
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
     try:
         return str(connection.execute("PRAGMA journal_mode = WAL").fetchone()[0])
-    except sqlite3.OperationalError:  # a file system without shared memory refuses, or answers "delete"
+    except sqlite3.OperationalError:  # file systems without shared memory refuse, or answer "delete"
         return str(connection.execute("PRAGMA journal_mode = DELETE").fetchone()[0])
 
 
 def leave_one_file(connection: sqlite3.Connection) -> None:
     """Moves the write-ahead log into the file and removes it, unless another process is reading."""
-    with suppress(sqlite3.Error):  # a log that stays does no harm: the next process to open the file uses it
+    with suppress(
+        sqlite3.Error
+    ):  # a log that stays is harmless: the next process that opens the file reads it
         connection.execute("PRAGMA busy_timeout = 0")
         connection.execute("PRAGMA journal_mode = DELETE")
 
@@ -153,14 +156,14 @@ def _check(file: Path, connection: sqlite3.Connection) -> None:
 
     application, version = pragma("application_id"), pragma("user_version")
     size = file.stat().st_size
-    if size < 512:  # less than any database; SQLite would take it for an empty one
+    if size < 512:  # no database is that small, but SQLite would treat it as an empty one
         raise LedgerError(f"{file}: expected a ledger (version {VERSION}), found a file of {size} bytes")
     if application != APPLICATION_ID:
         raise LedgerError(
             f"{file}: not a ledger: expected application_id {APPLICATION_ID:#x}, found {application:#x}"
         )
     if version != VERSION:
-        advice = "; a newer zsharp-tune wrote it: update to read it" if version > VERSION else ""
+        advice = "; a newer zsharp-tune wrote it: update zsharp-tune to read it" if version > VERSION else ""
         raise LedgerError(f"{file}: expected ledger version {VERSION}, found version {version}{advice}")
     _check_length(file)
 
@@ -168,7 +171,7 @@ def _check(file: Path, connection: sqlite3.Connection) -> None:
 def _check_length(file: Path) -> None:
     """Raises LedgerError if the header promises more pages than the file has."""
     log = file.with_name(f"{file.name}-wal")
-    if log.exists() and log.stat().st_size > 0:  # some pages are only in the log yet
+    if log.exists() and log.stat().st_size > 0:  # some pages are still in the log only
         return
     with file.open("rb") as opened:
         header = opened.read(100)
@@ -177,7 +180,7 @@ def _check_length(file: Path) -> None:
     expected = page_bytes * int.from_bytes(header[28:32], "big")
     if header[24:28] != header[92:96]:  # the header's number of pages is out of date
         return
-    # The header first, then the size: the file only grows meanwhile.
+    # Read the header before the size: the file may grow in between, but never shrinks.
     if header.startswith(b"SQLite format 3\0") and (size := file.stat().st_size) < expected:
         raise LedgerError(f"{file}: truncated: expected {expected} bytes, found {size}")
 
@@ -187,6 +190,6 @@ def _sync_folder(folder: Path) -> None:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)  # the new name survives power loss too
+        os.fsync(descriptor)  # without it, the new name may not survive a power loss
     finally:
         os.close(descriptor)

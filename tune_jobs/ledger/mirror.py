@@ -1,11 +1,10 @@
-"""A ledger in an object store: a local SQLite file whose every transaction is stored there before it counts.
+"""Keeps a ledger in an object store, which receives each transaction before the local SQLite file commits it.
 
-The store holds, below `ledger/`, one copy of the file (`base-N.sqlite`, with the first N transactions) and one small
-object for each transaction after it (`N.json`, the statements with their values). Each is written whole or not at all,
-so the store holds a record without a gap, whatever is killed and when. When there are many transactions, a new copy
-replaces them.
+Below `ledger/` the store holds a copy of the file (`base-N.sqlite`, with the first N transactions) and one small object
+for each later transaction (`N.json`, its statements with their values). Objects are written completely or not at all,
+so the record has no gaps, whichever process dies when. After many transactions a new copy replaces them.
 
-Object stores have no locks. `writer.json` names the process that writes; a process that finds another name there stops.
+Object stores have no locks. `writer.json` names the process that writes; a process that reads another name stops.
 """
 
 import json
@@ -24,9 +23,11 @@ from tune_jobs.ledger.file import FILE_NAME
 from tune_jobs.storage import RemoteFolder
 
 Statement = tuple[str, Sequence[Any]]
-_FEW = 200  # so few transactions are not worth a new copy
-_SHARE = 0.2
-_LOOK_EVERY_S = 5.0
+# A new copy is due after this many transactions, and after this fraction of those in the last copy, so that the
+# total size of all copies stays proportional to the ledger.
+_MIN_NEW = 200
+_MIN_NEW_FRACTION = 0.2
+_CHECK_WRITER_EVERY_S = 5.0
 
 
 class RemoteRecord:
@@ -41,7 +42,7 @@ class RemoteRecord:
         self._session = f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex}"
         self._count = 0  # number of stored transactions
         self._base = -1  # how many of them the copy holds; -1 without a copy
-        self._looked_s = 0.0
+        self._checked_writer_s = 0.0
         self.failure: str | None = None  # why nothing can be stored any more
 
     @property
@@ -50,18 +51,20 @@ class RemoteRecord:
         return bool(self._listed()[0])
 
     def pull(self, folder: Path) -> None:
-        """Makes the ledger's file in `folder` from what is stored; there must be one.
+        """Creates the ledger's file in `folder` from the stored objects, which must exist.
 
-        A file that this record pulled before, and nobody wrote to, is brought up to date.
+        A file that an earlier call created, and that has not been written to, is updated.
         """
         bases, entries = self._listed()
         file = folder / FILE_NAME
-        if not (self._base >= 0 and max(bases) <= self._count and file.exists()):
+        # An earlier file can be updated only if the transactions after it have not been replaced by a newer copy.
+        can_update = self._base >= 0 and max(bases) <= self._count and file.exists()
+        if not can_update:
             shutil.rmtree(folder, ignore_errors=True)
             self._base = self._count = max(bases)
             if not self._remote.pull(f"ledger/base-{self._base}.sqlite", file):
                 raise LedgerError(
-                    f"{self._remote.address}: base-{self._base}.sqlite vanished; expected one writer"
+                    f"{self._remote.address}: base-{self._base}.sqlite vanished while it was read; try again"
                 )
         self._base = max(bases)
         later = sorted(number for number in entries if number > self._count)
@@ -79,12 +82,12 @@ class RemoteRecord:
         self._count += len(later)
 
     def take_over(self) -> None:
-        """Makes this process the writer. The previous one stops when it next looks."""
+        """Makes this process the writer. The previous writer stops when it next checks."""
         self._remote.write("ledger/writer.json", json.dumps(self._session).encode())
-        self._looked_s = time.monotonic()
+        self._checked_writer_s = time.monotonic()
 
     def store(self, statements: Sequence[Statement]) -> None:
-        """Stores one transaction. Once this returns, the transaction is durable.
+        """Stores one transaction, which is durable once this returns.
 
         Raises:
             LedgerError: If it could not be stored, or another process has become the writer.
@@ -96,20 +99,21 @@ class RemoteRecord:
             raise LedgerError(self.failure) from error
 
     def _store(self, statements: Sequence[Statement]) -> None:
-        if time.monotonic() - self._looked_s > _LOOK_EVERY_S:
+        # Not before every transaction: it costs a request. A second writer goes unnoticed for at most these seconds.
+        if time.monotonic() - self._checked_writer_s > _CHECK_WRITER_EVERY_S:
             writer = self._remote.read("ledger/writer.json")
             if writer is not None and json.loads(writer) != self._session:
                 raise LedgerError(
                     f"{self._remote.address}: {json.loads(writer)} is writing this ledger now; this search stops"
                 )
-            self._looked_s = time.monotonic()
+            self._checked_writer_s = time.monotonic()
         self._remote.write(f"ledger/{self._count + 1}.json", json.dumps(statements).encode())
         self._count += 1
 
     @property
     def is_copy_due(self) -> bool:
         """Whether there are enough transactions since the last copy to make a new one."""
-        return self._base < 0 or self._count - self._base > max(_FEW, _SHARE * self._base)
+        return self._base < 0 or self._count - self._base > max(_MIN_NEW, _MIN_NEW_FRACTION * self._base)
 
     def store_copy(self, connection: sqlite3.Connection, scratch: Path) -> None:
         """Stores the whole ledger, then deletes the old copy and its transactions."""
@@ -118,6 +122,7 @@ class RemoteRecord:
         with copy:
             connection.backup(copy)
         copy.close()
+        # Only once the new copy is stored may the old objects go: until then they are the record.
         self._remote.push(scratch, f"ledger/base-{self._count}.sqlite")
         scratch.unlink()
         self._base = self._count
@@ -126,7 +131,13 @@ class RemoteRecord:
         self._remote.delete([*old, *(f"ledger/{number}.json" for number in entries if number <= self._base)])
 
     def _listed(self) -> tuple[list[int], list[int]]:
+        """Returns the numbers in the names of the stored copies and transactions."""
         names = self._remote.names("ledger")
-        bases = [int(name[5:-7]) for name in names if name.startswith("base-")]
-        entries = [int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdecimal()]
+        bases, entries = [], []
+        for name in names:
+            stem, _, suffix = name.rpartition(".")
+            if suffix == "sqlite" and stem.startswith("base-"):
+                bases.append(int(stem.removeprefix("base-")))
+            elif suffix == "json" and stem.isdecimal():
+                entries.append(int(stem))
         return bases, entries

@@ -13,9 +13,9 @@ from tune_jobs.ledger.rows import DECISION_COLUMNS, EVENT_COLUMNS, TRIAL_COLUMNS
 
 
 class LedgerReader:
-    """What can be read of an open ledger.
+    """Reads an open ledger.
 
-    Every method raises `LedgerError` where the file is not usable.
+    Every method raises `LedgerError` if the file is not usable.
 
     Attributes:
         file: The SQLite file.
@@ -26,7 +26,7 @@ class LedgerReader:
 
     @property
     def job(self) -> dict[str, Any]:
-        """The resolved job, as last extended."""
+        """The resolved job, as it was last extended."""
         return self.jobs()[-1][1]
 
     @property
@@ -35,21 +35,21 @@ class LedgerReader:
         return self._meta("provenance")
 
     def check_whole(self) -> None:
-        """Read all of the file, and raise `LedgerError` if a page of it is damaged."""
+        """Reads the entire file and raises `LedgerError` if a page is damaged."""
         with self._translated():
-            (found,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
-        if found != "ok":
-            raise self._error(f"expected a whole ledger, found damage: {found}")
+            (damage,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
+        if damage != "ok":
+            raise self._error(f"the ledger is damaged: {damage}")
 
     def jobs(self) -> list[tuple[int, dict[str, Any]]]:
-        """The job as created and as extended, each with the `seq` of the last report before it held."""
+        """Returns the job as created and as extended, each with the `seq` of the last report before it applied."""
         extended = [
             (event["after"], event["data"]["job"]) for event in self.events() if event["kind"] == "job"
         ]
         return [(0, self._meta("job")), *extended]
 
     def events(self) -> list[dict[str, Any]]:
-        """Every event, in order.
+        """Returns all events in order.
 
         Each has `after` (the `seq` of the last report before it), `kind`, `trial_id` (or None), `data`, and
         `happened_at` as an aware datetime in UTC. Kinds: a `start` and a `stop` of the search with its reason, a
@@ -67,17 +67,17 @@ class LedgerReader:
         return events
 
     def confirmations(self) -> dict[str, dict[str, Any]]:
-        """Every confirmation by its key, in the order recorded."""
+        """Returns all confirmations by their keys, in the order recorded."""
         with self._translated():
             rows = self._connection.execute("SELECT key, data FROM confirmations ORDER BY seq").fetchall()
             return {key: json.loads(data) for key, data in rows}
 
     def trials(self) -> list[dict[str, Any]]:
-        """Every trial, in the order started.
+        """Returns all trials in the order started.
 
         Each has the arguments of `start_trial`, `status` (None while it runs), `stop_reason`, `error`,
         `started_at` and `finished_at` as aware datetimes in UTC, `ended_after` (the `seq` of the last report of
-        any trial before it ended), and how many `retries` it took.
+        any trial before it ended), and its number of `retries`.
         """
         with self._translated():
             query = f"SELECT {', '.join(TRIAL_COLUMNS)} FROM trials ORDER BY seq"
@@ -90,13 +90,13 @@ class LedgerReader:
         return trials
 
     def reports(self, trial_id: str | None = None) -> list[dict[str, Any]]:
-        """Every report, or those of one trial, as `iter_reports` yields them."""
+        """Returns all reports, or those of one trial, as `iter_reports` yields them."""
         return list(self.iter_reports(trial_id))
 
     def iter_reports(self, trial_id: str | None = None) -> Iterator[dict[str, Any]]:
-        """Yield every report, or those of one trial, in ledger order.
+        """Yields all reports, or those of one trial, in the order recorded.
 
-        Each has `seq` (its place there), `trial_id`, `epoch`, each metric by its name, `decision` (the
+        Each has `seq` (its number in that order), `trial_id`, `epoch`, each metric by its name, `decision` (the
         action), `rung`, `cutoff`, `num_values`, `reason`, and `reported_at` as an aware datetime in UTC.
         """
         query = f"SELECT r.seq, t.trial_id, epoch, metrics, {', '.join(DECISION_COLUMNS)}"
@@ -114,7 +114,7 @@ class LedgerReader:
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """Everything read inside sees the ledger at one moment, whatever its writer does meanwhile."""
+        """Makes everything read inside show the ledger at one moment, even while it is being written."""
         with self._translated():
             self._connection.execute("BEGIN")
         try:
@@ -143,9 +143,10 @@ class LedgerReader:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
+        """Turns errors of SQLite, and of values that cannot be parsed, into `LedgerError`."""
         try:
             yield
         except LedgerError:
             raise
-        except (sqlite3.Error, ValueError) as problem:  # damaged, disk full, closed; no JSON, no date
-            raise self._error(f"expected a ledger that can be used, found: {problem}") from problem
+        except (sqlite3.Error, ValueError) as problem:  # damaged, disk full, closed; not JSON or not a date
+            raise self._error(f"the ledger cannot be used: {problem}") from problem

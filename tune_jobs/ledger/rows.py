@@ -1,4 +1,4 @@
-"""What a ledger's rows are made of: columns, metrics, decisions, and values as SQLite and JSON can hold them."""
+"""Defines a ledger's columns, metrics and decisions, and converts values for SQLite and JSON."""
 
 import json
 import math
@@ -15,7 +15,7 @@ ACTIONS = ("continue", "stop", "complete", "diverge")
 STATUSES = ("completed", "pruned", "diverged", "failed", "interrupted")
 EVENTS = ("start", "stop", "retry", "job", "checkpoint", "pack", "move", "slots")
 
-# What a report may measure. Other metrics are kept too, unchecked, in the ledger only; Parquet has these.
+# The metrics of a report that are checked and exported to Parquet. Others are kept in the ledger, unchecked.
 WORKER_FACTS: dict[str, type] = {"node": str, "gpu_ids": str, "worker_pid": int}
 METRICS: dict[str, type] = {**MEASURES, **TOTALS, **WORKER_FACTS}
 
@@ -31,17 +31,17 @@ RESERVED = {"seq", "trial_id", "epoch", *DECISION_COLUMNS}
 
 @dataclass(frozen=True)
 class Decision:
-    """What was decided on one report, with the inputs of the decision."""
+    """A decision on a report, with its inputs."""
 
     action: str  # one of ACTIONS
-    rung: int | None = None  # the milestone (epochs) this report was judged at; None where it is at no rung
-    cutoff: float | None = None  # value it had to reach there
-    num_values: int | None = None  # values already recorded in that rung
+    rung: int | None = None  # the epochs of the rung at which the report was judged; None if it is at no rung
+    cutoff: float | None = None  # the value that it had to reach there
+    num_values: int | None = None  # how many values the rung held before
     reason: str = ""
 
 
 def plain(value: object, kind: type | None) -> float | int | str | None:
-    """Returns the value (also a NumPy scalar) as JSON can hold it; None if it is not finite or not known."""
+    """Returns a value, which may be a NumPy scalar, as a JSON type; None if it is not finite or of no such type."""
     if isinstance(value, str):
         return as_text(value)
     if isinstance(value, Integral):
@@ -53,18 +53,22 @@ def plain(value: object, kind: type | None) -> float | int | str | None:
 
 
 def as_json(value: Mapping[str, Any], where: str) -> str:
-    """Returns the value as JSON; raises LedgerError, which says where, if it cannot be."""
+    """Returns a value as JSON.
+
+    Raises:
+        LedgerError: If JSON cannot represent it; the message starts with `where`.
+    """
     try:
         return json.dumps(value, allow_nan=False)
     except (TypeError, ValueError) as problem:
-        raise LedgerError(f"{where}: expected what JSON can hold, found: {problem}") from problem
+        raise LedgerError(f"{where}: expected values that JSON can represent: {problem}") from problem
 
 
 def as_text(text: str | None) -> str | None:
-    """Returns the text as SQLite holds it, in UTF-8: a traceback can quote undecodable bytes."""
+    """Returns text without what UTF-8 cannot encode, as tracebacks may quote undecodable bytes."""
     return None if text is None else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def now() -> str:
-    """Returns the moment in UTC, in ISO format."""
+    """Returns the current time in UTC, in ISO format."""
     return datetime.now(UTC).isoformat(timespec="microseconds")

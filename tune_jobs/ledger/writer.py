@@ -1,14 +1,15 @@
-"""The durable record of a search: every trial, every report, and the decision taken on each.
+"""Writes the durable record of a search: its trials, their reports, and the decision on each report.
 
-One SQLite file, `ledger.sqlite`, in the search folder. One process writes it (the driver; a second writer is
-refused), any number may read meanwhile. Each call is one transaction: it happened, or it did not.
+The record is one SQLite file, `ledger.sqlite`, in the search folder. One process writes it (the driver; a second writer
+is refused) while any number of processes read it. Each call is one transaction: it takes effect as a whole or not at
+all.
 
-- `kill -9` of the writer loses nothing that a call has returned from; the call under way is there or not.
-- Power loss or a kernel panic lose nothing either, as far as the disk honours fsync: every commit is synced
-  (`synchronous=FULL`; 0.1 ms a report on an idle local disk, 0.7 ms on a busy one).
-- The write-ahead log (`ledger.sqlite-wal`) is part of the record while it is there: copy it too. Closing
-  leaves one file, which can be read where nothing can be written.
-  Where the file system cannot keep one, SQLite's rollback journal takes over (slower, as durable).
+- `kill -9` of the writer loses nothing: calls that have returned are recorded.
+- Neither does power loss or a kernel panic, if the disk honours fsync: every commit is synced (`synchronous=FULL`;
+  0.1 ms per report on an idle local disk, 0.7 ms on a busy one).
+- While the write-ahead log (`ledger.sqlite-wal`) exists it is part of the record, so copy it too. Closing leaves one
+  file, which can be read on read-only storage. File systems that cannot keep such a log get SQLite's rollback
+  journal, which is slower but as durable.
 """
 
 import json
@@ -51,16 +52,16 @@ if TYPE_CHECKING:
 
 
 class Ledger(LedgerReader):
-    """An open ledger; get one from `create` or `open`, and close it or use it as a context manager.
+    """An open ledger, from `create` or `open`; close it, or use it as a context manager.
 
-    Belongs to the thread that opened it. Every method raises `LedgerError`, and changes nothing, where the
-    file is not usable or a call would make the record untrue.
+    It belongs to the thread that opened it. Every method raises `LedgerError` and changes nothing if the file is not
+    usable, or the call contradicts the record.
     """
 
     def __init__(self, file: Path, *, read_only: bool) -> None:
         self.file = file
         self.read_only = read_only
-        self.record: RemoteRecord | None = None  # where each transaction is stored before it counts
+        self.record: RemoteRecord | None = None  # stores each transaction remotely before it is committed
         self._statements: list[tuple[str, Sequence[Any]]] = []
         self._lock = lock_for_writing(file) if is_there(file) and not read_only else None
         try:
@@ -71,12 +72,12 @@ class Ledger(LedgerReader):
 
     @classmethod
     def create(cls, folder: Path, job: Mapping[str, Any], provenance: Mapping[str, Any]) -> Self:
-        """Start the record of a search in `folder` (made if missing), which must have none.
+        """Creates the record of a search.
 
         Args:
-            folder: the search folder.
-            job: the resolved job, as JSON can hold it; has a "name".
-            provenance: versions, commit and hardware, as `tune_jobs.provenance.provenance` collects them.
+            folder: The search folder, created if missing; must not have a ledger.
+            job: The resolved job as JSON types, with a "name".
+            provenance: Versions, commit and hardware, as `tune_jobs.provenance.provenance` collects them.
         """
         file = Path(folder) / FILE_NAME
         if not job.get("name"):
@@ -87,7 +88,7 @@ class Ledger(LedgerReader):
 
     @classmethod
     def open(cls, folder: Path, *, read_only: bool = False) -> Self:
-        """Open the record of a search: for its one writer, or for reading (also while another writes)."""
+        """Opens the record of a search as its only writer, or for reading, even while another process writes."""
         return cls(Path(folder) / FILE_NAME, read_only=read_only)
 
     def start_trial(
@@ -104,14 +105,14 @@ class Ledger(LedgerReader):
         params: Mapping[str, float],
         max_epochs: int,
     ) -> None:
-        """Record that a trial begins; `trial_id` is new in this ledger, `params` are finite."""
+        """Records the start of a trial; `trial_id` must be new in this ledger, and `params` finite."""
         values = {name: self._value(f"{trial_id}: params.{name}", v, float) for name, v in params.items()}
         if None in values.values():
             raise self._error(f"trial {trial_id}: params {dict(params)}; expected finite numbers")
         start = (trial_id, study, number, dataset, architecture, method, variant, seed)
         with self._writing() as connection:
             if connection.execute("SELECT 1 FROM trials WHERE trial_id = ?", (trial_id,)).fetchone():
-                raise self._error(f"trial {trial_id} was started before; expected a new trial_id")
+                raise self._error(f"trial {trial_id} has started before; expected a new trial_id")
             self._write(
                 f"INSERT INTO trials ({', '.join(START_COLUMNS)}, params, max_epochs, started_at)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -126,14 +127,14 @@ class Ledger(LedgerReader):
         decision: Decision,
         ends_as: str | None = None,
     ) -> None:
-        """Record one epoch of a running trial, the decision taken on it, and the trial's end if that was it.
+        """Records an epoch of a running trial, the decision on it, and the trial's end if it ends here.
 
         Args:
-            trial_id: a trial that is not finished.
+            trial_id: A running trial.
             epoch: 1 for the first report, then one more each time.
-            metrics: by name, those of `METRICS` and others; NaN and infinities become null (not measured).
-            decision: what was decided, and on which inputs.
-            ends_as: one of `STATUSES` if the trial ends here, with the decision's reason.
+            metrics: Values by name, those of `METRICS` and others; NaN and infinities become null (not measured).
+            decision: The decision and its inputs.
+            ends_as: One of `STATUSES` if the trial ends here, for the decision's reason.
         """
         where = f"{trial_id}, epoch {epoch}"
         if ends_as is not None and ends_as not in STATUSES:
@@ -141,7 +142,9 @@ class Ledger(LedgerReader):
         if decision.action not in ACTIONS:
             raise self._error(f"trial {where}: decision {decision.action!r}; expected one of {ACTIONS}")
         if taken := sorted(RESERVED & set(metrics)):
-            raise self._error(f"trial {where}: metrics {taken}; expected other names, the ledger uses these")
+            raise self._error(
+                f"trial {where}: metrics {taken}; expected other names; these are the ledger's own"
+            )
         values = {name: self._value(f"{where}: {name}", v, METRICS.get(name)) for name, v in metrics.items()}
         cutoff = self._value(f"{where}: cutoff", decision.cutoff, float)
         judged = (decision.action, decision.rung, cutoff, decision.num_values, as_text(decision.reason))
@@ -162,7 +165,7 @@ class Ledger(LedgerReader):
                 self._end(trial, ends_as, decision.reason, None)
 
     def finish_trial(self, trial_id: str, status: str, stop_reason: str, error: str | None = None) -> None:
-        """Record how a running trial ended: one of `STATUSES`, why, and its error's text if it had one."""
+        """Records the end of a running trial: one of `STATUSES`, the reason, and the error's text if there is one."""
         if status not in STATUSES:
             raise self._error(f"trial {trial_id}: status {status!r}; expected one of {STATUSES}")
         with self._writing():
@@ -172,11 +175,11 @@ class Ledger(LedgerReader):
             self._end(trial, status, stop_reason, error)
 
     def reopen_trial(self, trial_id: str, max_epochs: int | None = None) -> None:
-        """Let an interrupted trial run again; its next report is the one after its last.
+        """Lets an interrupted trial run again; its next report follows its last.
 
         Args:
-            trial_id: an interrupted trial; with `max_epochs`, a running or a completed one too.
-            max_epochs: its full number of epochs from now on, more than before.
+            trial_id: An interrupted trial; with `max_epochs`, also a running or completed one.
+            max_epochs: Its new full number of epochs, more than before.
         """
         with self._writing():
             trial, status = self._trial(trial_id)
@@ -189,27 +192,27 @@ class Ledger(LedgerReader):
             )
 
     def retry_trial(self, trial_id: str, error: str) -> None:
-        """Record that a running trial's worker raised, died or hung, and that the trial is tried again."""
+        """Records that a running trial's worker raised, died or hung, and that the trial is retried."""
         with self._writing():
             trial, status = self._trial(trial_id)
             if status is not None:
-                raise self._error(f"trial {trial_id}: it is {status}, not running; cannot be tried again")
+                raise self._error(f"trial {trial_id}: it is {status}, not running; cannot be retried")
             self._write("UPDATE trials SET retries = retries + 1 WHERE seq = ?", (trial,))
             self._add_event("retry", {"error": as_text(error)}, trial_id)
 
     def record_event(self, kind: str, data: Mapping[str, Any] | None = None) -> None:
-        """Record what happened to the search as a whole: one of `EVENTS`, with what JSON can hold."""
+        """Records an event of the search: one of `EVENTS`, with data of JSON types."""
         if kind not in EVENTS:
             raise self._error(f"event {kind!r}; expected one of {EVENTS}")
         with self._writing():
             self._add_event(kind, data or {}, None)
 
     def extend(self, job: Mapping[str, Any]) -> None:
-        """Record that the search goes on as another job: more trials, epochs or budget."""
+        """Records that the search continues as a changed job, with more trials, epochs or budget."""
         self.record_event("job", {"job": dict(job)})
 
     def confirm(self, key: str, row: Mapping[str, Any]) -> None:
-        """Record one confirmation under a key that is new in this ledger; `row` is what JSON can hold."""
+        """Records a confirmation under a key that is new in this ledger; `row` has JSON types."""
         with self._writing() as connection:
             if connection.execute("SELECT 1 FROM confirmations WHERE key = ?", (key,)).fetchone():
                 raise self._error(f"confirmation {key} was recorded before; expected a new one")
@@ -217,12 +220,12 @@ class Ledger(LedgerReader):
             self._write("INSERT INTO confirmations (key, data) VALUES (?, ?)", (key, data))
 
     def store_copy(self) -> None:
-        """Store the whole record remotely, if it is kept there and has grown, or never was."""
+        """Stores a copy of the entire record remotely, if it is kept remotely and a new copy is due."""
         if self.record is not None and self.record.is_copy_due:
             self.record.store_copy(self._connection, self.file.with_suffix(".copy"))
 
     def close(self) -> None:
-        """Close the file, and let another process write it; a second call does nothing."""
+        """Closes the file, so that another process may write it; a second call does nothing."""
         if not self.read_only:
             leave_one_file(self._connection)
         self._connection.close()
@@ -256,6 +259,7 @@ class Ledger(LedgerReader):
         return int(self._connection.execute("SELECT coalesce(max(seq), 0) FROM reports").fetchone()[0])
 
     def _value(self, where: str, value: object, kind: type | None) -> float | int | str | None:
+        """Returns a value as a JSON type, or None if it is not finite; refuses values of other kinds."""
         known = plain(value, kind)
         if value is not None and known is None and not isinstance(value, Real):
             raise self._error(f"trial {where}: {value!r}; expected a number, a text or None")
@@ -265,6 +269,7 @@ class Ledger(LedgerReader):
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
+        """Makes what is written inside one transaction, which an exception rolls back."""
         if self.read_only:
             raise self._error("it was opened for reading; expected a ledger opened for writing")
         with self._translated():
@@ -272,6 +277,8 @@ class Ledger(LedgerReader):
             self._statements.clear()
             try:
                 yield self._connection
+                # Remotely first: a process that dies in between leaves the store ahead of this file, which is then
+                # rebuilt from the store. The other way round, a later process would not see the transaction.
                 if self.record is not None:
                     self.record.store(self._statements)
                 self._connection.execute("COMMIT")
