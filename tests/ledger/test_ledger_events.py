@@ -180,7 +180,10 @@ def test_a_damaged_page_is_named(tmp_path, page):
     assert len(data) >= 12 * 4096
     data[(page - 1) * 4096 : page * 4096] = b"\xff" * 4096
     ledger.file.write_bytes(data)
-    with pytest.raises(LedgerError, match="damaged|cannot be used|found") as caught, Ledger.open(tmp_path) as damaged:
+    with (
+        pytest.raises(LedgerError, match=r"damaged|cannot be used|found") as caught,
+        Ledger.open(tmp_path) as damaged,
+    ):
         damaged.check_whole()
     assert str(tmp_path / FILE_NAME) in str(caught.value)
 
