@@ -4,10 +4,10 @@
     python deploy/local_cluster.py kill --folder /tmp/three node1
     python deploy/local_cluster.py add --folder /tmp/three
 
-`start` runs until SIGINT or SIGTERM and then ends its own processes, and no others. The job server is on loopback.
-Ray's other ports are not (it replaces 127.0.0.1 by the machine's address), but all ask for the token in the folder.
-GPUs are logical ones: any number, whatever the machine has. Every node has a home of its own, so each keeps its own
-copy of decoded data, as separate machines do.
+`start` runs until SIGINT or SIGTERM and then ends only its own processes. The job server listens on loopback. Ray's
+other ports do not (it replaces 127.0.0.1 by the machine's address), but all require the token in the folder. GPUs are
+logical: use any number, whatever the machine has. Every node has its own home, and so its own copy of decoded data, as
+separate machines do.
 """
 
 import argparse
@@ -34,14 +34,14 @@ _NO_METRICS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_enable_metrics_collection": 
 
 
 class LocalCluster:
-    """A cluster whose state is in a folder, so that several processes can look after it.
+    """A cluster whose state is kept in a folder, so that several processes can control it.
 
-    `cluster.json` has its addresses, `token` its token, `nodes/NAME.json` the process id of each node's `ray start`,
-    `NAME.log` what that printed.
+    `cluster.json` holds its addresses, `token` its token, `nodes/NAME.json` the process id of each node's `ray start`,
+    and `NAME.log` the output of that process.
 
     Args:
-        folder: Where it is; a short path, as sockets below it may have 107 characters.
-        host: The address of its head, and of its workers unless told otherwise.
+        folder: The folder; its path must be short, as paths of sockets are limited to 107 characters.
+        host: The address of the head, and by default of the workers.
     """
 
     def __init__(self, folder: str | Path, host: str = LOOPBACK) -> None:
@@ -52,17 +52,17 @@ class LocalCluster:
 
     @property
     def address(self) -> str:
-        """What a driver on this machine takes as `RAY_ADDRESS`."""
+        """The value of `RAY_ADDRESS` for a driver on this machine."""
         return str(self._addresses()["address"])
 
     @property
     def dashboard(self) -> str:
-        """The job server, for `tune-jobs submit --address`."""
+        """The address of the job server, for `tune-jobs submit --address`."""
         return str(self._addresses()["dashboard"])
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a driver or client needs in its environment, beside its own."""
+        """The variables to add to a driver's or client's environment."""
         return {
             "RAY_ADDRESS": self.address,
             "RAY_AUTH_MODE": "token",
@@ -100,17 +100,17 @@ class LocalCluster:
         host: str | None = None,
         prefix: Sequence[str] = (),
     ) -> str:
-        """Starts another node and waits until it belongs to the cluster.
+        """Starts another node and waits until it has joined the cluster.
 
         Args:
-            name: What it is called, and `node` in the results; by default the first free `node1`, `node2`, ...
+            name: The node's name, as in the column `node` of results; by default the first free `node1`, `node2`, ...
             cpus: CPUs it offers.
             gpus: GPUs it offers.
             host: Its own address.
-            prefix: A command that runs the node, such as `ip netns exec NAME`.
+            prefix: A command to run the node with, such as `ip netns exec NAME`.
 
         Returns:
-            Its name.
+            The node's name.
         """
         taken = self.pids()
         name = name or next(f"node{i}" for i in range(1, len(taken) + 2) if f"node{i}" not in taken)
@@ -119,21 +119,21 @@ class LocalCluster:
         return name
 
     def pids(self) -> dict[str, int]:
-        """Returns the process id of `ray start` of each node that was started and not killed, by its name."""
+        """Returns the process id of each running node's `ray start`, by the node's name."""
         files = sorted((self.folder / "nodes").glob("*.json"))
         return {file.stem: json.loads(file.read_text())["pid"] for file in files}
 
     def processes(self, name: str) -> list[psutil.Process]:
-        """Returns the processes of a node: `ray start` first, then all below it; none if it has ended."""
+        """Returns a node's processes, `ray start` first; empty if it has ended."""
         record = json.loads((self.folder / "nodes" / f"{name}.json").read_text())
         with contextlib.suppress(psutil.NoSuchProcess):
             top = psutil.Process(record["pid"])
-            if top.create_time() == record["created_s"]:  # else another process has got the number
+            if top.create_time() == record["created_s"]:  # otherwise another process has got the same id
                 return [top, *top.children(recursive=True)]
         return []
 
     def kill(self, name: str) -> None:
-        """Ends a node as a power cut does: SIGKILL to all of its processes."""
+        """Ends a node as a power cut would, with SIGKILL to all of its processes."""
         doomed = self.processes(name)
         for process in doomed:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -175,7 +175,7 @@ class LocalCluster:
         with log.open("wb") as out:
             node = subprocess.Popen(
                 command, env=variables, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
-                start_new_session=True,  # Ctrl-C is for this script, which ends its nodes itself
+                start_new_session=True,  # Ctrl-C reaches only this script, which ends its nodes itself
             )  # fmt: skip
         self._started[name] = node
         record = {"pid": node.pid, "created_s": psutil.Process(node.pid).create_time()}
@@ -188,7 +188,7 @@ class LocalCluster:
             time.sleep(0.2)
 
     def alive(self) -> list[str]:
-        """Returns the names of the nodes that the cluster itself believes alive."""
+        """Returns the names of the nodes that the cluster considers alive."""
         request = urllib.request.Request(
             f"{self.dashboard}/api/v0/nodes",
             headers={"Authorization": f"Bearer {self.token_file.read_text()}"},
@@ -209,10 +209,10 @@ def _free_port() -> int:
 
 
 def _serve(cluster: LocalCluster, num_workers: int, cpus: float, gpus: float) -> None:
-    """Starts a cluster, says where it is, and ends it when told to."""
-    told = {signal.SIGINT, signal.SIGTERM}
-    for one in told:  # SIGINT too, which shells switch off for what they start in the background
-        signal.signal(one, signal.default_int_handler)
+    """Runs a cluster and prints its addresses, until SIGINT or SIGTERM."""
+    stop_signals = {signal.SIGINT, signal.SIGTERM}
+    for stop_signal in stop_signals:  # SIGINT too, which shells ignore for background processes
+        signal.signal(stop_signal, signal.default_int_handler)
     try:
         cluster.start_head(cpus, gpus)
         for _ in range(num_workers):
@@ -223,22 +223,22 @@ def _serve(cluster: LocalCluster, num_workers: int, cpus: float, gpus: float) ->
         for name, pid in cluster.pids().items():
             print(f"{name}  pid {pid}")
         print("Ctrl-C ends it", flush=True)
-        signal.sigwait(told)
+        signal.sigwait(stop_signals)
     except KeyboardInterrupt:
         pass
     finally:
-        signal.pthread_sigmask(signal.SIG_BLOCK, told)  # nothing is left half ended
+        signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals)  # a second signal must not leave nodes behind
         cluster.stop()
 
 
 def main() -> None:
-    """The command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
     start = verbs.add_parser("start", help="start a cluster and run until SIGINT or SIGTERM")
-    start.add_argument("--workers", type=int, default=2, help="nodes beside the head")
+    start.add_argument("--workers", type=int, default=2, help="number of nodes besides the head")
     add = verbs.add_parser("add", help="start another node")
     for verb in (start, add):
         verb.add_argument("--cpus", type=int, default=1, help="logical CPUs of each node")
@@ -246,7 +246,11 @@ def main() -> None:
     kill = verbs.add_parser("kill", help="kill -9 all processes of a node")
     kill.add_argument("name", help="head, node1, node2, ...")
     for verb in (start, add, kill):
-        verb.add_argument("--folder", required=True, help="where its state is; new for start, and short")
+        verb.add_argument(
+            "--folder",
+            required=True,
+            help="folder for the cluster's state; for start a new one with a short path",
+        )
     options = parser.parse_args()
     cluster = LocalCluster(options.folder)
     if options.verb == "start":
