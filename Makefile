@@ -16,9 +16,10 @@ search: .venv/runs
 	$(BIN)/tune-jobs run digits --out $(RESULTS) --fresh
 	$(BIN)/tune-jobs compare $(RESULTS) --html $(RESULTS)/report.html
 
+# Three processes on two cores: the one whose tests run on Ray mostly waits.
 test: .venv/installed
 	@$(MAKE) --silent browser || echo "No Chromium: tests in a browser are left out."
-	$(TEST_ENV); $(BIN)/python -m pytest --numprocesses 2
+	$(TEST_ENV); $(BIN)/python -m pytest --numprocesses 3
 
 test-slow: .venv/installed
 	@$(MAKE) --silent browser || echo "No Chromium: tests in a browser are left out."
