@@ -2,16 +2,18 @@
 
 import shlex
 from collections.abc import Iterator, Mapping
-from functools import partial
 from typing import Any
+
+import pandas as pd
 
 from tune_jobs.report.contest_figures import searched_picture, seeds_picture, trend_pictures
 from tune_jobs.report.contests import Contest, budget_in_words, contests, repeats
-from tune_jobs.report.data import Report, records
+from tune_jobs.report.data import Report
 from tune_jobs.report.page import Bullets, Part, Section
+from tune_jobs.results.compare import param_column
 from tune_jobs.results.schema import PARAM_PREFIX
 from tune_jobs.results.statistics import VERDICTS, Comparison, smallest_n, summarize
-from tune_jobs.results.tables import NONE, Column, Table, count, fixed, interval, plain, short
+from tune_jobs.results.tables import NONE, Column, Table, count, fixed, interval, records, short
 
 
 def answer_section(report: Report) -> Section:
@@ -21,6 +23,7 @@ def answer_section(report: Report) -> Section:
         _headline(report, confirmed, repeated),
         Bullets(list(_sentences(report, confirmed, repeated))),
     ]
+    shown = {contest.workload for contest in (*confirmed, *repeated)}
     running = int((report.trials["status"] == "running").sum())
     if running:
         parts.append(f"{running} of {len(report.trials)} trials are still running: this is a partial result.")
@@ -36,7 +39,6 @@ def answer_section(report: Report) -> Section:
         parts.append(_candidates_table(report))
     parts.append([seeds_picture(report, contest) for contest in (*confirmed, *repeated)])
     parts.append([picture for contest in repeated for picture in trend_pictures(report, contest)])
-    shown = {contest.workload for contest in (*confirmed, *repeated)}
     parts.append(
         [searched_picture(report, workload) for workload in report.workloads if workload not in shown]
     )
@@ -183,7 +185,7 @@ def _methods_table(report: Report, confirmed: list[Contest]) -> Table:
         ]
     columns += [
         Column("val accuracy", lambda row: fixed(row["best_val_accuracy"])),
-        *(Column(name, partial(_parameter, name=name)) for name in report.params),
+        *map(param_column, report.params),
         Column("completed", lambda row: f"{row['num_completed']}/{row['num_trials']}"),
     ]
     caption = (
@@ -217,14 +219,10 @@ def _method_row(report: Report, contest: Contest | None, study: Mapping[str, Any
         "test_low": summary.low if summary else None,
         "test_high": summary.high if summary else None,
         "num_seeds": summary.n if summary else None,
-        **{name: plain(study[name]) for name in names},
-        **{PARAM_PREFIX + name: plain(study[PARAM_PREFIX + name]) for name in report.params},
-        "is_best": study["label"] == next(iter(contest.summaries)) if contest else plain(study["rank"]) == 1,
+        **{name: study[name] for name in names},
+        **{PARAM_PREFIX + name: study[PARAM_PREFIX + name] for name in report.params},
+        "is_best": study["label"] == next(iter(contest.summaries)) if contest else study["rank"] == 1,
     }
-
-
-def _parameter(row: Mapping[str, Any], name: str) -> str:
-    return short(row[PARAM_PREFIX + name])
 
 
 def _repeats_table(repeated: list[Contest]) -> Table:
@@ -254,12 +252,8 @@ def _repeats_table(repeated: list[Contest]) -> Table:
 
 
 def _differences_table(name: str, compared: list[Contest]) -> Table:
-    rows = [
-        {
-            "workload": contest.workload,
-            "budget": contest.budget,
-            **{name: plain(value) for name, value in vars(pair).items()},
-        }
+    pairs = [
+        {"workload": contest.workload, "budget": contest.budget, **vars(pair)}
         for contest in compared
         for pair in contest.comparisons
     ]
@@ -281,7 +275,7 @@ def _differences_table(name: str, compared: list[Contest]) -> Table:
         f"Differences of {compared[0].measure} between methods on the seeds that both have (n); p is adjusted for the "
         "number of pairs of the architecture."
     )
-    return Table(name, caption, columns, rows)
+    return Table(name, caption, columns, records(pd.DataFrame(pairs)))
 
 
 def _named_verdict(row: Mapping[str, Any]) -> str:
@@ -293,10 +287,9 @@ def _named_verdict(row: Mapping[str, Any]) -> str:
 def _candidates_table(report: Report) -> Table:
     rows: list[dict[str, Any]] = []
     keys = ["workload", "label", "budget", "rank_in_study"]
-    for key, members in report.confirmations.dropna(subset=["test_accuracy"]).groupby(keys, sort=False):
-        summary = summarize(members["test_accuracy"].tolist())
-        val_accuracy = plain(members["val_accuracy"].iloc[0])
-        rows.append(dict(zip(keys, key, strict=True)) | vars(summary) | {"val_accuracy": val_accuracy})
+    for _, members in report.confirmations.dropna(subset=["test_accuracy"]).groupby(keys, sort=False):
+        (first,) = records(members[[*keys, "val_accuracy"]].head(1))
+        rows.append(first | vars(summarize(members["test_accuracy"].tolist())))
     # As the jobs have them, not as the groups happened to come.
     rows.sort(
         key=lambda row: (

@@ -1,6 +1,6 @@
 """Pictures of contests: accuracies by seed, of completed trials, and over the values of one parameter."""
 
-from collections.abc import Mapping
+from collections.abc import Collection
 from typing import Any
 
 import pandas as pd
@@ -10,7 +10,7 @@ from tune_jobs.report.contests import Contest, budget_in_words
 from tune_jobs.report.data import Report
 from tune_jobs.report.figures import Picture, colours, new_figure, slug, text
 from tune_jobs.results.schema import PARAM_PREFIX
-from tune_jobs.results.statistics import summarize
+from tune_jobs.results.statistics import Summary, summarize
 
 
 def seeds_picture(report: Report, contest: Contest) -> Picture:
@@ -35,25 +35,15 @@ def seeds_picture(report: Report, contest: Contest) -> Picture:
                 y=[text(label)],
                 mode="markers",
                 marker={"size": 11, "color": colour[label]},
-                error_x={
-                    "type": "data",
-                    "symmetric": False,
-                    "thickness": 2,
-                    "width": 6,
-                    "array": [0.0 if summary.high is None else summary.high - summary.mean],
-                    "arrayminus": [0.0 if summary.low is None else summary.mean - summary.low],
-                },
+                error_x=_intervals([summary]),
                 customdata=[summary.n],
                 hovertemplate="mean %{x:.4f}, n = %{customdata} seeds<extra></extra>",
             )
         )
     sizes = ", ".join(str(summary.n) for summary in contest.summaries.values())
+    kind = "confirmed" if contest.measure == "test accuracy" else "repeated"
     return Picture(
-        slug(
-            "confirmed" if contest.measure == "test accuracy" else "repeated",
-            contest.budget,
-            contest.workload,
-        ),
+        slug(kind, contest.budget, contest.workload),
         f"{contest.workload}, {budget_in_words(contest)}: {contest.measure} of each seed (ticks), mean "
         f"and 95 % interval; n = {sizes} seeds from the top.",
         new_figure(
@@ -73,8 +63,7 @@ def searched_picture(report: Report, workload: str) -> Picture:
     traces: list[go.Scatter] = []
     sizes: list[int] = []
     for label in reversed(report.labels_on(workload)):
-        rows = report.of(report.trials, workload, label)
-        rows = rows[(rows["status"] == "completed") & rows["val_accuracy"].notna()]
+        rows = report.of(report.completed, workload, label)
         sizes.insert(0, len(rows))
         traces.append(
             go.Scatter(
@@ -108,50 +97,38 @@ def searched_picture(report: Report, workload: str) -> Picture:
 def trend_pictures(report: Report, contest: Contest) -> list[Picture]:
     """Returns mean and interval over the one number that a method's settings differ in, for each such method."""
     pictures = []
-    rows = report.of(report.trials, contest.workload)
-    rows = rows[(rows["status"] == "completed") & rows["val_accuracy"].notna()]
-    for label, members in rows.groupby("label", sort=False):
+    for label, members in report.of(report.completed, contest.workload).groupby("label", sort=False):
         varied = [name for name in report.params if members[PARAM_PREFIX + name].nunique() > 1]
         if len(varied) == 1:
-            pictures.append(_trend(contest, str(label), members, varied[0], colours(report.labels)))
+            colour = colours(report.labels)[str(label)]
+            pictures.append(_trend(contest, str(label), members, varied[0], colour))
     return pictures
 
 
-def _trend(
-    contest: Contest, label: str, members: pd.DataFrame, name: str, colour: Mapping[str, str]
-) -> Picture:
-    rows: list[dict[str, Any]] = []
-    for _, of in members.groupby(PARAM_PREFIX + name):
-        value = float(of[PARAM_PREFIX + name].iloc[0])
-        rows.append({"value": value, **vars(summarize(of["val_accuracy"].tolist()))})
+def _trend(contest: Contest, label: str, members: pd.DataFrame, name: str, colour: str) -> Picture:
+    by_value = members.groupby(PARAM_PREFIX + name)["val_accuracy"]
+    summaries = {value: summarize(accuracies.tolist()) for value, accuracies in by_value}
     traces = [
         go.Scatter(
             x=members[PARAM_PREFIX + name].tolist(),
             y=members["val_accuracy"].tolist(),
             mode="markers",
-            marker={"symbol": "line-ew-open", "size": 9, "color": colour[label], "opacity": 0.6},
+            marker={"symbol": "line-ew-open", "size": 9, "color": colour, "opacity": 0.6},
             customdata=members["seed"].tolist(),
             hovertemplate=f"{text(name)} %{{x}}, seed %{{customdata}}<br>%{{y:.4f}}<extra></extra>",
         ),
         go.Scatter(
-            x=[row["value"] for row in rows],
-            y=[row["mean"] for row in rows],
+            x=list(summaries),
+            y=[summary.mean for summary in summaries.values()],
             mode="lines+markers",
-            marker={"size": 9, "color": colour[label]},
-            line={"color": colour[label], "width": 1},
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "thickness": 2,
-                "width": 6,
-                "array": [0.0 if row["high"] is None else row["high"] - row["mean"] for row in rows],
-                "arrayminus": [0.0 if row["low"] is None else row["mean"] - row["low"] for row in rows],
-            },
-            customdata=[row["n"] for row in rows],
+            marker={"size": 9, "color": colour},
+            line={"color": colour, "width": 1},
+            error_y=_intervals(summaries.values()),
+            customdata=[summary.n for summary in summaries.values()],
             hovertemplate=f"{text(name)} %{{x}}<br>mean %{{y:.4f}}, n = %{{customdata}} seeds<extra></extra>",
         ),
     ]
-    sizes = ", ".join(str(row["n"]) for row in rows)
+    sizes = ", ".join(str(summary.n) for summary in summaries.values())
     return Picture(
         slug("trend", name, label, contest.workload),
         f"{contest.workload}, {label}: {contest.measure} over {name}, each seed (dashes), mean and 95 % interval; "
@@ -164,3 +141,15 @@ def _trend(
             showlegend=False,
         ),
     )
+
+
+def _intervals(summaries: Collection[Summary]) -> dict[str, Any]:
+    """Returns error bars from the lower to the upper end of each mean's interval."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "thickness": 2,
+        "width": 6,
+        "array": [0.0 if summary.high is None else summary.high - summary.mean for summary in summaries],
+        "arrayminus": [0.0 if summary.low is None else summary.mean - summary.low for summary in summaries],
+    }

@@ -59,23 +59,14 @@ def repeats(report: Report) -> list[Contest]:
         for result in report.results
         if int(((result.metadata["job"] or {}).get("search") or {}).get("seeds") or 1) > 1
     }
-    rows = report.trials
-    rows = rows[
-        rows["folder"].isin(repeated) & (rows["status"] == "completed") & rows["val_accuracy"].notna()
-    ]
+    rows = report.completed[report.completed["folder"].isin(repeated)]
     repeated_contests = []
     for workload, members in rows.groupby("workload", sort=False):
         values = _by_seed(members, _settings(members, report.params), "val_accuracy")
         comparisons = compare_methods(values) if len(values) <= _MAX_COMPARED else []
+        measure = "validation accuracy"
         repeated_contests.append(
-            Contest(
-                str(workload),
-                "epochs",
-                values,
-                _summaries(values),
-                comparisons,
-                measure="validation accuracy",
-            )
+            Contest(str(workload), "epochs", values, _summaries(values), comparisons, measure)
         )
     return repeated_contests
 

@@ -5,12 +5,12 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from tune_jobs.report.data import STANDARD_ERROR, Report, records
+from tune_jobs.report.data import STANDARD_ERROR, Report
 from tune_jobs.report.figures import Picture, colours, new_figure, slug, text
 from tune_jobs.report.page import Part, Section
 from tune_jobs.results.schema import SHARPNESS_PREFIX
 from tune_jobs.results.statistics import rank_correlation
-from tune_jobs.results.tables import NONE, Column, Table, count, duration, fixed, plain, share, short
+from tune_jobs.results.tables import NONE, Column, Table, count, duration, fixed, records, share, short
 
 _MAX_ERRORS = 30
 """Rows on the page; the Parquet files have them all."""
@@ -60,7 +60,7 @@ def cost_section(report: Report) -> Section:
         "own seconds per epoch. Device-hours: trial time times the share of a GPU that a trial had, or its CPUs; "
         "not known where the job leaves that to the machine (auto)."
     )
-    return Section("cost", "Cost", [words, Table("cost", caption, columns, rows), [_spent_and_saved(rows)]])
+    return Section("cost", "Cost", [words, Table("cost", caption, columns, rows)])
 
 
 def failures_section(report: Report) -> Section:
@@ -71,11 +71,9 @@ def failures_section(report: Report) -> Section:
     parts: list[Part] = [f"Of {len(trials)} trials: {ended}."]
     wrong = trials[trials["status"].isin(["failed", "diverged"]) | trials["error"].notna()]
     if len(wrong):
-        rows = [
-            {name: plain(row[name]) for name in ("workload", "label", "trial_id", "status", "epochs_trained")}
-            | {"reason": plain(row["error"]) or plain(row["stop_reason"])}
-            for row in records(wrong.head(_MAX_ERRORS))
-        ]
+        names = ["workload", "label", "trial_id", "status", "epochs_trained"]
+        reasons = wrong["error"].fillna(wrong["stop_reason"])
+        rows = records(wrong[names].assign(reason=reasons).head(_MAX_ERRORS))
         columns = [
             Column("architecture", lambda row: row["workload"], False),
             Column("method", lambda row: row["label"], False),
@@ -96,7 +94,7 @@ def _cost_row(report: Report, workload: str, label: str) -> dict[str, Any]:
     saved = (most - epochs)[stopped]
     trial_s = trials["wall_s"].astype("float64")
     resources = report.job(str(trials["folder"].iloc[0])).get("resources") or {}
-    device = trials["device"].dropna()
+    device, memory = trials["device"].dropna(), trials["peak_memory_bytes"].dropna()
     on_gpu = len(device) > 0 and str(device.iloc[0]).startswith("cuda")
     per_trial = resources.get("gpus_per_trial" if on_gpu else "cpus_per_trial")
     # "auto" is resolved on the machine and not recorded.
@@ -112,39 +110,9 @@ def _cost_row(report: Report, workload: str, label: str) -> dict[str, Any]:
         "trial_s": float(trial_s.sum()),
         "saved_s": float((saved * (trial_s / epochs)[stopped]).sum()),
         "device_hours": float(trial_s.sum()) / 3600 * num_devices if num_devices is not None else None,
-        "peak_memory_bytes": plain(trials["peak_memory_bytes"].max()),
+        "peak_memory_bytes": int(memory.max()) if len(memory) else None,
         "device": str(device.iloc[0]) if len(device) else None,
     }
-
-
-def _spent_and_saved(rows: list[dict[str, Any]]) -> Picture:
-    names = [text(f"{row['workload']}, {row['label']}") for row in rows]
-    traces = [
-        go.Bar(
-            y=names,
-            x=[row[column] for row in rows],
-            orientation="h",
-            name=name,
-            marker={"color": colour},
-            hovertemplate="%{x:,.0f} epochs",
-        )
-        for column, name, colour in (
-            ("epochs", "trained", "#0b84c6"),
-            ("saved_epochs", "saved by ASHA", "#b9c4cf"),
-        )
-    ]
-    return Picture(
-        "cost",
-        "Epochs that were trained, and those that early stopping saved, by study.",
-        new_figure(
-            traces,
-            title="Epochs",
-            x={"title": "epochs"},
-            y={"type": "category", "autorange": "reversed"},
-            height=150 + 26 * len(rows),
-            barmode="stack",
-        ),
-    )
 
 
 def _wall(report: Report) -> str:

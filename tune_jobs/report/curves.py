@@ -1,16 +1,14 @@
 """Accuracy during training: against gradient evaluations, and the learning curve of every trial."""
 
 import math
-from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
-from tune_jobs.report.data import Report, records
-from tune_jobs.report.figures import SYMBOLS, Picture, colours, key, new_figure, slug, text
+from tune_jobs.report.data import Report
+from tune_jobs.report.figures import Picture, colours, key, new_figure, silent_line, slug, text
 from tune_jobs.report.page import Section
-from tune_jobs.results.schema import PARAM_PREFIX
-from tune_jobs.results.tables import plain, short
+from tune_jobs.report.trials import trial_points
 
 _MAX_POINTS = 12_000
 """Points in a picture's curves: a browser draws each method as one SVG path, and more make it slow."""
@@ -36,19 +34,6 @@ def curves_section(report: Report) -> Section:
     return Section(
         "curves", "Learning curves", [words, [_curves(report, workload) for workload in report.workloads]]
     )
-
-
-def describe_trial(row: dict[str, Any]) -> str:
-    """Returns the text that Plotly shows when you hover over a trial."""
-    params = ", ".join(
-        f"{name.removeprefix(PARAM_PREFIX)} {short(plain(value))}"
-        for name, value in row.items()
-        if name.startswith(PARAM_PREFIX) and plain(value) is not None
-    )
-    reason = plain(row["stop_reason"])
-    epochs = f"{plain(row['epochs_trained']) or 0}/{plain(row['max_epochs']) or '?'} epochs"
-    lines = [str(row["trial_id"]), params, f"{row['status']}, {epochs}", str(reason) if reason else ""]
-    return "<br>".join(text(line[:160]) for line in lines if line)
 
 
 def _spent(report: Report, workload: str) -> pd.DataFrame:
@@ -135,6 +120,8 @@ def _curves(report: Report, workload: str) -> Picture:
     traces = []
     epochs = report.of(report.epochs, workload).dropna(subset=["val_accuracy"])
     trials = report.of(report.trials, workload)
+    last = epochs.drop_duplicates("uid", keep="last").set_index("uid")["val_accuracy"]
+    ended = trials.assign(val_accuracy=trials["uid"].map(last)).dropna(subset=["val_accuracy"])
     shown, step = _thinned(epochs)
     for label in report.labels_on(workload):
         own = shown[shown["label"] == label]
@@ -144,25 +131,15 @@ def _curves(report: Report, workload: str) -> Picture:
             x += [*curve["epoch"].tolist(), None]
             y += [*curve["val_accuracy"].tolist(), None]
         traces.append(key(label, colour[label]))
-        traces.append(
-            go.Scatter(
-                x=x,
-                y=y,
-                mode="lines",
-                legendgroup=label,
-                showlegend=False,
-                hoverinfo="skip",
-                line={"color": colour[label], "width": 1},
-                opacity=0.5,
-            )
-        )
-        traces.append(_ends(trials[trials["label"] == label], epochs, label, colour[label]))
+        traces.append(silent_line(label, x, y, {"color": colour[label], "width": 1}, opacity=0.5))
+        ends = ended[ended["label"] == label]
+        traces.append(trial_points(ends, "epochs_trained", "val_accuracy", label=label, colour=colour[label]))
     counts = trials["status"].value_counts()
-    ended = ", ".join(f"{number} {status}" for status, number in counts.items())
+    by_status = ", ".join(f"{number} {status}" for status, number in counts.items())
     thinned = "" if step == 1 else f" Every {step}th epoch is drawn, and all rungs and ends."
     return Picture(
         slug("curves", workload),
-        f"{workload}: {len(trials)} trials, {ended}. Circles reached full fidelity, crosses were stopped by ASHA, "
+        f"{workload}: {len(trials)} trials, {by_status}. Circles reached full fidelity, crosses were stopped by ASHA, "
         f"triangles diverged, open circles still run.{thinned}",
         new_figure(
             traces,
@@ -180,23 +157,3 @@ def _thinned(epochs: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     last = epochs["epoch"] == epochs.groupby("uid")["epoch"].transform("max")
     kept = ((epochs["epoch"] - 1) % step == 0) | epochs["rung"].notna() | last
     return epochs[kept], step
-
-
-def _ends(trials: pd.DataFrame, epochs: pd.DataFrame, label: str, colour: str) -> go.Scatter:
-    last = epochs.drop_duplicates("uid", keep="last").set_index("uid")["val_accuracy"]
-    trials = trials.assign(last=trials["uid"].map(last)).dropna(subset=["last"])
-    return go.Scatter(
-        x=trials["epochs_trained"].tolist(),
-        y=trials["last"].tolist(),
-        mode="markers",
-        legendgroup=label,
-        showlegend=False,
-        marker={
-            "symbol": [SYMBOLS.get(status, "circle-open") for status in trials["status"]],
-            "size": 7,
-            "color": colour,
-            "line": {"width": 1.5, "color": colour},
-        },
-        customdata=[describe_trial(row) for row in records(trials)],
-        hovertemplate="%{customdata}<br>validation accuracy %{y:.4f}<extra></extra>",
-    )

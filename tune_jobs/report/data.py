@@ -48,6 +48,11 @@ class Report:
         return [result.folder for result in self.results]
 
     @property
+    def completed(self) -> pd.DataFrame:
+        """The trials that reached full fidelity."""
+        return self.trials[(self.trials["status"] == "completed") & self.trials["val_accuracy"].notna()]
+
+    @property
     def workloads(self) -> list[str]:
         """All workloads, in the order of the jobs."""
         return list(dict.fromkeys(self.trials["workload"]))
@@ -116,11 +121,6 @@ def collect(results: Sequence[Results]) -> Report:
         confirmations=_confirmations(names, results, trials),
         studies=compare_results(results).merge(study_names, on=_STUDY, how="left"),
     )
-
-
-def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Returns the rows of a frame as dicts."""
-    return [{str(name): value for name, value in row.items()} for row in frame.to_dict(orient="records")]
 
 
 def limits(distribution: Distribution | None) -> tuple[float, float, bool] | None:

@@ -22,18 +22,9 @@ _OF_METHOD = {
 }
 _OTHERS = ("#8a63d2", "#3aa99f", "#b5544d", "#5b7f2b", "#c47ad8", "#96703a")
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
-SYMBOLS = {
-    "completed": "circle",
-    "pruned": "x-thin-open",
-    "diverged": "triangle-up-open",
-    "failed": "square-x-open",
-    "interrupted": "diamond-open",
-    "running": "circle-open",
-}
-"""Marker of a trial by how it ended."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Picture:
     """A figure of the report.
 
@@ -106,16 +97,7 @@ def new_figure(
     height: int = 340,
     **layout: Any,
 ) -> go.Figure:
-    """Returns a figure in the report's layout.
-
-    Args:
-        traces: What it shows.
-        title: What it is about; plain text.
-        x: Settings of the horizontal axis.
-        y: Settings of the vertical axis.
-        height: In pixels; the width is the page's.
-        layout: Further settings.
-    """
+    """Returns a figure in the report's layout, `height` pixels high and as wide as the page."""
     return go.Figure(
         traces,
         {
@@ -147,14 +129,28 @@ def new_figure(
     )
 
 
-def key(label: str, colour: str, **more: Any) -> go.Scatter:
+def key(label: str, colour: str) -> go.Scatter:
     """Returns an entry of the legend for a method, which shows and hides all that is in its group."""
+    marker = {"color": colour, "size": 9}
+    return go.Scatter(x=[None], y=[None], name=text(label), legendgroup=label, mode="markers", marker=marker)
+
+
+def silent_line(
+    label: str,
+    x: Sequence[float | None],
+    y: Sequence[float | None],
+    style: dict[str, Any],
+    *,
+    opacity: float = 1.0,
+) -> go.Scatter:
+    """Returns a line in a method's group without an entry in the legend and without text on hover."""
     return go.Scatter(
-        x=[None],
-        y=[None],
-        name=text(label),
+        x=x,
+        y=y,
+        mode="lines",
         legendgroup=label,
-        mode="markers",
-        marker={"color": colour, "size": 9},
-        **more,
+        showlegend=False,
+        hoverinfo="skip",
+        opacity=opacity,
+        line=style,
     )

@@ -1,15 +1,13 @@
 """How the searches went: what was proposed in which order, and what ASHA continued at each rung."""
 
-from typing import Any
-
 import pandas as pd
 import plotly.graph_objects as go
 
-from tune_jobs.report.curves import describe_trial
-from tune_jobs.report.data import Report, records
-from tune_jobs.report.figures import SYMBOLS, Picture, colours, key, new_figure, slug, text
+from tune_jobs.report.data import Report
+from tune_jobs.report.figures import Picture, colours, key, new_figure, silent_line, slug, text
 from tune_jobs.report.page import Part, Section
-from tune_jobs.results.tables import Column, Table, count, fixed, plain, share
+from tune_jobs.report.trials import trial_points
+from tune_jobs.results.tables import Column, Table, count, fixed, records, share
 
 
 def search_section(report: Report) -> Section:
@@ -26,46 +24,20 @@ def search_section(report: Report) -> Section:
     return Section("search", "Search history and rungs", parts)
 
 
-def numbered(trials: pd.DataFrame) -> pd.Series:
-    """Returns each trial's number within its study; by row where an older file does not have it."""
-    return trials["number"].fillna(trials.groupby("label").cumcount()).astype("int64")
-
-
 def _history(report: Report, workload: str) -> Picture:
     colour, traces = colours(report.labels), []
     trials = report.of(report.trials, workload)
-    trials = trials.assign(order=numbered(trials)).dropna(subset=["val_accuracy"]).sort_values("order")
+    # By row where an older file has no numbers.
+    order = trials["number"].fillna(trials.groupby("label").cumcount()).astype("int64")
+    trials = trials.assign(order=order).dropna(subset=["val_accuracy"]).sort_values("order")
     for label in report.labels_on(workload):
         own = trials[trials["label"] == label]
         completed = own[own["status"] == "completed"]
         traces.append(key(label, colour[label]))
-        group = {"legendgroup": label, "showlegend": False}
-        traces.append(
-            go.Scatter(
-                x=own["order"].tolist(),
-                y=own["val_accuracy"].tolist(),
-                mode="markers",
-                marker={
-                    "symbol": [SYMBOLS.get(status, "circle-open") for status in own["status"]],
-                    "size": 7,
-                    "color": colour[label],
-                    "line": {"width": 1.5, "color": colour[label]},
-                },
-                customdata=[describe_trial(row) for row in records(own)],
-                hovertemplate="%{customdata}<br>validation accuracy %{y:.4f}<extra></extra>",
-                **group,
-            )
-        )
-        traces.append(
-            go.Scatter(
-                x=completed["order"].tolist(),
-                y=completed["val_accuracy"].cummax().tolist(),
-                mode="lines",
-                line={"color": colour[label], "width": 1.5, "shape": "hv"},
-                hoverinfo="skip",
-                **group,
-            )
-        )
+        traces.append(trial_points(own, "order", "val_accuracy", label=label, colour=colour[label]))
+        best = completed["val_accuracy"].cummax().tolist()
+        steps = {"color": colour[label], "width": 1.5, "shape": "hv"}
+        traces.append(silent_line(label, completed["order"].tolist(), best, steps))
     return Picture(
         slug("history", workload),
         f"{workload}: last validation accuracy of {len(trials)} trials in the order proposed; lines are the best "
@@ -95,7 +67,6 @@ def _rungs(report: Report, judged: pd.DataFrame, workload: str) -> Picture:
             for number, rung in enumerate(rows["rung"])
         ]
         traces.append(key(label, colour[label]))
-        group = {"legendgroup": label, "showlegend": False}
         traces.append(
             go.Scatter(
                 x=x,
@@ -110,25 +81,18 @@ def _rungs(report: Report, judged: pd.DataFrame, workload: str) -> Picture:
                     "line": {"width": 1.5, "color": colour[label]},
                 },
                 customdata=[
-                    f"{text(str(trial))}<br>{text(str(plain(reason) or ''))}"
-                    for trial, reason in zip(rows["trial_id"], rows["reason"], strict=True)
+                    f"{text(row['trial_id'])}<br>{text(row['reason'] or '')}" for row in records(rows)
                 ],
                 hovertemplate="%{customdata}<extra></extra>",
-                **group,
+                legendgroup=label,
+                showlegend=False,
             )
         )
         last = rows.dropna(subset=["cutoff"]).drop_duplicates("rung", keep="last")
         middles = [rungs.index(int(rung)) + shift for rung in last["rung"]]
-        traces.append(
-            go.Scatter(
-                x=[end for middle in middles for end in (middle - half, middle + half, None)],
-                y=[end for cutoff in last["cutoff"] for end in (cutoff, cutoff, None)],
-                mode="lines",
-                line={"color": colour[label], "width": 2.5},
-                hoverinfo="skip",
-                **group,
-            )
-        )
+        ends = [end for middle in middles for end in (middle - half, middle + half, None)]
+        heights = [end for cutoff in last["cutoff"] for end in (cutoff, cutoff, None)]
+        traces.append(silent_line(label, ends, heights, {"color": colour[label], "width": 2.5}))
     return Picture(
         slug("rungs", workload),
         f"{workload}: validation accuracy on arrival at a rung; crosses were stopped, bars are the last cutoff. The "
@@ -148,23 +112,14 @@ def _rungs(report: Report, judged: pd.DataFrame, workload: str) -> Picture:
 
 
 def _rungs_table(report: Report, judged: pd.DataFrame) -> Table:
-    rows: list[dict[str, Any]] = []
-    for (workload, label, rung), members in judged.astype({"rung": int}).groupby(
-        ["workload", "label", "rung"], sort=False
-    ):
-        stopped = int((members["decision"] == "stop").sum())
-        cutoffs = members["cutoff"].dropna()
-        rows.append(
-            {
-                "workload": workload,
-                "label": label,
-                "rung": rung,
-                "arrived": len(members),
-                "stopped": stopped,
-                "stopped_fraction": stopped / len(members),
-                "last_cutoff": float(cutoffs.iloc[-1]) if len(cutoffs) else None,
-            }
-        )
+    by_rung = judged.assign(is_stopped=judged["decision"] == "stop").groupby(["workload", "label", "rung"])
+    rungs = by_rung.agg(
+        arrived=("is_stopped", "size"),
+        stopped=("is_stopped", "sum"),
+        stopped_fraction=("is_stopped", "mean"),
+        last_cutoff=("cutoff", "last"),
+    )
+    rows = records(rungs.reset_index())
     rows.sort(
         key=lambda row: (
             report.workloads.index(row["workload"]),

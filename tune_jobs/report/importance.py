@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from tune_jobs.job.space import Distribution, contains, to_optuna
-from tune_jobs.report.data import Report, limits, records
+from tune_jobs.report.data import Report, limits
 from tune_jobs.results.schema import PARAM_PREFIX
-from tune_jobs.results.tables import plain, share, short
+from tune_jobs.results.tables import records, share, short
 
 MIN_TRIALS = 10
 """Trials that a fit of importances needs, and that each searched parameter should have."""
@@ -88,7 +88,7 @@ def warnings(report: Report, workload: str) -> Iterator[str]:
         if infeasible > _INFEASIBLE:
             yield f"{study_name}: {share(infeasible)} of n = {len(ended)} trials diverged or failed; narrow the space."
         for parameter, (low, high, is_log) in searched.items():
-            best = plain(study[PARAM_PREFIX + parameter])
+            best = study[PARAM_PREFIX + parameter]
             if best is not None and (side := _edge(best, low, high, is_log)):
                 yield (
                     f"{study_name}: the best {parameter}, {short(best)}, is at the {side} end of its range, "

@@ -7,11 +7,11 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from tune_jobs.report.curves import describe_trial
-from tune_jobs.report.data import Report, limits, records
-from tune_jobs.report.figures import SYMBOLS, Picture, colours, key, new_figure, slug, text
+from tune_jobs.report.data import Report, limits
+from tune_jobs.report.figures import Picture, colours, key, new_figure, slug, text
 from tune_jobs.report.importance import MIN_TRIALS, Importance, importance, warnings
 from tune_jobs.report.page import Bullets, Part, Section
+from tune_jobs.report.trials import trial_points
 from tune_jobs.results.schema import PARAM_PREFIX
 from tune_jobs.results.tables import count
 
@@ -117,9 +117,8 @@ def _slice(report: Report, workload: str, name: str) -> Picture:
         own = trials[trials["label"] == label]
         if not len(own):
             continue
-        group = {"legendgroup": label, "showlegend": False}
         traces.append(key(label, colour[label]))
-        traces.append(_points(own, column, "val_accuracy", colour[label], 7, group))
+        traces.append(trial_points(own, column, "val_accuracy", label=label, colour=colour[label]))
         best = own[own["trial_id"].isin(studies.loc[studies["label"] == label, "best_trial_id"])]
         traces.append(
             go.Scatter(
@@ -128,7 +127,8 @@ def _slice(report: Report, workload: str, name: str) -> Picture:
                 mode="markers",
                 marker={"symbol": "circle-open", "size": 15, "color": colour[label], "line": {"width": 2}},
                 hoverinfo="skip",
-                **group,
+                legendgroup=label,
+                showlegend=False,
             )
         )
     ends, is_log = _range(report, trials, name)
@@ -149,8 +149,7 @@ def _slice(report: Report, workload: str, name: str) -> Picture:
 def _optima(report: Report, name: str) -> Picture:
     colour, traces, sizes = colours(report.labels), [], []
     column = PARAM_PREFIX + name
-    trials = report.trials.dropna(subset=[column, "val_accuracy"])
-    trials = trials[trials["status"] == "completed"]
+    trials = report.completed.dropna(subset=[column])
     labels = [label for label in report.labels if (trials["label"] == label).any()]
     for offset, label in enumerate(labels):
         own = trials[trials["label"] == label]
@@ -160,10 +159,10 @@ def _optima(report: Report, name: str) -> Picture:
         is_winner = good.set_index(["folder", "trial_id"]).index.isin(list(map(tuple, winners.to_numpy())))
         shift = (offset - (len(labels) - 1) / 2) * 0.6 / len(labels)
         rows = good.assign(row=[-report.workloads.index(workload) - shift for workload in good["workload"]])
-        group = {"legendgroup": label, "showlegend": False}
+        look: dict[str, Any] = {"label": label, "colour": colour[label]}
         traces.append(key(label, colour[label]))
-        traces.append(_points(rows[~is_winner], column, "row", colour[label], 6, group, opacity=0.45))
-        traces.append(_points(rows[is_winner], column, "row", colour[label], 13, group))
+        traces.append(trial_points(rows[~is_winner], column, "row", size=6, opacity=0.45, **look))
+        traces.append(trial_points(rows[is_winner], column, "row", size=13, **look))
         sizes.append(f"{label} {count(len(good))}")
     ends, is_log = _range(report, trials, name)
     return Picture(
@@ -183,28 +182,6 @@ def _optima(report: Report, name: str) -> Picture:
             },
             height=170 + 60 * len(report.workloads),
         ),
-    )
-
-
-def _points(
-    rows: pd.DataFrame, x: str, y: str, colour: str, size: int, group: dict[str, Any], *, opacity: float = 1.0
-) -> go.Scatter:
-    return go.Scatter(
-        x=rows[x].tolist(),
-        y=rows[y].tolist(),
-        mode="markers",
-        marker={
-            "symbol": [SYMBOLS.get(status, "circle-open") for status in rows["status"]],
-            "size": size,
-            "color": colour,
-            "opacity": opacity,
-            "line": {"width": 1.5, "color": colour},
-        },
-        customdata=[
-            f"{describe_trial(row)}<br>validation accuracy {row['val_accuracy']:.4f}" for row in records(rows)
-        ],
-        hovertemplate="%{customdata}<extra></extra>",
-        **group,
     )
 
 

@@ -1,8 +1,8 @@
 """Writes the report of finished or running searches: one HTML page, and its tables and figures as files beside it."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from tune_jobs.report.curves import budget_section, curves_section
 from tune_jobs.report.data import Report, load
 from tune_jobs.report.figures import Picture
 from tune_jobs.report.history import search_section
-from tune_jobs.report.page import Bullets, Details, Part, Section, render_page
+from tune_jobs.report.page import Bullets, Details, Section, render_page
 from tune_jobs.report.params import optima_section, params_section
 from tune_jobs.report.svg import write_images
 from tune_jobs.results import transfer
@@ -50,6 +50,8 @@ def write_report(folders: Sequence[Path], page: Path) -> Written:
     subtitle = (
         f"{len(report.trials)} trials in {num_studies} studies; {len(report.confirmations)} confirmations."
     )
+    pictures = [picture for section in sections for picture in section.pictures]
+    _name_apart(pictures)
     page.parent.mkdir(parents=True, exist_ok=True)
     _replace(page, render_page(title, subtitle, sections))
     files = page.with_name(f"{page.stem}_files")
@@ -57,28 +59,25 @@ def write_report(folders: Sequence[Path], page: Path) -> Written:
     for table in (table for section in sections for table in section.tables):
         for ending, text in (("csv", to_csv), ("md", to_markdown), ("tex", to_latex)):
             _replace(files / f"{table.name}.{ending}", text(table))
-    pictures = [picture for section in sections for picture in section.pictures]
     return Written(page, files, write_images(pictures, files))
 
 
 def _sections(report: Report) -> list[Section]:
     if not len(report.trials):
         return [Section("answer", "Answer", ["No trial has started yet."]), _provenance(report)]
-    return _distinct(
-        [
-            answer_section(report),
-            budget_section(report),
-            curves_section(report),
-            search_section(report),
-            params_section(report),
-            optima_section(report),
-            *_transfer(report),
-            sharpness_section(report),
-            cost_section(report),
-            failures_section(report),
-            _provenance(report),
-        ]
-    )
+    return [
+        answer_section(report),
+        budget_section(report),
+        curves_section(report),
+        search_section(report),
+        params_section(report),
+        optima_section(report),
+        *_transfer(report),
+        sharpness_section(report),
+        cost_section(report),
+        failures_section(report),
+        _provenance(report),
+    ]
 
 
 def _transfer(report: Report) -> Iterator[Section]:
@@ -87,21 +86,15 @@ def _transfer(report: Report) -> Iterator[Section]:
         yield Section("transfer", "Do settings carry over between architectures?", [Bullets(lines)])
 
 
-def _distinct(sections: Iterable[Section]) -> list[Section]:
-    """Numbers pictures of the same name: names of methods that differ in symbols only have the same slug."""
+def _name_apart(pictures: Sequence[Picture]) -> None:
+    """Numbers pictures of the same name: names of methods that differ only in symbols have the same slug."""
     taken: set[str] = set()
-
-    def with_own_name(picture: Picture) -> Picture:
-        name, number = picture.name, 2
-        while name in taken:
-            name, number = f"{picture.name}-{number}", number + 1
-        taken.add(name)
-        return replace(picture, name=name)
-
-    def renamed(part: Part) -> Part:
-        return [with_own_name(picture) for picture in part] if isinstance(part, list) else part
-
-    return [replace(section, parts=[renamed(part) for part in section.parts]) for section in sections]
+    for picture in pictures:
+        stem, number = picture.name, 1
+        while picture.name in taken:
+            number += 1
+            picture.name = f"{stem}-{number}"
+        taken.add(picture.name)
 
 
 def _provenance(report: Report) -> Section:

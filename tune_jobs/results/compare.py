@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from rich.console import Group
 from rich.text import Text
 
 from tune_jobs.results import tables
-from tune_jobs.results.read import Results, read_all
+from tune_jobs.results.read import Results, by_merit, read_all
 from tune_jobs.results.schema import PARAM_PREFIX, STANDARD_PARAMS
 from tune_jobs.results.tables import NONE, Column, Table, fixed, short
 
@@ -105,7 +104,7 @@ def to_latex(table: pd.DataFrame) -> str:
 
 def to_csv(table: pd.DataFrame) -> str:
     """Returns a comparison as CSV: all columns, numbers in full, empty where a value is missing."""
-    return tables.csv_of([str(name) for name in table], tables.records(table))
+    return table.to_csv(index=False, lineterminator="\n")
 
 
 def to_json(table: pd.DataFrame) -> str:
@@ -113,12 +112,14 @@ def to_json(table: pd.DataFrame) -> str:
     return tables.to_json(Table("comparison", "", [], tables.records(table)))
 
 
+def param_column(name: str) -> Column:
+    """Returns the column of a searched parameter."""
+    return Column(name, lambda row: short(row[PARAM_PREFIX + name]))
+
+
 def _row(trials: pd.DataFrame, params: Sequence[str]) -> dict[str, Any]:
     completed = trials[trials["status"] == "completed"]
-    order = completed[completed["val_accuracy"].notna()].sort_values(
-        ["val_accuracy", "val_loss", "trial_id"], ascending=[False, True, True], na_position="last"
-    )
-    winner = order.iloc[0].to_dict() if len(order) else {}
+    winner = next(iter(tables.records(by_merit(completed).head(1))), {})
     shares = trials["status"].value_counts() / len(trials)
     return {
         "best_val_accuracy": winner.get("val_accuracy"),
@@ -175,7 +176,7 @@ def _tables(table: pd.DataFrame) -> Iterator[Table]:
     columns += [
         Column("best\nval acc", lambda row: fixed(row["best_val_accuracy"])),
         Column("sd", lambda row: fixed(row["std_val_accuracy"])),
-        *(Column(name, partial(_parameter, name=name)) for name in STANDARD_PARAMS),
+        *map(param_column, STANDARD_PARAMS),
         Column("com-\npleted", lambda row: f"{row['num_completed']}/{row['num_trials']}"),
         Column("pruned", lambda row: f"{row['pruned_fraction']:.0%}"),
         Column("epochs", lambda row: str(row["epochs"])),
@@ -242,11 +243,7 @@ def _remarks(rows: Sequence[dict[str, Any]], others: Sequence[str]) -> list[str]
 def _parameters(row: dict[str, Any], names: Sequence[str]) -> str:
     """Returns the parameters that the row has, like "q_p 0.87, rho 0.12"."""
     present = [name for name in names if row[PARAM_PREFIX + name] is not None]
-    return ", ".join(f"{name} {_parameter(row, name)}" for name in present) or NONE
-
-
-def _parameter(row: Mapping[str, Any], name: str) -> str:
-    return short(row[PARAM_PREFIX + name])
+    return ", ".join(f"{name} {short(row[PARAM_PREFIX + name])}" for name in present) or NONE
 
 
 def _human(count: int | None) -> str:

@@ -85,6 +85,13 @@ def read_all(folders: Iterable[Path | str]) -> list[Results]:
     return [read_results(folder) for folder in dict.fromkeys(map(Path, folders))]
 
 
+def by_merit(trials: pd.DataFrame) -> pd.DataFrame:
+    """Returns the trials that have an accuracy, the best first: by accuracy, then loss, then id."""
+    return trials[trials["val_accuracy"].notna()].sort_values(
+        ["val_accuracy", "val_loss", "trial_id"], ascending=[False, True, True]
+    )
+
+
 def _read(file: Path, expected: pa.Schema) -> pa.Table:
     try:
         exists = file.is_file()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tune_jobs.results.read import Results
+from tune_jobs.results.read import Results, by_merit
 from tune_jobs.results.tables import records
 from tune_jobs.stopping.asha import Rule
 from tune_jobs.stopping.replay import Difference, replay
@@ -53,12 +53,6 @@ class Receipt:
     close: tuple[Close, ...]
     num_immortal: int
     regret: float | None
-
-    @property
-    def saved_fraction(self) -> float:
-        """saved / (saved + used)."""
-        total = self.saved_epochs + self.used_epochs
-        return self.saved_epochs / total if total else 0.0
 
 
 def receipts(results: Results) -> list[Receipt]:
@@ -131,9 +125,7 @@ def _audit(results: Results) -> str:
 
 def _receipt(study: str, trials: pd.DataFrame, epochs: pd.DataFrame, job: dict[str, Any] | None) -> Receipt:
     pruned = trials[trials["status"] == "pruned"]
-    completed = trials[(trials["status"] == "completed") & trials["val_accuracy"].notna()].sort_values(
-        ["val_accuracy", "val_loss", "trial_id"], ascending=[False, True, True]
-    )
+    completed = by_merit(trials[trials["status"] == "completed"])
     winner = None if completed.empty else str(completed["trial_id"].iloc[0])
     spared = set(epochs.loc[epochs["reason"].str.endswith("immortal", na=False), "trial_id"])
     immortal = completed["trial_id"].isin(spared)

@@ -120,15 +120,10 @@ def to_element(table: Table) -> Element:
 
 def to_csv(table: Table) -> str:
     """Returns all values of all rows as CSV, with empty fields where values are missing."""
-    return csv_of(list(table.rows[0]) if table.rows else [], table.rows)
-
-
-def csv_of(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
-    """Returns rows with the columns `names` as CSV; a header even if there are no rows."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer = csv.DictWriter(text, list(table.rows[0]) if table.rows else [], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(table.rows)
     return text.getvalue()
 
 
@@ -183,13 +178,6 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     # As object first: the missing value of a column of floats would turn back into NaN.
     rows = frame.astype(object).where(frame.notna(), None).to_dict(orient="records")
     return [{str(name): value for name, value in row.items()} for row in rows]
-
-
-def plain(value: Any) -> Any:
-    """Returns a value of a data frame as a plain Python one, None where it is missing."""
-    if value is None or value is pd.NA or value != value:
-        return None
-    return value.item() if hasattr(value, "item") else value
 
 
 def _unbroken(header: str) -> str:

@@ -1,0 +1,60 @@
+"""How a figure shows trials: a symbol for how each ended, and its settings on hover."""
+
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from tune_jobs.report.figures import text
+from tune_jobs.results.schema import PARAM_PREFIX
+from tune_jobs.results.tables import records, short
+
+_SYMBOLS = {
+    "completed": "circle",
+    "pruned": "x-thin-open",
+    "diverged": "triangle-up-open",
+    "failed": "square-x-open",
+    "interrupted": "diamond-open",
+    "running": "circle-open",
+}
+
+
+def trial_points(
+    trials: pd.DataFrame,
+    x: str,
+    y: str,
+    *,
+    label: str,
+    colour: str,
+    size: int = 7,
+    opacity: float = 1.0,
+) -> go.Scatter:
+    """Returns one point for each trial of the method `label`, at the values of two columns."""
+    return go.Scatter(
+        x=trials[x].tolist(),
+        y=trials[y].tolist(),
+        mode="markers",
+        legendgroup=label,
+        showlegend=False,
+        marker={
+            "symbol": [_SYMBOLS.get(status, "circle-open") for status in trials["status"]],
+            "size": size,
+            "color": colour,
+            "opacity": opacity,
+            "line": {"width": 1.5, "color": colour},
+        },
+        customdata=[_describe(row) for row in records(trials)],
+        hovertemplate="%{customdata}<extra></extra>",
+    )
+
+
+def _describe(row: dict[str, Any]) -> str:
+    params = [
+        f"{name.removeprefix(PARAM_PREFIX)} {short(value)}"
+        for name, value in row.items()
+        if name.startswith(PARAM_PREFIX) and value is not None
+    ]
+    epochs = f"{row['epochs_trained'] or 0}/{row['max_epochs'] or '?'} epochs"
+    lines = [row["trial_id"], ", ".join(params), f"{row['status']}, {epochs}", row["stop_reason"] or ""]
+    shown = [text(line[:160]) for line in lines if line]
+    return "<br>".join([*shown, f"validation accuracy {row['val_accuracy']:.4f}"])
