@@ -18,31 +18,18 @@ from zsharp.names import did_you_mean
 
 @dataclass(frozen=True)
 class Setting:
-    """One field as it is declared.
-
-    Attributes:
-        name: The field's name.
-        kind: Its type, without the None that it may be; `str` where there are choices.
-        summary: What it means, in one line.
-        choices: The valid names; empty where it is not a choice.
-        is_optional: Whether None is valid.
-        low: Lower end of its range.
-        high: Upper end of its range.
-        includes_low: Whether the lower end is itself valid.
-        includes_high: Whether the upper end is itself valid.
-        min_length: Least number of characters of a text.
-    """
+    """One field as it is declared."""
 
     name: str
-    kind: type
-    summary: str = ""
-    choices: tuple[str, ...] = ()
-    is_optional: bool = False
-    low: float = -math.inf
-    high: float = math.inf
-    includes_low: bool = False
-    includes_high: bool = False
-    min_length: int = 0
+    kind: type  # its type, without the None that it may be; `str` where there are choices
+    summary: str = ""  # what it means, in one line
+    choices: tuple[str, ...] = ()  # the valid names; empty where it is not a choice
+    is_optional: bool = False  # whether None is valid
+    low: float = -math.inf  # lower end of its range
+    high: float = math.inf  # upper end of its range
+    includes_low: bool = False  # whether the lower end is itself valid
+    includes_high: bool = False  # whether the upper end is itself valid
+    min_length: int = 0  # least number of characters of a text
 
     def is_valid(self, value: object) -> bool:
         """Returns whether the value has the right type and lies in the range; infinities and NaN never do."""

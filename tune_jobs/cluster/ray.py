@@ -38,19 +38,12 @@ _LOG_LEVELS = {
 
 @dataclass(frozen=True)
 class Totals:
-    """The resources that trials can use.
-
-    Attributes:
-        cpus: Cores.
-        gpus: GPUs, as Ray counts them.
-        gpus_per_node: GPUs of the machine with the most; None without GPUs.
-        gpu_names: The models of this machine's GPUs; empty for a cluster.
-    """
+    """The resources that trials can use."""
 
     cpus: float
-    gpus: float
-    gpus_per_node: int | None
-    gpu_names: tuple[str, ...] = ()
+    gpus: float  # GPUs, as Ray counts them
+    gpus_per_node: int | None  # GPUs of the machine with the most; None without GPUs
+    gpu_names: tuple[str, ...] = ()  # the models of this machine's GPUs; empty for a cluster
 
 
 def is_running_elsewhere() -> bool:

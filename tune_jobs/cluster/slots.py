@@ -13,19 +13,12 @@ _UNITS = 10_000
 
 @dataclass(frozen=True)
 class Slots:
-    """How trials fill a machine or cluster.
+    """How trials fill a machine or cluster."""
 
-    Attributes:
-        num_slots: Trials that run at once.
-        cpus_per_trial: CPUs that Ray reserves for each.
-        gpus_per_trial: GPUs that Ray reserves for each; below 1, several share one.
-        explanation: Lines that say why, for `plan` and the start of a run.
-    """
-
-    num_slots: int
-    cpus_per_trial: float
-    gpus_per_trial: float
-    explanation: list[str]
+    num_slots: int  # trials that run at once
+    cpus_per_trial: float  # CPUs that Ray reserves for each
+    gpus_per_trial: float  # GPUs that Ray reserves for each; below 1, several share one
+    explanation: list[str]  # lines that say why, for `plan` and the start of a run
 
 
 def plan_slots(

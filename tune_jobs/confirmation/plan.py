@@ -18,38 +18,24 @@ BUDGETS = ("epochs", "gradients")
 
 @dataclass(frozen=True)
 class Winner:
-    """One of the best configurations of a study, at full fidelity.
-
-    Attributes:
-        study: Its study.
-        rank: 1 is the study's best.
-        trial_id: Its trial; with several seeds, the first of them.
-        params: Its configuration, fixed parameters included.
-        val_accuracy: Its validation accuracy, the mean over its seeds.
-    """
+    """One of the best configurations of a study, at full fidelity."""
 
     study: Study
-    rank: int
-    trial_id: str
-    params: Mapping[str, float]
-    val_accuracy: float
+    rank: int  # 1 is the study's best
+    trial_id: str  # its trial; with several seeds, the first of them
+    params: Mapping[str, float]  # its configuration, fixed parameters included
+    val_accuracy: float  # its validation accuracy, the mean over its seeds
 
 
 @dataclass(frozen=True)
 class Confirmation:
-    """One training run of a winner with a fresh seed, on all training data.
-
-    Attributes:
-        winner: What is trained.
-        seed: A seed that no trial of the search had. All methods get the same seeds, so that their runs pair up.
-        budget: What is equal among methods: epochs or gradient evaluations.
-        spec: What the run trains, in full.
-    """
+    """One training run of a winner with a fresh seed, on all training data."""
 
     winner: Winner
+    # A seed that no trial of the search had. All methods get the same seeds, so that their runs pair up.
     seed: int
-    budget: Budget
-    spec: TrialSpec
+    budget: Budget  # what is equal among methods: epochs or gradient evaluations
+    spec: TrialSpec  # what the run trains, in full
 
     @property
     def key(self) -> str:

@@ -148,18 +148,12 @@ class ResourcesModel(_Section, frozen=True):
 
 @dataclass(frozen=True)
 class Study:
-    """The trials of one architecture with one method.
+    """The trials of one architecture with one method."""
 
-    Attributes:
-        name: The study's name in results.
-        architecture: A row of `zsharp.models.ARCHITECTURES`.
-        method: A row of `zsharp.optim.METHODS`.
-        parameters: The parameters that are searched, in the order of `tune_jobs.job.space.PARAMETERS`.
-    """
-
-    name: str
-    architecture: str
-    method: str
+    name: str  # the study's name in results
+    architecture: str  # a row of `zsharp.models.ARCHITECTURES`
+    method: str  # a row of `zsharp.optim.METHODS`
+    # The parameters that are searched, in the order of `tune_jobs.job.space.PARAMETERS`.
     parameters: tuple[str, ...]
 
 

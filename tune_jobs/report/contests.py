@@ -17,23 +17,15 @@ _MAX_COMPARED = 12
 
 @dataclass(frozen=True)
 class Contest:
-    """Competitors on one workload under one budget, each trained with several seeds.
+    """Competitors on one workload under one budget, each trained with several seeds."""
 
-    Attributes:
-        workload: An architecture on a data set.
-        budget: What is equal: "epochs" or "gradients".
-        values: Accuracy by seed, by competitor: a method's confirmed winner, or a setting that a search repeated.
-        summaries: One per competitor, the best mean first.
-        comparisons: One per pair; empty if there are too many pairs.
-        measure: Which accuracy `values` holds.
-    """
-
-    workload: str
-    budget: str
+    workload: str  # an architecture on a data set
+    budget: str  # what is equal: "epochs" or "gradients"
+    # Accuracy by seed, by competitor: a method's confirmed winner, or a setting that a search repeated.
     values: Mapping[str, Mapping[int, float]]
-    summaries: Mapping[str, Summary]
-    comparisons: list[Comparison]
-    measure: str = "test accuracy"
+    summaries: Mapping[str, Summary]  # one per competitor, the best mean first
+    comparisons: list[Comparison]  # one per pair; empty if there are too many pairs
+    measure: str = "test accuracy"  # which accuracy `values` holds
 
 
 def contests(report: Report) -> list[Contest]:

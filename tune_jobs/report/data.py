@@ -27,20 +27,13 @@ class Report:
 
     Every frame has the columns `folder`, `workload` (an architecture on a data set: methods are compared within it)
     and `label` (a method's name, with job and folder where the method alone would be ambiguous).
-
-    Attributes:
-        results: The results of each search, in the order given.
-        trials: One row per trial, with `uid`; `status` is "running" where it has not ended.
-        epochs: One row per report, with `uid`, in the order of the ledger.
-        confirmations: One row per fresh seed; `dataset` and `rank_in_study` are filled in.
-        studies: The rows of `tune_jobs.results.compare.compare`.
     """
 
-    results: Sequence[Results]
-    trials: pd.DataFrame
-    epochs: pd.DataFrame
-    confirmations: pd.DataFrame
-    studies: pd.DataFrame
+    results: Sequence[Results]  # the results of each search, in the order given
+    trials: pd.DataFrame  # one row per trial, with `uid`; `status` is "running" where it has not ended
+    epochs: pd.DataFrame  # one row per report, with `uid`, in the order of the ledger
+    confirmations: pd.DataFrame  # one row per fresh seed; `dataset` and `rank_in_study` are filled in
+    studies: pd.DataFrame  # the rows of `tune_jobs.results.compare.compare`
 
     @property
     def folders(self) -> list[Path]:

@@ -26,16 +26,10 @@ _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-se
 
 @dataclass
 class Picture:
-    """A figure of the report.
+    """A figure of the report."""
 
-    Attributes:
-        name: Stem of its file and its anchor; lower-case letters, digits and hyphens.
-        caption: What to read out of it, in a sentence.
-        figure: The figure.
-    """
-
-    name: str
-    caption: str
+    name: str  # stem of its file and its anchor; lower-case letters, digits and hyphens
+    caption: str  # what to read out of it, in a sentence
     figure: go.Figure
 
 

@@ -21,17 +21,12 @@ _INFEASIBLE = 0.2
 
 @dataclass(frozen=True)
 class Importance:
-    """How much of the variance of accuracy each parameter of a study explains.
+    """How much of the variance of accuracy each parameter of a study explains."""
 
-    Attributes:
-        shares: By parameter, adding up to 1; empty if there is too little to fit.
-        epoch: At which epoch the trials are compared; None if there is none that enough of them reached.
-        n: How many trials are compared.
-    """
-
-    shares: Mapping[str, float]
+    shares: Mapping[str, float]  # by parameter, adding up to 1; empty if there is too little to fit
+    # At which epoch the trials are compared; None if there is none that enough of them reached.
     epoch: int | None
-    n: int
+    n: int  # how many trials are compared
 
 
 def importance(report: Report, workload: str, label: str) -> Importance:

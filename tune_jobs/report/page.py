@@ -35,17 +35,11 @@ Part = str | Bullets | Details | Table | Sequence[Picture]
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page with an entry in its navigation.
+    """A part of the page with an entry in its navigation."""
 
-    Attributes:
-        anchor: Its id; capitalised, its name in the navigation.
-        title: Its heading.
-        parts: What it holds, in order; empty lists are left out.
-    """
-
-    anchor: str
+    anchor: str  # its id; capitalised, its name in the navigation
     title: str
-    parts: Sequence[Part]
+    parts: Sequence[Part]  # what it holds, in order; empty lists are left out
 
     @property
     def pictures(self) -> list[Picture]:

@@ -22,17 +22,11 @@ from zsharp.atomic import atomic_write
 
 @dataclass(frozen=True)
 class Written:
-    """The files of a report.
+    """The files of a report."""
 
-    Attributes:
-        page: The HTML page; it needs none of the other files.
-        files: The folder with tables (CSV, Markdown, LaTeX) and figures (SVG).
-        missing: What could not be written, and why.
-    """
-
-    page: Path
-    files: Path
-    missing: str | None
+    page: Path  # the HTML page; it needs none of the other files
+    files: Path  # the folder with tables (CSV, Markdown, LaTeX) and figures (SVG)
+    missing: str | None  # what could not be written, and why
 
 
 def write_report(folders: Sequence[Path], page: Path) -> Written:

@@ -25,53 +25,35 @@ _Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Summary:
-    """Values of several seeds.
-
-    Attributes:
-        n: The number of values.
-        mean: Their mean; NaN if there are none.
-        std: Their sample standard deviation (n - 1); None below two.
-        low: Lower end of the bootstrap confidence interval of the mean; None below three values, of which two or
-            fewer say nothing about their spread that a resampling could bring out.
-        high: Its upper end.
-    """
+    """Values of several seeds."""
 
     n: int
-    mean: float
-    std: float | None
+    mean: float  # their mean; NaN if there are none
+    std: float | None  # their sample standard deviation (n - 1); None below two
+    # Lower end of the bootstrap confidence interval of the mean; None below three values, of which two or
+    # fewer say nothing about their spread that a resampling could bring out.
     low: float | None
-    high: float | None
+    high: float | None  # its upper end
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two methods over the seeds that both have; higher values are better.
-
-    Attributes:
-        a: One method.
-        b: The other.
-        n: Seeds that both have.
-        difference: Mean of a - b over them; NaN if there are none.
-        low: Lower end of the bootstrap confidence interval of the difference, as in `summarize`. It is for this pair
-            alone; only `p_adjusted` takes account of the others.
-        high: Its upper end.
-        effect_size: Mean over standard deviation of the differences, with Hedges' correction; None below three seeds
-            or if all differences are equal.
-        p_value: Of the two-sided sign-flip test; None below two seeds.
-        p_adjusted: The same after Holm's correction over all pairs.
-        verdict: One of `VERDICTS`.
-    """
+    """Two methods over the seeds that both have; higher values are better."""
 
     a: str
     b: str
-    n: int
-    difference: float
+    n: int  # seeds that both have
+    difference: float  # mean of a - b over them; NaN if there are none
+    # Lower end of the bootstrap confidence interval of the difference, as in `summarize`. It is for this pair
+    # alone; only `p_adjusted` takes account of the others.
     low: float | None
-    high: float | None
+    high: float | None  # its upper end
+    # Mean over standard deviation of the differences, with Hedges' correction; None below three seeds or if
+    # all differences are equal.
     effect_size: float | None
-    p_value: float | None
-    p_adjusted: float | None
-    verdict: str
+    p_value: float | None  # of the two-sided sign-flip test; None below two seeds
+    p_adjusted: float | None  # the same after Holm's correction over all pairs
+    verdict: str  # one of `VERDICTS`
 
 
 class RankCorrelation(NamedTuple):

@@ -15,43 +15,28 @@ from tune_jobs.stopping.replay import Difference, replay
 
 @dataclass(frozen=True)
 class Close:
-    """A rung at which a study's winner was below the cutoff.
-
-    Attributes:
-        rung: Its epochs.
-        value: The winner's validation accuracy there.
-        cutoff: What it would have had to reach.
-        in_hindsight: Whether the cutoff is that of all values that the rung has in the end, not of those that it
-            had when the winner arrived.
-    """
+    """A rung at which a study's winner was below the cutoff."""
 
     rung: int
-    value: float
-    cutoff: float
+    value: float  # the winner's validation accuracy there
+    cutoff: float  # what it would have had to reach
+    # Whether the cutoff is that of all values that the rung has in the end, not of those that it had when the
+    # winner arrived.
     in_hindsight: bool
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """The account of one study.
-
-    Attributes:
-        study: Its name.
-        used_epochs: Epochs that its trials trained.
-        saved_epochs: Epochs that trials which the rule stopped did not train.
-        winner: Id of its best trial at full fidelity; None if there is none.
-        close: Where the winner could have been stopped.
-        num_immortal: Trials that the rule would have stopped, had they not been immortal.
-        regret: How much better the best immortal trial that the rule would have stopped is than the best of the
-            others, in validation accuracy; 0 if none is better, None if no such trial completed.
-    """
+    """The account of one study."""
 
     study: str
-    used_epochs: int
-    saved_epochs: int
-    winner: str | None
-    close: tuple[Close, ...]
-    num_immortal: int
+    used_epochs: int  # epochs that its trials trained
+    saved_epochs: int  # epochs that trials which the rule stopped did not train
+    winner: str | None  # id of its best trial at full fidelity; None if there is none
+    close: tuple[Close, ...]  # where the winner could have been stopped
+    num_immortal: int  # trials that the rule would have stopped, had they not been immortal
+    # How much better the best immortal trial that the rule would have stopped is than the best of the others,
+    # in validation accuracy; 0 if none is better, None if no such trial completed.
     regret: float | None
 
 

@@ -34,41 +34,25 @@ _LATEX = {
 
 @dataclass(frozen=True)
 class Column:
-    """One column as it is shown.
-
-    Attributes:
-        header: Its title.
-        text: Returns what is shown of a row.
-        is_number: Whether it is aligned right.
-        wraps: Whether it is prose, which may take several lines.
-    """
+    """One column as it is shown."""
 
     header: str
-    text: Callable[[Mapping[str, Any]], str]
-    is_number: bool = True
-    wraps: bool = False
+    text: Callable[[Mapping[str, Any]], str]  # returns what is shown of a row
+    is_number: bool = True  # whether it is aligned right
+    wraps: bool = False  # whether it is prose, which may take several lines
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of plain values (None where missing), and how they are shown. CSV and JSON have all values in full.
+    """Rows of plain values (None where missing), and how they are shown. CSV and JSON have all values in full."""
 
-    Attributes:
-        name: Stem of its files.
-        caption: What to read out of it, in a sentence.
-        columns: What is shown.
-        rows: One mapping per row, all with the same keys.
-        marked: Whether a row stands out.
-        notes: Sentences below the table.
-        group: Returns the line above rows that belong together, on a terminal; None if rows are not grouped.
-    """
-
-    name: str
-    caption: str
+    name: str  # stem of its files
+    caption: str  # what to read out of it, in a sentence
     columns: Sequence[Column]
-    rows: Sequence[Mapping[str, Any]]
-    marked: Callable[[Mapping[str, Any]], bool] = lambda row: False
-    notes: Sequence[str] = ()
+    rows: Sequence[Mapping[str, Any]]  # one mapping per row, all with the same keys
+    marked: Callable[[Mapping[str, Any]], bool] = lambda row: False  # whether a row stands out
+    notes: Sequence[str] = ()  # sentences below the table
+    # Returns the line above rows that belong together, on a terminal; None if rows are not grouped.
     group: Callable[[Mapping[str, Any]], str] | None = None
 
     def cells(self) -> list[list[str]]:

@@ -10,21 +10,13 @@ from tune_jobs.job.spec import BudgetModel
 
 @dataclass
 class Spent:
-    """What a search has used so far, in all its sessions.
+    """What a search has used so far, in all its sessions."""
 
-    Attributes:
-        epochs: Epochs trained by all trials.
-        gradient_evaluations: Forward and backward passes of all trials.
-        gpu_hours: Hours that trials trained, times the GPUs each had.
-        hours: Hours that the search ran.
-        best_accuracy: Best validation accuracy of a trial at full fidelity; 0 if there is none.
-    """
-
-    epochs: int = 0
-    gradient_evaluations: int = 0
-    gpu_hours: float = 0.0
-    hours: float = 0.0
-    best_accuracy: float = 0.0
+    epochs: int = 0  # epochs trained by all trials
+    gradient_evaluations: int = 0  # forward and backward passes of all trials
+    gpu_hours: float = 0.0  # hours that trials trained, times the GPUs each had
+    hours: float = 0.0  # hours that the search ran
+    best_accuracy: float = 0.0  # best validation accuracy of a trial at full fidelity; 0 if there is none
 
     def exhausts(self, budget: BudgetModel) -> str | None:
         """Returns which part of a budget is used up, or None if the search may go on."""

@@ -10,17 +10,11 @@ PACKINGS = (1, 2, 4, 8)
 
 @dataclass(frozen=True)
 class Measured:
-    """What trials of one kind did when several shared a GPU.
+    """What trials of one kind did when several shared a GPU."""
 
-    Attributes:
-        together: How many shared it.
-        images_per_s: Training images per second, the total of all.
-        peak_memory_bytes: The most memory that any of them took.
-    """
-
-    together: int
-    images_per_s: float
-    peak_memory_bytes: int
+    together: int  # how many shared it
+    images_per_s: float  # training images per second, the total of all
+    peak_memory_bytes: int  # the most memory that any of them took
 
 
 def fits(measured: Measured, together: int, memory_bytes: int) -> bool:

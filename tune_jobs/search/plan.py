@@ -26,44 +26,26 @@ _BYTES_PER_CHECKPOINT = 200_000  # besides the weights and the optimizer state o
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """The cost of one study.
-
-    Attributes:
-        name: The study.
-        num_trials: Its trials.
-        max_epochs: Epochs if nothing is stopped.
-        steps_per_epoch: Optimizer steps of an epoch.
-        gradient_evaluations_per_epoch: Forward and backward passes of an epoch.
-    """
+    """The cost of one study."""
 
     name: str
     num_trials: int
-    max_epochs: int
-    steps_per_epoch: int
-    gradient_evaluations_per_epoch: int
+    max_epochs: int  # epochs if nothing is stopped
+    steps_per_epoch: int  # optimizer steps of an epoch
+    gradient_evaluations_per_epoch: int  # forward and backward passes of an epoch
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The cost of a job.
+    """The cost of a job."""
 
-    Attributes:
-        folder: Where the search will be kept.
-        studies: One row each.
-        spend_random: Epochs of all studies if later trials are no better than earlier ones.
-        spend_improving: Epochs of all studies if later trials are better.
-        explanation: How trials fill the machine.
-        storage_bytes: Size of ledger and Parquet files if nothing is stopped.
-        checkpoint_bytes: Size of all checkpoints that can be there at once.
-    """
-
-    folder: str
-    studies: tuple[StudyPlan, ...]
-    spend_random: Band
-    spend_improving: Band
-    explanation: list[str]
-    storage_bytes: int
-    checkpoint_bytes: int
+    folder: str  # where the search will be kept
+    studies: tuple[StudyPlan, ...]  # one row each
+    spend_random: Band  # epochs of all studies if later trials are no better than earlier ones
+    spend_improving: Band  # epochs of all studies if later trials are better
+    explanation: list[str]  # how trials fill the machine
+    storage_bytes: int  # size of ledger and Parquet files if nothing is stopped
+    checkpoint_bytes: int  # size of all checkpoints that can be there at once
 
 
 def make_plan(job: JobSpec, out: str | Path | None = None) -> Plan:

@@ -6,33 +6,20 @@ from dataclasses import dataclass, field
 
 @dataclass
 class LiveTrial:
-    """A trial as the driver sees it.
+    """A trial as the driver sees it."""
 
-    Attributes:
-        trial_id: Its own stable id, `<study>-<number>`.
-        study: Its study's name.
-        params: Its configuration.
-        number: Its number within its study.
-        epoch: Epochs reported.
-        val_accuracy: The last one reported.
-        val_loss: The last one reported.
-        values: Each epoch's validation accuracy, None where it was not measured.
-        status: How it ended; None while it runs.
-        error: Of a failed trial, its text.
-        retries: How often it was tried again after a failure.
-    """
-
-    trial_id: str
+    trial_id: str  # its own stable id, `<study>-<number>`
     study: str
     params: Mapping[str, float]
-    number: int = 0
-    epoch: int = 0
-    val_accuracy: float | None = None
-    val_loss: float | None = None
+    number: int = 0  # its number within its study
+    epoch: int = 0  # epochs reported
+    val_accuracy: float | None = None  # the last one reported
+    val_loss: float | None = None  # the last one reported
+    # Each epoch's validation accuracy, None where it was not measured.
     values: list[float | None] = field(default_factory=list)
-    status: str | None = None
-    error: str | None = None
-    retries: int = 0
+    status: str | None = None  # how it ended; None while it runs
+    error: str | None = None  # of a failed trial, its text
+    retries: int = 0  # how often it was tried again after a failure
 
     @property
     def is_unfinished(self) -> bool:

@@ -26,26 +26,17 @@ WORST = 0.0
 
 @dataclass(frozen=True)
 class Rule:
-    """When trials are judged, and how many continue.
+    """When trials are judged, and how many continue."""
 
-    Attributes:
-        max_epochs: Epochs at full fidelity.
-        grace_epochs: The first milestone. The next ones are `reduction_factor` times the one before, below
-            `max_epochs`.
-        reduction_factor: About one in this many trials continues at each milestone.
-        enabled: False stops no trial early.
-        protect_top: The best this many trials of a rung are not stopped there.
-        immortal_fraction: Share of trials that are never stopped, so that you can measure what stopping costs.
-        seed: Chooses the immortal trials, together with their ids.
-    """
-
-    max_epochs: int
+    max_epochs: int  # epochs at full fidelity
+    # The first milestone. The next ones are `reduction_factor` times the one before, below `max_epochs`.
     grace_epochs: int
-    reduction_factor: float
-    enabled: bool = True
-    protect_top: int = 0
+    reduction_factor: float  # about one in this many trials continues at each milestone
+    enabled: bool = True  # False stops no trial early
+    protect_top: int = 0  # the best this many trials of a rung are not stopped there
+    # Share of trials that are never stopped, so that you can measure what stopping costs.
     immortal_fraction: float = 0.0
-    seed: int = 0
+    seed: int = 0  # chooses the immortal trials, together with their ids
 
     @classmethod
     def of_job(cls, job: Mapping[str, Any]) -> Self:
@@ -78,14 +69,10 @@ class Rule:
 
 @dataclass
 class Rungs:
-    """The values that the trials of one study have reached at each milestone.
+    """The values that the trials of one study have reached at each milestone."""
 
-    Attributes:
-        rule: The rule that judges them.
-        values: For each milestone, the value of each trial there, by trial id.
-    """
-
-    rule: Rule
+    rule: Rule  # the rule that judges them
+    # For each milestone, the value of each trial there, by trial id.
     values: dict[int, dict[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -34,17 +34,11 @@ _LONGEST_VARIABLE = 64 * 1024  # Linux allows twice that, and Ray adds to it
 
 @dataclass(frozen=True)
 class Submission:
-    """A search that a cluster has accepted.
+    """A search that a cluster has accepted."""
 
-    Attributes:
-        id: Ray's submission id.
-        dashboard: The address of its page on the dashboard.
-        folder: The search folder on the cluster.
-    """
-
-    id: str
-    dashboard: str
-    folder: str
+    id: str  # Ray's submission id
+    dashboard: str  # the address of its page on the dashboard
+    folder: str  # the search folder on the cluster
 
 
 def submit(

@@ -14,20 +14,14 @@ from zsharp.names import did_you_mean
 
 @dataclass(frozen=True)
 class Architecture:
-    """A row of the table.
+    """A row of the table."""
 
-    Attributes:
-        name: its name in job files.
-        family: the kind of network.
-        summary: one line, with the number of parameters for 3x32x32 images and 10 classes.
-        build: takes an image shape and a number of classes, returns a model with fresh weights.
-        check: takes an image shape, raises ValueError where the architecture cannot take it.
-    """
-
-    name: str
-    family: Literal["resnet", "vgg", "vit"]
-    summary: str
+    name: str  # its name in job files
+    family: Literal["resnet", "vgg", "vit"]  # the kind of network
+    summary: str  # one line, with the number of parameters for 3x32x32 images and 10 classes
+    # Takes an image shape and a number of classes, returns a model with fresh weights.
     build: Callable[[ImageShape, int], nn.Module]
+    # Takes an image shape, raises ValueError where the architecture cannot take it.
     check: Callable[[ImageShape], None]
 
 

@@ -17,14 +17,12 @@ class RunningGradients:
     """Friendly-SAM's running mean of the gradients before this step.
 
     Kept apart from the optimizer's `state`, because Adam takes a state that is not empty for its own.
-
-    Attributes:
-        values: The running gradient of each parameter that has had a gradient.
-        waiting: With a scaler: the gradients of the first pass and their decay, until the scaler has decided
-            whether the step is taken.
     """
 
+    # The running gradient of each parameter that has had a gradient.
     values: dict[Tensor, Tensor] = field(default_factory=dict)
+    # With a scaler: the gradients of the first pass and their decay, until the scaler has decided whether the
+    # step is taken.
     waiting: dict[Tensor, tuple[Tensor, float]] = field(default_factory=dict)
 
     def direction(
@@ -73,24 +71,16 @@ class RunningGradients:
 
 @dataclass
 class Progress:
-    """What steps change. An object of its own, because `torch.compile` loses what is assigned to an optimizer.
+    """What steps change. An object of its own, because `torch.compile` loses what is assigned to an optimizer."""
 
-    Attributes:
-        seed: Seeds the random filter's generators.
-        num_steps: Steps taken.
-        moved: Parameters that are at w + e.
-        last: What the last ascent found.
-        loss_increase: loss(w + e) - loss(w) of the last step that ran two passes of a closure.
-        running: Friendly-SAM's running gradients.
-        generators: The random filter's generators, by device.
-    """
-
-    seed: int
-    num_steps: int = 0
-    moved: list[Tensor] = field(default_factory=list)
-    last: Observed | None = None
+    seed: int  # seeds the random filter's generators
+    num_steps: int = 0  # steps taken
+    moved: list[Tensor] = field(default_factory=list)  # parameters that are at w + e
+    last: Observed | None = None  # what the last ascent found
+    # loss(w + e) - loss(w) of the last step that ran two passes of a closure.
     loss_increase: Tensor | None = None
-    running: RunningGradients = field(default_factory=RunningGradients)
+    running: RunningGradients = field(default_factory=RunningGradients)  # Friendly-SAM's running gradients
+    # The random filter's generators, by device.
     generators: dict[torch.device, torch.Generator] = field(default_factory=dict)
 
     def generator(self, device: torch.device) -> torch.Generator:

@@ -9,12 +9,9 @@ from torch import Tensor
 
 @dataclass
 class Backups:
-    """Copies that the weights are restored from.
+    """Copies that the weights are restored from."""
 
-    Attributes:
-        buffers: One for each parameter that has moved, of its shape and strides; kept from step to step.
-    """
-
+    # One for each parameter that has moved, of its shape and strides; kept from step to step.
     buffers: dict[Tensor, Tensor] = field(default_factory=dict)
 
     def buffer(self, param: Tensor) -> Tensor:

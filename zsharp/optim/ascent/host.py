@@ -22,19 +22,13 @@ _HOME = torch.device("cpu")
 
 @dataclass(frozen=True)
 class _Move:
-    """How one tensor gets to w + e: `param += factor * direction`, with w saved in `backup`.
-
-    Attributes:
-        param: The weights.
-        backup: Where w goes.
-        direction: What is added; the backup itself where that held the kept components or ASAM's scaled ones.
-        factor: From `radius.factors`.
-    """
+    """How one tensor gets to w + e: `param += factor * direction`, with w saved in `backup`."""
 
     param: Tensor
-    backup: Tensor
+    backup: Tensor  # where w goes
+    # What is added; the backup itself where that held the kept components or ASAM's scaled ones.
     direction: Tensor
-    factor: float
+    factor: float  # from `radius.factors`
 
     @property
     def is_in_backup(self) -> bool:

@@ -11,23 +11,15 @@ from zsharp.optim.methods import Rules
 
 @dataclass(frozen=True)
 class Layer:
-    """A parameter tensor with its direction and settings.
+    """A parameter tensor with its direction and settings."""
 
-    Attributes:
-        param: The weights w; changed in place by an ascent.
-        direction: Where the loss rises: the gradient, or what Friendly-SAM leaves of it.
-        rules: How it is turned into a perturbation.
-        rho: Radius, a float or a 0-d tensor on the parameter's device.
-        q_p: Percentile of the filter, likewise; tensors that share a pooled threshold share it.
-        eta: ASAM's floor of T.
-    """
-
-    param: Tensor
-    direction: Tensor
-    rules: Rules
-    rho: Tensor | float
+    param: Tensor  # the weights w; changed in place by an ascent
+    direction: Tensor  # where the loss rises: the gradient, or what Friendly-SAM leaves of it
+    rules: Rules  # how it is turned into a perturbation
+    rho: Tensor | float  # radius, a float or a 0-d tensor on the parameter's device
+    # Percentile of the filter, likewise; tensors that share a pooled threshold share it.
     q_p: Tensor | float = 0.0
-    eta: float = 0.0
+    eta: float = 0.0  # ASAM's floor of T
 
     @property
     def is_skipped(self) -> bool:

@@ -24,21 +24,13 @@ _room: "_Room | None" = None
 
 @dataclass(frozen=True)
 class Tables:
-    """Where tensors of one dtype are in memory and how they are cut into chunks; layouts in `kernels.py`.
+    """Where tensors of one dtype are in memory and how they are cut into chunks; layouts in `kernels.py`."""
 
-    Attributes:
-        pointers: int64 `[num_tensors]` on the device.
-        tensors: int64 `[4 * num_tensors]`, likewise.
-        chunks: int64 `[3 * num_chunks]`, likewise.
-        align: Power of two, at most 16, that divides all addresses.
-        count_dtype: An integer type that holds any tensor's number of elements.
-    """
-
-    pointers: Tensor
-    tensors: Tensor
-    chunks: Tensor
-    align: int
-    count_dtype: torch.dtype
+    pointers: Tensor  # int64 `[num_tensors]` on the device
+    tensors: Tensor  # int64 `[4 * num_tensors]`, likewise
+    chunks: Tensor  # int64 `[3 * num_chunks]`, likewise
+    align: int  # power of two, at most 16, that divides all addresses
+    count_dtype: torch.dtype  # an integer type that holds any tensor's number of elements
 
     @property
     def num_tensors(self) -> int:
