@@ -25,9 +25,6 @@ class RemoteFolder:
 
     Credentials come only from the environment, as for the store's own tools.
 
-    Args:
-        address: `s3://bucket/path` or `gs://bucket/path`.
-
     Raises:
         JobError: If the address has another form, or contains credentials.
     """

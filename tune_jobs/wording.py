@@ -6,10 +6,7 @@ import re
 def counted(number: float, noun: str, nouns: str | None = None) -> str:
     """Returns `1 trial`, `2 trials`, `1,000 trials` or `0.5 GPUs`.
 
-    Args:
-        number: How many.
-        noun: The singular.
-        nouns: The plural, if it is not the singular with an s.
+    Give the plural if it is not the singular with an s.
     """
     digits = f"{number:,}" if isinstance(number, int) else f"{number:g}"
     return f"{digits} {noun if number == 1 else nouns or noun + 's'}"

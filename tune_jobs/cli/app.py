@@ -60,8 +60,7 @@ for _verb in (
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line. Prints expected errors as text and exits with their codes.
 
-    Args:
-        argv: The arguments after `tune-jobs`; by default those of this process.
+    By default it takes the arguments of this process.
     """
     # At exit Python collects garbage once more, which takes most of a second with torch and Ray loaded.
     atexit.register(gc.freeze)

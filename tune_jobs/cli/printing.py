@@ -18,11 +18,7 @@ def console() -> Console:
 
 
 class Printable:
-    """Prints a stream of text line by line, each line made safe by `printable`.
-
-    Args:
-        write: Called with each line and its newline.
-    """
+    """Prints a stream of text line by line, each line made safe by `printable`."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write

@@ -40,10 +40,6 @@ class Progress:
     """Shows a search's progress; use it as a context manager, and pass `on_start` and `on_change` to `run`.
 
     On a terminal the table counts finished trials, and only failed ones get a line, with their error.
-
-    Args:
-        job: The job that runs.
-        console: Where to print; shows the live table if it is a terminal.
     """
 
     def __init__(self, job: JobSpec, console: Console | None = None) -> None:
@@ -60,12 +56,7 @@ class Progress:
         self._live: Live | None = None
 
     def on_start(self, slots: Slots, past: Sequence[LiveTrial] = ()) -> None:
-        """Prints how trials fill the machine, and starts the table.
-
-        Args:
-            slots: How trials fill the machine.
-            past: Trials of earlier sessions.
-        """
+        """Prints how trials fill the machine, and starts the table."""
         studies = counted(len(self._studies), "study", "studies")
         self._print(f"Running {studies}, {self._num_trials} trials in all: {slots.explanation[-1]}.")
         ended = [trial for trial in past if trial.status not in (None, "interrupted")]
@@ -190,14 +181,10 @@ class Progress:
 def epochs_left(ended: Sequence[int], running: Sequence[int], num_waiting: int, max_epochs: int) -> float:
     """Returns how many more epochs running and waiting trials are expected to train.
 
+    `ended` and `running` hold the epochs that each of these trials has trained.
+
     Uses the product-limit (Kaplan-Meier) estimate of a trial's length. The mean over ended trials would be far too low
     at first, since pruned trials end before the others.
-
-    Args:
-        ended: Epochs that each ended trial trained.
-        running: Epochs that each running trial has trained.
-        num_waiting: Number of trials that have not started.
-        max_epochs: The most epochs that a trial trains.
 
     References:
         Kaplan and Meier, "Nonparametric estimation from incomplete observations", JASA 1958.

@@ -27,9 +27,6 @@ def plan_slots(
     """Returns what each trial reserves and how many trials run at once.
 
     Args:
-        resources: The job's section `resources`.
-        cpus: CPUs of the whole cluster.
-        gpus: GPUs of the whole cluster.
         gpus_per_node: GPUs of each machine; None if one machine has them all.
 
     Raises:

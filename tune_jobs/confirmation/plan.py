@@ -54,12 +54,6 @@ def winners(
     """Returns the best configurations of each study by validation accuracy, then loss, then trial.
 
     Only trials at the job's full fidelity count. If a configuration was tried with several seeds, its means count.
-
-    Args:
-        job: The job.
-        trials: Those of its ledger.
-        reports: Those of its ledger.
-        top: How many of each study.
     """
     last = {report["trial_id"]: report for report in reports}
     best = []
@@ -85,14 +79,6 @@ def plan_confirmations(
 
     With the budget `gradients`, a method that takes one gradient a step trains for more epochs: as many times more as
     the costliest method of the job takes gradients a step.
-
-    Args:
-        job: The job.
-        ledger: Its ledger.
-        address: The search folder, for messages.
-        num_seeds: Fresh seeds of each winner.
-        top: How many winners of each study.
-        budget: What is equal among methods.
 
     Raises:
         JobError: If a number is out of range, or no study has a winner.
@@ -121,8 +107,6 @@ def result_row(confirmation: Confirmation, job: JobSpec, outcome: Mapping[str, A
     """Returns the row of `confirmations.parquet` for one run.
 
     Args:
-        confirmation: The run.
-        job: The job.
         outcome: What its worker returned: `status`, `error`, measures and times.
     """
     winner, spec = confirmation.winner, confirmation.spec

@@ -49,11 +49,7 @@ class _Checked:
 
 
 def check_job(values: Mapping[str, object]) -> tuple[JobSpec | None, list[Problem]]:
-    """Returns the resolved job and no problems, or None and all problems of the job.
-
-    Args:
-        values: The content of a job file as plain data.
-    """
+    """Returns the resolved job and no problems, or None and all problems of the job."""
     try:
         job = JobSpec.model_validate(values)
         refused: set[_Keys] = set()

@@ -231,8 +231,6 @@ class JobSpec(_Section, frozen=True):
         folders.
 
         Args:
-            study: The study.
-            params: Values of its searched parameters.
             number: The trial's number in its study, which determines its seed if `search.seeds` is above 1.
         """
         valid = parameters_of(study.method)

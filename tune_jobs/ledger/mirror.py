@@ -31,11 +31,7 @@ _CHECK_WRITER_EVERY_S = 5.0
 
 
 class RemoteRecord:
-    """The objects of one ledger.
-
-    Args:
-        remote: The search folder.
-    """
+    """The objects of one ledger."""
 
     def __init__(self, remote: RemoteFolder) -> None:
         self._remote = remote

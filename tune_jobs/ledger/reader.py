@@ -16,9 +16,6 @@ class LedgerReader:
     """Reads an open ledger.
 
     Every method raises `LedgerError` if the file is not usable.
-
-    Attributes:
-        file: The SQLite file.
     """
 
     file: Path

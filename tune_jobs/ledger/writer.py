@@ -130,10 +130,8 @@ class Ledger(LedgerReader):
         """Records an epoch of a running trial, the decision on it, and the trial's end if it ends here.
 
         Args:
-            trial_id: A running trial.
             epoch: 1 for the first report, then one more each time.
             metrics: Values by name, those of `METRICS` and others; NaN and infinities become null (not measured).
-            decision: The decision and its inputs.
             ends_as: One of `STATUSES` if the trial ends here, for the decision's reason.
         """
         where = f"{trial_id}, epoch {epoch}"

@@ -83,7 +83,6 @@ def render_table(table: pd.DataFrame, *, is_settled: bool = False) -> Group:
     """Returns a comparison for a terminal of 100 columns: by dataset, the winner in words and a table.
 
     Args:
-        table: As `compare` returns it.
         is_settled: Whether something else says which differences are established, so that no caution is needed.
     """
     shown = [tables.to_rich(_for_terminal(section)) for section in _tables(table)]

@@ -34,9 +34,6 @@ def trials_schema(params: Iterable[str] = ()) -> pa.Schema:
     epochs, what counts or measures the whole trial is from its last report, `error` is its text's last line,
     `ended_after` the `seq` of the last report of any trial before it ended, `node` the name of its Ray node (the
     address where it has no name of its own; nodes with the same name end in different ids).
-
-    Args:
-        params: names of the searched parameters, without prefix.
     """
     return pa.schema(
         [
@@ -97,10 +94,6 @@ def confirmations_schema(params: Iterable[str] = (), sharpness: Iterable[str] = 
     `val_accuracy` is the winning trial's in the search (confirmations train on all training data), `trial_id` its
     id, `place` its rank within its study (1 is best). `budget` says what is equal among methods: "epochs", or
     "gradients" (a method with one gradient a step trains twice the epochs).
-
-    Args:
-        params: names of the searched parameters, without prefix.
-        sharpness: names of the measures of sharpness, without prefix.
     """
     return pa.schema(
         [

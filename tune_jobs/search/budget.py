@@ -36,14 +36,7 @@ class Spent:
 class Meter:
     """Counts what a search spends.
 
-    Args:
-        gpus_per_trial: GPUs that each trial has.
-        events: The ledger's events.
-        reports: The ledger's reports, in its order.
-
-    Attributes:
-        spent: The totals so far.
-        gpus_per_trial: May change while the search runs.
+    What it counts is in `spent`. `gpus_per_trial` may change while the search runs.
     """
 
     def __init__(
@@ -85,10 +78,6 @@ def hours_before(events: Iterable[Mapping[str, Any]], reports: Iterable[Mapping[
     """Returns how many hours a search ran in its earlier sessions.
 
     A session lasts from its start to its stop; one that was killed, to its last report.
-
-    Args:
-        events: The ledger's events.
-        reports: The ledger's reports, in its order.
     """
     seconds, started, last = 0.0, None, None
     moments = [

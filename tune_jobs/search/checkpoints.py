@@ -12,13 +12,7 @@ FOLDER_NAME = "checkpoints"
 
 
 class Retention:
-    """Keeps the checkpoints of unfinished trials and of each study's best, and drops each of the others once.
-
-    Args:
-        checkpoints: The search's.
-        trials: All its trials, by id; the owner adds to them while the search runs.
-        num_best: How many completed trials of each study keep theirs.
-    """
+    """Keeps the checkpoints of unfinished trials and of each study's best, and drops each of the others once."""
 
     def __init__(self, checkpoints: "Checkpoints", trials: Mapping[str, LiveTrial], num_best: int) -> None:
         self.checkpoints = checkpoints
@@ -90,9 +84,7 @@ class Checkpoints:
     def store(self, trial_id: str, save: Callable[[Path], None]) -> None:
         """Stores a trial's checkpoint, replacing the last one.
 
-        Args:
-            trial_id: The trial.
-            save: Writes it to a path, whole or not at all.
+        `save` writes it to a path, whole or not at all.
         """
         file = self.file(trial_id)
         file.parent.mkdir(parents=True, exist_ok=True)

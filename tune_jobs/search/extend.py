@@ -33,13 +33,7 @@ def extended(ledger: Ledger, sets: Sequence[str]) -> tuple[JobSpec, JobSpec]:
 
 
 def reopen_for_more_epochs(job: JobSpec, ledger: Ledger, checkpoints: Checkpoints) -> None:
-    """Lets trials train on to the job's new number of epochs: unfinished ones, and completed ones with a checkpoint.
-
-    Args:
-        job: The job from now on.
-        ledger: Its ledger.
-        checkpoints: Those of its trials.
-    """
+    """Lets trials train on to the job's new number of epochs: unfinished ones, and completed ones with a checkpoint."""
     for trial in ledger.trials():
         is_kept = trial["status"] == "completed" and checkpoints.exists(trial["trial_id"])
         if trial["status"] in (None, "interrupted") or is_kept:

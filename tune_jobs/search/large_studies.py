@@ -40,8 +40,6 @@ class PartialTPESampler(TPESampler):
 
     Args:
         space: The parameters that all trials of the study have; Optuna's finds them out by looking at every trial.
-        most: How many trials that ended it is told.
-        settings: Of `TPESampler`.
     """
 
     def __init__(

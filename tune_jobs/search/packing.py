@@ -25,8 +25,7 @@ def fits(measured: Measured, together: int, memory_bytes: int) -> bool:
 def choose_packing(measured: Sequence[Measured]) -> int:
     """Returns how many trials should share a GPU: each step up has to be worth it.
 
-    Args:
-        measured: In rising order of `together`, the first with a single trial.
+    The measurements come in rising order of `together`, the first with a single trial.
     """
     best = measured[0]
     for more in measured[1:]:

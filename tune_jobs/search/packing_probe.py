@@ -29,12 +29,7 @@ def packed(
 ) -> Slots:
     """Returns how trials fill the GPUs if the job leaves that open: as probed, in this session or an earlier one.
 
-    Args:
-        job: The job; Ray is initialised.
-        ledger: Its ledger, where the probe's result is recorded.
-        slots: One trial to a GPU, or as the job says.
-        totals: What there is to run trials on.
-        is_stopped: Asked during the probe; once it says yes, the probe is abandoned and nothing recorded.
+    Once `is_stopped` says yes, the probe is abandoned and nothing recorded.
     """
     if job.resources.gpus_per_trial != "auto" or slots.gpus_per_trial != 1:
         return slots
@@ -73,10 +68,8 @@ def probe_packing(
     The architecture that needs most room decides, since trials of all of them share the slots.
 
     Args:
-        job: The job; Ray is initialised and has a GPU.
         needs_cuda: Without a CUDA device on the worker, answer 1 at once.
         seconds: Length of each measurement, after an epoch that warms up.
-        is_stopped: Once it says yes, the probe is abandoned.
 
     Returns:
         the number, and what was measured in words: no lines if nothing was.

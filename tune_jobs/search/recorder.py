@@ -32,20 +32,13 @@ class Recorder:
     It picks up where earlier sessions stopped: unfinished trials wait to be handed out again.
 
     Args:
-        job: The job.
-        ledger: Its ledger, open for writing.
-        folder: The search folder, with the trials' checkpoints.
         on_change: Called with a trial after it started, reported or ended.
-        gpus_per_trial: For the budget.
 
     Attributes:
         trials: All trials so far, by their own ids, in the order started.
         waiting: Ids of trials that have started, have not ended, and run on no worker.
         rungs: The state of the stopping rule, by study.
         training: Ray's ids of trials that have reported and train on; others are still starting.
-        wind_down: Whether the search is stopping, and why.
-        meter: Counts what the search spends.
-        retention: Which checkpoints stay.
     """
 
     def __init__(

@@ -18,12 +18,6 @@ class Room(ConcurrencyLimiter):
     """Limits a search to the slots that were planned, and raises them when nodes join.
 
     It never lowers them: trials that find no room wait in Ray, and that demand makes an autoscaler replace a lost node.
-
-    Args:
-        searcher: Hands out trials.
-        resources: The job's `resources`.
-        slots: The plan for the nodes there were at the start; what each trial takes stays the same.
-        ledger: Where a larger number is recorded.
     """
 
     def __init__(self, searcher: Searcher, resources: ResourcesModel, slots: Slots, ledger: Ledger) -> None:

@@ -25,9 +25,7 @@ class JobASHA(ASHAScheduler):
     Only the scheduler ends trials, at full fidelity too, so every report passes through it exactly once.
 
     Args:
-        recorder: Judges and records reports.
         search: Is told each epoch's metric, which Ray would leave out for the report that stops a trial.
-        room: Limits how many trials run at once; grows with the cluster.
     """
 
     def __init__(self, recorder: Recorder, search: JobSearch, room: Room | None = None) -> None:

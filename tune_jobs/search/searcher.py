@@ -26,12 +26,6 @@ class StudySearch(OptunaSearch):
     Ray's own class calls stopped trials complete, with whatever value they had, leaves diverged ones running for
     ever, and reports no value for the epoch at which a trial was stopped. This one also knows trials by their own ids
     and includes those of earlier sessions.
-
-    Args:
-        job: The job.
-        study: The study to search.
-        past: Its trials so far, in the order started.
-        storage: Where Optuna keeps the study; in memory if not given.
     """
 
     def __init__(
@@ -124,13 +118,10 @@ class StudySearch(OptunaSearch):
 class JobSearch(Searcher):
     """Hands out the trials of all studies of a job: unfinished ones first, then those of the study with the fewest.
 
+    Optuna keeps its studies in `storage`, which must be empty; in memory if it is not given.
+
     One searcher for the whole job keeps every slot busy to the end. Each suggestion is in the ledger before Ray
     sees it.
-
-    Args:
-        job: The job.
-        recorder: Records trials, and has those of earlier sessions.
-        storage: Where Optuna keeps the studies; must be empty. In memory if not given.
     """
 
     def __init__(

@@ -27,11 +27,7 @@ from tune_jobs.search.worker import TrialRunner
 def run_trials(recorder: Recorder, slots: Slots, totals: Totals, listen: Callable[[], None]) -> None:
     """Runs the trials that are left, until all have ended or the search is stopped.
 
-    Args:
-        recorder: The search so far.
-        slots: How trials fill the machine.
-        totals: What there is to run them on.
-        listen: Installs the search's signal handlers again.
+    `listen` installs the search's signal handlers again.
     """
 
     def without_ray(name: str) -> None:

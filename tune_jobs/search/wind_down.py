@@ -41,7 +41,6 @@ class WindDown:
         """Stops the search.
 
         Args:
-            reason: Why, for people.
             kind: A signal; a budget that is used up; an error that concerns all trials; or a GPU with too many
                 trials, after which the search continues by itself with fewer (`repack`).
         """
@@ -89,9 +88,6 @@ class WindDown:
         """Returns whether the run can end.
 
         Trials that are still starting are not waited for: they have no epoch to end, and may take long to get to one.
-
-        Args:
-            num_training: Trials that have reported and train on.
         """
         return self.has_begun and (num_training == 0 or self.elapsed_s > WIND_DOWN_S + KILLS_WITHIN_S)
 
@@ -101,10 +97,6 @@ def stopped_by_signals(wind_down: WindDown, folder: SearchFolder) -> Iterator[Ca
     """Inside, the first signal stops the search and the second ends the process.
 
     Does nothing in any thread but the main one, where Python allows no handlers.
-
-    Args:
-        wind_down: Told of the first signal.
-        folder: Where the search is, for the advice on how to resume it.
 
     Yields:
         A function that installs the handlers again, after somebody else replaced them.

@@ -83,7 +83,6 @@ class Rungs:
 
         Args:
             trial_id: The trial that reports. A trial reports every epoch once, in order.
-            epoch: Epochs trained, from 1.
             value: The metric, larger is better; None or not finite if the trial diverged.
 
         Raises:

@@ -28,12 +28,8 @@ def epochs_band(rule: Rule, num_trials: int, num_slots: int, *, improving: bool,
     Curves rise exponentially to a final accuracy drawn uniformly, at speeds that differ, with noise of one percent.
 
     Args:
-        rule: The stopping rule.
-        num_trials: Trials of the study.
-        num_slots: Trials of the study that run at once.
         improving: Whether later trials are better than earlier ones, as with a model-based sampler. Stopping then
             saves less, because later trials beat the cutoffs of earlier ones.
-        seed: Seed of the simulations.
     """
     rng = np.random.default_rng(seed)
     simulated = min(num_trials, _MOST_TRIALS)

@@ -116,9 +116,6 @@ def checked_id(job_id: str) -> str:
 def answers(job_id: str | None = None) -> Iterator[None]:
     """Turns failures of the requests made inside into one-line errors.
 
-    Args:
-        job_id: The job that the requests are about, if there is one.
-
     Raises:
         JobError: If there is no such job, or the token is no longer accepted.
         ClusterError: If the cluster does not answer, or reports an error.

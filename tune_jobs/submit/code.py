@@ -27,12 +27,6 @@ def pack_code(
 
     Only code is packed: no data, no `.git`, no hidden files, no symbolic links.
 
-    Args:
-        archive: The file to write.
-        job: The text of the job file.
-        roots: The packages' folders; each keeps its name.
-        limit_bytes: The archive must be smaller than this.
-
     Raises:
         JobError: If the archive is too large; the message names the largest files.
     """

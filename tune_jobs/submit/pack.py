@@ -28,9 +28,6 @@ def main() -> None:
 def pack(address: str) -> bytes:
     """Returns a zip file with those of `FILES` that a search has, after exporting its ledger once more.
 
-    Args:
-        address: The search folder: a path or a remote address.
-
     Raises:
         LedgerError: If there is no search.
         ValueError: If the files are too large for a log; the message names them with their sizes.

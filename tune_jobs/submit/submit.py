@@ -56,9 +56,6 @@ def submit(
     If the folder already holds a search of the same job, that search resumes.
 
     Args:
-        job: The job.
-        cluster: The cluster, from `tune_jobs.submit.client.connect`.
-        out: The search folder on the cluster; by default the job's name below its storage.
         python: The cluster's interpreter that runs the search. By default `python`, which is that of the pip
             environment or the container if there is one; if the cluster runs on this machine, the current one.
         pip: Whether Ray installs our requirements, in the versions installed here, into a new environment.
@@ -107,13 +104,8 @@ def start(
     """Starts a Python command with our code on the cluster's head and returns its id.
 
     Args:
-        cluster: The cluster.
-        python: The interpreter.
         words: The interpreter's arguments, passed on unchanged whatever they contain.
         environment: Ray's `runtime_env` apart from what is added here: `pip`, `image_uri` or nothing.
-        name: The start of the id.
-        job: The text of a job file to send along.
-        metadata: Facts that the cluster keeps with the Ray job.
     """
     submission_id = f"{re.sub('[^A-Za-z0-9_-]', '-', name)[:60]}-{secrets.token_hex(4)}"
     runtime_env = {**environment, "env_vars": dict(_ENV_VARS)}
