@@ -39,26 +39,19 @@ def write_cifar(root, name="cifar10", num=20):
     """Writes the official batches as Python 2 pickled them."""
     num_classes, folder, batches, test, meta, key = {
         "cifar10": (
-            10,
-            "cifar-10-batches-py",
-            [f"data_batch_{i}" for i in range(1, 6)],
-            "test_batch",
-            "batches.meta",
-            "labels",
+            10, "cifar-10-batches-py", [f"data_batch_{i}" for i in range(1, 6)], "test_batch", "batches.meta", "labels",
         ),
         "cifar100": (100, "cifar-100-python", ["train"], "test", "meta", "fine_labels"),
-    }[name]
+    }[name]  # fmt: skip
     (root / folder).mkdir(parents=True)
     parts = []
     for seed, batch in enumerate([*batches, test]):
         images, labels = draw(seed, num, (3, 32, 32), num_classes)
         write_cifar_batch(root / folder / batch, images, labels, key)
         parts.append((images, labels))
-    names = {"cifar10": "label_names", "cifar100": "fine_label_names"}[name]
-    label_names = [f"class{i}" for i in range(num_classes)]
-    (root / folder / meta).write_bytes(python2_pickle({names: label_names, "num_vis": 3072}))
-    train = tuple(np.concatenate(arrays) for arrays in zip(*parts[:-1], strict=True))
-    return Expected(train, parts[-1])
+    names = {key.replace("labels", "label_names"): [f"class{i}" for i in range(num_classes)]}
+    (root / folder / meta).write_bytes(python2_pickle(names | {"num_vis": 3072}))
+    return Expected(tuple(np.concatenate(arrays) for arrays in zip(*parts[:-1], strict=True)), parts[-1])
 
 
 def write_cifar_batch(path, images, labels, key="labels"):

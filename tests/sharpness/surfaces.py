@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from zsharp.sharpness import LossSurface
 
@@ -72,3 +73,15 @@ def full_hessian(surface):
         return total
 
     return torch.autograd.functional.hessian(loss, surface.weights)
+
+
+def rescaled():
+    """Surfaces of a ReLU network, and of it with layers times 8 and 1/8: the same function."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6, bias=False), nn.ReLU(), nn.Linear(6, 3, bias=False)).double()
+    batch = (torch.randn(20, 4, dtype=torch.float64), torch.randint(3, (20,)))
+    yield LossSurface(model, [batch], F.cross_entropy)
+    with torch.no_grad():
+        model[0].weight *= 8
+        model[2].weight /= 8
+    yield LossSurface(model, [batch], F.cross_entropy)

@@ -9,16 +9,9 @@ from torch.nn import functional as F
 from zsharp.models import build_model
 from zsharp.sharpness import (
     LossSurface,
-    average_case,
-    hessian_trace,
-    largest_eigenvalue,
     m_sharpness,
     worst_case,
 )
-
-
-def float_of(loss):
-    return loss.detach().item()
 
 
 def rows(num, *shape, classes=3, dtype=torch.float64, seed=1):
@@ -35,7 +28,7 @@ def test_batches_count_by_their_examples():
     assert split.num_examples == whole.num_examples == 12
     (loss, gradient), (expected, expected_gradient) = split.loss_and_gradient(), whole.loss_and_gradient()
     assert split.loss() == loss == pytest.approx(expected, rel=1e-14)
-    assert loss == pytest.approx(float_of(F.cross_entropy(model(inputs), targets)), rel=1e-14)
+    assert loss == pytest.approx(F.cross_entropy(model(inputs), targets).item(), rel=1e-14)
     assert torch.allclose(gradient, expected_gradient, rtol=1e-12)
     v = torch.linspace(-1, 1, len(gradient), dtype=torch.float64)
     assert torch.allclose(split.hessian_product(v), whole.hessian_product(v), rtol=1e-12)
@@ -43,81 +36,60 @@ def test_batches_count_by_their_examples():
 
 
 def test_only_chosen_parameters_move():
-    model, batch = mlp()
-    before = float_of(F.cross_entropy(model(batch[0]), batch[1]))
+    model, (inputs, targets) = mlp()
     model[0].weight.requires_grad_(False)
-    trained = LossSurface(model, [batch], F.cross_entropy)
-    assert list(trained.params) == ["0.bias", "2.weight", "2.bias"]
-    last = LossSurface(model, [batch], F.cross_entropy, param_filter=lambda name, param: name == "2.bias")
+
+    def surface(param_filter=None):
+        return LossSurface(model, [(inputs, targets)], F.cross_entropy, param_filter=param_filter)
+
+    assert list(surface().params) == ["0.bias", "2.weight", "2.bias"]
+    last = surface(lambda name, param: name == "2.bias")
     assert list(last.params) == ["2.bias"]
     # of the last bias alone the gradient is the mean of softmax - onehot
-    g = (model(batch[0]).softmax(1) - F.one_hot(batch[1], 3)).mean(0).detach()
-    with torch.no_grad():
-        model[2].bias += 0.2 * g / g.norm()
-    found = worst_case(last, rho=0.2)
-    assert found.increase == pytest.approx(
-        float_of(F.cross_entropy(model(batch[0]), batch[1])) - before, rel=1e-10
-    )
-    frozen = LossSurface(model, [batch], F.cross_entropy, param_filter=lambda name, param: name == "0.weight")
-    assert frozen.loss_and_gradient()[1].norm() > 0
-
-
-def test_parameters_without_influence_have_no_gradient_and_no_curvature():
-    """Neither a constant gradient nor an absent one is an error."""
-    batches = [rows(4, 2)]
-    one = LossSurface(Weights([1.0, 2.0]), batches, lambda w, _: w[0])
-    assert one.loss_and_gradient()[1].tolist() == [1, 0]
-    assert one.hessian_product(one.weights).tolist() == [0, 0]
-    none = LossSurface(Weights([1.0, 2.0]), batches, lambda w, _: torch.ones(()).double())
-    assert none.loss_and_gradient()[1].tolist() == [0, 0]
-    assert none.hessian_product(none.weights).tolist() == [0, 0]
-    assert worst_case(none, rho=1.0, num_steps=3).increase == 0
+    g = (model(inputs).softmax(1) - F.one_hot(targets, 3)).mean(0).detach()
+    moved = F.cross_entropy(model(inputs) + 0.2 * g / g.norm(), targets).item()
+    assert worst_case(last, rho=0.2).increase == pytest.approx(moved - last.loss(), rel=1e-10)
+    assert surface(lambda name, param: name == "0.weight").loss_and_gradient()[1].norm() > 0
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("loss", "gradient"), [(lambda w, _: w[0], [1, 0]), (lambda w, _: torch.ones(()).double(), [0, 0])]
+)
+def test_parameters_without_influence_have_no_gradient_and_no_curvature(loss, gradient):
+    surface = LossSurface(Weights([1.0, 2.0]), [rows(4, 2)], loss)
+    assert surface.loss_and_gradient()[1].tolist() == gradient
+    assert surface.hessian_product(surface.weights).tolist() == [0, 0]
+    assert worst_case(surface, rho=1.0, num_steps=3).increase == pytest.approx(sum(gradient))
+
+
+@pytest.mark.parametrize(
+    ("batches", "trains", "settings", "message"),
     [
-        (lambda: LossSurface(mlp()[0], [], F.cross_entropy), "batches have no example"),
-        (lambda: LossSurface(mlp()[0], [mlp()[1]], F.cross_entropy, mode="test"), "mode is 'test'"),
-        (lambda: LossSurface(mlp()[0].requires_grad_(False), [mlp()[1]], F.cross_entropy), "no parameter"),
-        (
-            lambda: LossSurface(
-                mlp()[0], [mlp()[1]], lambda *args: F.cross_entropy(*args, reduction="none")
-            ).loss(),
-            r"returned shape \(12,\)",
-        ),
+        ([], True, {}, "no example"),
+        ([mlp()[1]], True, {"mode": "test"}, "mode is 'test'"),
+        ([mlp()[1]], False, {}, "no parameter"),
     ],
 )
-def test_bad_input(make, message):
+def test_bad_input(batches, trains, settings, message):
     with pytest.raises(ValueError, match=message):
-        make()
+        LossSurface(mlp()[0].requires_grad_(trains), batches, F.cross_entropy, **settings)
 
 
-def test_seeds():
-    model, batch = mlp()
-    surface = LossSurface(model, [batch], F.cross_entropy)
-    calls = [
-        lambda seed: average_case(surface, sigma=0.1, seed=seed),
-        lambda seed: hessian_trace(surface, num_vectors=3, seed=seed),
-        lambda seed: largest_eigenvalue(surface, max_products=3, seed=seed),
-    ]
-    for call in calls:
-        torch.manual_seed(torch.seed())
-        assert call(0) == call(0)
-        assert call(0) != call(1)
+def test_a_loss_for_each_example_is_refused():
+    surface = LossSurface(mlp()[0], [mlp()[1]], nn.CrossEntropyLoss(reduction="none"))
+    with pytest.raises(ValueError, match=r"\(12,\)"):
+        surface.loss()
 
 
 def test_dropout_is_on_in_mode_train_with_the_same_units_in_every_pass():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 50), nn.Dropout(0.5), nn.Linear(50, 3)).double()
-    batch = rows(20, 4)
-    plain, *dropped = (
-        LossSurface(model, [batch], F.cross_entropy, mode=mode, seed=seed)
+    plain, dropped, other = (
+        LossSurface(model, [rows(20, 4)], F.cross_entropy, mode=mode, seed=seed)
         for mode, seed in (("eval", 0), ("train", 0), ("train", 1))
     )
-    losses = {plain.loss(), dropped[0].loss(), dropped[1].loss()}
-    assert len(losses) == 3
-    assert dropped[0].loss() == dropped[0].loss_and_gradient()[0]
+    assert len({plain.loss(), dropped.loss(), other.loss()}) == 3
+    assert dropped.loss() == dropped.loss_and_gradient()[0]
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
@@ -127,7 +99,7 @@ def test_batch_norm_uses_running_or_batch_statistics(mode):
     model(rows(30, 4, seed=9)[0])
     batches = [rows(8, 4), rows(16, 4, seed=2)]
     surface = LossSurface(model, batches, F.cross_entropy, mode=mode)
-    losses = [float_of(F.cross_entropy(model.train(mode == "train")(x), y)) for x, y in batches]
+    losses = [F.cross_entropy(model.train(mode == "train")(x), y).item() for x, y in batches]
     assert surface.loss() == pytest.approx((losses[0] + 2 * losses[1]) / 3, rel=1e-12)
 
 

@@ -1,19 +1,3 @@
-"""Training tests run on one thread and decode into a cache of their own."""
+"""One thread and a cache of their own."""
 
-import pytest
-import torch
-
-
-@pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ZSHARP_CACHE", str(tmp_path_factory.mktemp("zsharp_cache")))
-        yield
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+from torch_runs import one_thread, own_cache  # noqa: F401
