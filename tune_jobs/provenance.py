@@ -9,7 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from zsharp.cpu import cpu_model
+import psutil
+
+from zsharp.cpu import cpu_model, num_cpus
 
 PACKAGES = ("zsharp-tune", "torch", "torchvision", "ray", "optuna", "numpy", "pandas", "pyarrow")
 SENT_FROM = "sent_from.json"  # beside this file where `tune-jobs submit` has sent it
@@ -33,8 +35,8 @@ def provenance(gpus: Sequence[str] = ()) -> dict[str, Any]:
         "git_dirty": dirty,
         "hardware": {
             "cpu_model": cpu_model(),
-            "num_cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-            "memory_bytes": _memory_bytes(),
+            "num_cpus": num_cpus(),
+            "memory_bytes": psutil.virtual_memory().total,
             "gpus": list(gpus),
         },
     }
@@ -91,11 +93,4 @@ def _version(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:
-        return None
-
-
-def _memory_bytes() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
         return None

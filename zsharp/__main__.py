@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from zsharp.cpu import num_cpus
 from zsharp.run_output import result_facts, run_facts, show_json, show_text
 
 if TYPE_CHECKING:
@@ -95,8 +96,7 @@ def _prepare(options: argparse.Namespace) -> "Training":
     from zsharp.training import Training
 
     if options.threads is not None or "OMP_NUM_THREADS" not in os.environ:
-        cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-        num_threads = len(cores) if options.threads is None else options.threads
+        num_threads = num_cpus() if options.threads is None else options.threads
         if num_threads < 1:
             raise ValueError(f"--threads is {num_threads}; valid: whole numbers from 1")
         torch.set_num_threads(num_threads)

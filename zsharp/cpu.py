@@ -1,5 +1,6 @@
-"""The name of this machine's processor."""
+"""This machine's processor: its name, and how many cores this process may use."""
 
+import os
 import platform
 from pathlib import Path
 
@@ -15,3 +16,10 @@ def cpu_model() -> str | None:
         if key.strip() == "model name":
             return value.strip()
     return platform.processor() or platform.machine() or None  # Linux on ARM lists no model name
+
+
+def num_cpus() -> int:
+    """Returns how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1  # macOS and Windows have no affinities

@@ -93,7 +93,6 @@ def check_settings(values: Any, where: str) -> None:
     """Checks every field of a dataclass, and of the dataclasses within it.
 
     Args:
-        values: The dataclass.
         where: What goes before a field's name in messages, such as `train.`.
 
     Raises:

@@ -13,6 +13,7 @@ import ray
 
 from tune_jobs.cluster.slots import Slots
 from tune_jobs.errors import JobError, Problem
+from zsharp.cpu import num_cpus
 
 _ANSWERS_WITHIN_S = 5
 
@@ -77,13 +78,7 @@ def local_totals() -> Totals:
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     names = tuple(torch.cuda.get_device_name(i) for i in range(gpus))
-    return Totals(_num_cpus(), gpus, gpus or None, names)
-
-
-def _num_cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1  # macOS and Windows have no affinities
+    return Totals(num_cpus(), gpus, gpus or None, names)
 
 
 def cluster_totals() -> Totals:

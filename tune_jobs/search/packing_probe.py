@@ -1,10 +1,10 @@
 """Probes one GPU for a few seconds: how much of it a trial takes, and what sharing it gains."""
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
 
+import psutil
 import ray
 
 from tune_jobs.cluster.ray import Totals
@@ -115,9 +115,8 @@ def _measure(
 ) -> tuple[Measured, int] | None:
     """Returns what so many trials did at once, and the GPU's memory in bytes; None without a GPU or once stopped."""
     train = ray.remote(_train).options(num_gpus=1 / together, num_cpus=max(1, cpus), max_retries=0)
-    begin = time.time() + (
-        3.0 if together > 1 else 0.0
-    )  # workers start up one after another and are to overlap
+    # Workers start up one after another, and are to overlap.
+    begin = time.time() + (3.0 if together > 1 else 0.0)
     tasks = [train.remote(spec, begin, needs_cuda, seconds) for _ in range(together)]
     waiting = tasks
     while waiting:
@@ -153,5 +152,5 @@ def _train(spec: TrialSpec, begin: float, needs_cuda: bool, seconds: float) -> t
     if torch.cuda.is_available():
         memory = torch.cuda.get_device_properties(0).total_memory
     else:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        memory = psutil.virtual_memory().total
     return images / trained_s, last["peak_memory_bytes"], memory

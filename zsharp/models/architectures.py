@@ -31,11 +31,6 @@ def build_model(name: str, image_shape: ImageShape, num_classes: int) -> nn.Modu
     Weights are drawn from torch's global generator, so a seed fixes them. The model maps images
     `[batch, *image_shape]` to logits `[batch, num_classes]`; its control flow depends on shapes only.
 
-    Args:
-        name: a key of `ARCHITECTURES`.
-        image_shape: channels, height and width of the data's images.
-        num_classes: number of classes of the data.
-
     Raises:
         ValueError: on an unknown name, an image shape that it cannot take, or fewer than two classes.
 

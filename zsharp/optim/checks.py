@@ -1,23 +1,18 @@
 """Checks what an optimizer is given: settings in range, parameters that it can move and restore."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
-from zsharp.optim.methods import Ascent, Filter, OneDim, Scope
+from zsharp.optim.methods import Rules
 from zsharp.parameters import ASCENT_PARAMETERS, PARAMETERS
+from zsharp.settings import settings_of
 
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "ascent": get_args(Ascent),
-    "filter": get_args(Filter),
-    "threshold": get_args(Scope),
-    "norm": get_args(Scope),
-    "one_dim": get_args(OneDim),
-}
+_CHOICES = {switch.name: switch.choices for switch in settings_of(Rules).values()}
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
@@ -55,10 +50,6 @@ def check_base(base_optimizer: Optimizer, ours: Iterable[str]) -> None:
 
 def check_params(params: Iterable[Tensor], others: Iterable[Tensor] = ()) -> None:
     """Refuses parameters that an ascent would move wrongly.
-
-    Args:
-        params: New parameters.
-        others: Those that the optimizer already has.
 
     Raises:
         TypeError: If a parameter is complex, or sharded (DTensor, FSDP).

@@ -45,9 +45,6 @@ class Method:
     """One row of the table.
 
     Attributes:
-        name: The name used in job files and results.
-        summary: One line for `tune-jobs list`.
-        rules: The ascent and its filter.
         defaults: The method's own numbers and their default values.
         variant: Which version of ZSharp it is, if any.
         radius: `sqrt_layers` multiplies rho by sqrt(L), with L the number of tensors of more than one dimension.

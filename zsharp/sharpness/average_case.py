@@ -32,10 +32,8 @@ def average_case(surface: LossSurface, *, sigma: float, num_pairs: int = 8, seed
     rounding error. Costs 2 num_pairs + 1 forward passes.
 
     Args:
-        surface: The loss and w, [d].
         sigma: Standard deviation of each component of e.
         num_pairs: Number of draws, at least 2.
-        seed: Seed of the noise.
 
     Raises:
         ValueError: If sigma is not positive or there are fewer than two pairs.

@@ -51,10 +51,8 @@ def largest_eigenvalue(
     residual it predicts is small enough. Holds up to `max_products` vectors [d] in memory.
 
     Args:
-        surface: The loss and w.
         max_products: Upper limit on Hessian-vector products, at least 2; the last one measures the residual.
         tolerance: Largest residual that counts as converged, relative to the value.
-        seed: Seed of the first vector.
 
     Raises:
         ValueError: If fewer than two products are allowed.
@@ -77,11 +75,6 @@ def hessian_trace(surface: LossSurface, *, num_vectors: int = 16, seed: int = 0)
     """Returns Hutchinson's estimate of the trace of the Hessian of L at w: the mean of v'Hv over random signs v.
 
     Costs `num_vectors` Hessian-vector products.
-
-    Args:
-        surface: The loss and w.
-        num_vectors: Number of draws, at least 2.
-        seed: Seed of the draws.
 
     Raises:
         ValueError: If there are fewer than two vectors.

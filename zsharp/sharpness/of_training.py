@@ -23,7 +23,6 @@ def measure_training(training: "Training", *, num_images: int = NUM_IMAGES) -> d
     smoothing, the weights are the trained ones (not their average), batch norm uses its running statistics.
 
     Args:
-        training: A run, usually a finished one; it is not changed.
         num_images: Number of images, or all training images if there are fewer.
     """
     data = training.data

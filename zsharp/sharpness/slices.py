@@ -42,10 +42,8 @@ def loss_slice(
     networks comparable. Costs one forward pass per point.
 
     Args:
-        surface: The loss and w.
         seeds: The seed of each direction: one for a line, two different ones for a plane.
         coordinates: Coordinates of the grid points, along each direction.
-        normalise: Whether to normalise filters.
 
     Raises:
         ValueError: If there are not one or two different seeds, or no coordinates.

@@ -53,9 +53,7 @@ def worst_case(
     and projects onto the ball. Costs `num_steps` gradient evaluations and one forward pass.
 
     Args:
-        surface: The loss and w.
         rho: Radius; in units of the weights, or relative to them if adaptive.
-        num_steps: Number of steps.
         step_size: Length of the later steps; half of rho if not given.
         adaptive: Whether the ball is an ellipsoid with axes in proportion to abs(w) + eta.
         eta: Lets weights that are zero move, too.

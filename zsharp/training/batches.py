@@ -12,11 +12,7 @@ class Batches:
     """Batches of one run, all of one size.
 
     Args:
-        data: The training set.
         batch_size: Images per batch; an incomplete last batch is dropped, with different images each epoch.
-        augmentation: Random changes of the images.
-        layout: Memory format of the inputs.
-        seed: Seed of order and augmentation.
 
     Attributes:
         steps_per_epoch: Whole batches of the training part.

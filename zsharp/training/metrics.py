@@ -9,9 +9,6 @@ _NAMES = ("loss", "correct", "grad_norm", "perturbation_norm", "kept_fraction")
 class StepSums:
     """Sums over the steps of an epoch; nothing is read back before `means`.
 
-    Args:
-        device: Where the steps run.
-
     Attributes:
         total: float64, a sum for each name; keeps its place in memory.
     """

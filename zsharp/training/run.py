@@ -43,8 +43,6 @@ def train(
         'completed'
 
     Args:
-        spec: What to train.
-        report: Called with each epoch's row.
         data: The training set; loaded if not given.
         checkpoint: Written after each epoch; if it exists, training continues from it.
 

@@ -24,12 +24,6 @@ def learning_rate_factors(
     - `paper`: 0.75 to the number of whole tens of epochs since the start (Yun, arXiv 2505.02369, experimental
       settings). The authors' code decays every 30 epochs after the warm-up, and its epoch 0 has a rate of 0.
 
-    Args:
-        schedule: Name of the schedule.
-        num_steps: Steps of the whole run.
-        steps_per_epoch: Steps of one epoch.
-        warmup_epochs: Length of the warm-up in epochs, >= 0.
-
     Returns:
         float64 tensor of shape [num_steps] on the CPU, values in [0, 1].
     """

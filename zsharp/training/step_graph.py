@@ -84,7 +84,6 @@ def unchanged(
         state: Returns nested dicts and lists with the very tensors on `device` that a step changes; a step must
             not create further ones.
         generators: What a step draws from, apart from the global generators.
-        device: Where steps run.
     """
     own_states = [generator.get_state() for generator in generators]
     global_states = rng_state(device)

@@ -38,7 +38,6 @@ class Training:
     0-d tensors on the device; on a GPU it is captured in a CUDA graph, unless RandAugment draws on the host.
 
     Args:
-        spec: What to train.
         data: The training set on the spec's device; loaded if not given.
         use_graph: Whether steps on a GPU are replayed from a CUDA graph; None asks ZSHARP_CUDA_GRAPHS, 1 unless set.
 

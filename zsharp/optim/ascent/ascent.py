@@ -29,12 +29,7 @@ def ascend(
 ) -> None:
     """Moves the weights from w to w + e, leaves w in `backups`, and records in `progress` what moved and how far.
 
-    Args:
-        groups: The optimizer's. Parameters without a gradient are left alone; if none has one, nothing happens.
-        progress: Also holds the running gradients and the generators.
-        backups: Where w is saved.
-        scratch: Buffers for the CPU's path.
-        scaler: The scaler of the loss, if it has one.
+    Parameters without a gradient are left alone; if none has one, nothing happens.
     """
     layers = [layer for group in groups for layer in _layers(group, progress, scaler)]
     if not layers:

@@ -23,11 +23,7 @@ def ascend(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Moves the weights of `layers` to w + e and leaves w in `backups`.
 
-    Args:
-        layers: At least one tensor, none skipped; tensors may lie on several devices.
-        backups: Where w is saved.
-        home: The device to compute norms on.
-        generators: The random filter's generators, by device.
+    `layers` has at least one tensor, none skipped, on any devices; norms are computed on `home`.
 
     Returns:
         ||e||, the number of components kept of each tensor (int64 [L]), and ||T d|| of each, all on `home`.

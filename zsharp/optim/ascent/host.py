@@ -41,11 +41,7 @@ def ascend(
 ) -> tuple[Tensor, list[int], Tensor]:
     """Moves the weights of `layers` to w + e and leaves w in `backups`.
 
-    Args:
-        layers: At least one tensor, none skipped, all on the CPU.
-        backups: Where w is saved.
-        scratch: Kept from call to call.
-        generator: For the random filter.
+    `layers` has at least one tensor, none skipped, all on the CPU; `scratch` is kept from call to call.
 
     Returns:
         ||e||, the number of components kept of each tensor, and ||T d|| of each.
@@ -80,12 +76,7 @@ def ascend(
 def _plan(layer: Layer, value: Tensor, is_kept: bool, factor: float, backups: Backups) -> _Move:
     """Returns how a tensor moves; ASAM's T^2 d is written to the backup here.
 
-    Args:
-        layer: The tensor.
-        value: T d, unfiltered.
-        is_kept: Whether the backup holds the kept components of T d.
-        factor: On its direction.
-        backups: Of all tensors.
+    `value` is T d, unfiltered; if `is_kept`, the backup holds its kept components.
     """
     backup = backups.buffer(layer.param)
     if layer.is_adaptive:

@@ -53,13 +53,10 @@ def keep(
     """Writes the kept components of tensors of one size to their backups, and zeros elsewhere.
 
     Args:
-        layers: All tensors of the ascent.
         values: T d of each.
         members: Which of them, as `batches` grouped them.
         cutoff: Pooled over more tensors than these; None to rank each by itself.
         backups: The kept components stay there until w takes their room.
-        scratch: Kept from call to call.
-        generator: For the random filter.
 
     Returns:
         How many components are kept of each member, and their norms.

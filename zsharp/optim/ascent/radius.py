@@ -30,7 +30,6 @@ def factors(layers: Sequence[Layer], kept_norms: Tensor, dense_norms: Tensor) ->
     """Returns the factor rho / norm of each tensor, and whether its unfiltered direction is to be used.
 
     Args:
-        layers: Tensors that move, at least one.
         kept_norms: ||T m d|| of each, shape [L].
         dense_norms: ||T d|| of each, shape [L], on the same device.
 

@@ -40,11 +40,7 @@ def ascend(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Moves the weights of `layers` to w + e and leaves w in `backups`.
 
-    Args:
-        layers: At least one tensor, none skipped, such as `supports` accepts.
-        backups: Where w is saved.
-        home: Their device.
-        block: Elements that a program holds at a time, a power of two.
+    `layers` has at least one tensor, none skipped, such as `supports` accepts; `block` as in `cutoffs`.
 
     Returns:
         ||e||, the number of components kept of each tensor (int64 [L]), and ||d|| of each, all on `home`.

@@ -24,7 +24,6 @@ def measure_kept(
         grads: At least one gradient: float32, float16 or bfloat16, on one device.
         centres: float32 `[num_tensors]` on that device.
         cutoffs: Likewise.
-        block: Elements that a program holds at a time, a power of two.
 
     Returns:
         float64 and int64 `[num_tensors]`; the sums do not depend on the order in which programs run.
@@ -69,7 +68,6 @@ def apply_kept(
         centres: float32 `[num_tensors]` on that device.
         cutoffs: Likewise.
         factors: Likewise.
-        block: Elements that a program holds at a time, a power of two.
     """
     from zsharp.optim.triton.kernels import TYPES, move_chunks
 
