@@ -33,7 +33,6 @@ def run(rank, port, folder):
         "batch norm": train(rank, "zsharp", batch_norm=True),
         "overflow": overflow_on_one(rank),
         "refused": refuse_sharded(),
-        "lightning": train_in_lightning(rank, port),
     }
     torch.save(found, folder / f"{rank}.pt")
     dist.barrier()
@@ -85,65 +84,27 @@ def overflow_on_one(rank):
 
 
 def refuse_sharded():
-    """What is said to parameters of FSDP2 and both kinds of FSDP, when building and when adding a group."""
+    """For parameters of FSDP2 and both kinds of FSDP: the errors when building and adding, and the groups left."""
     sharded = classifier()
     fully_shard(sharded)
+    assert all(isinstance(p, DTensor) for p in sharded.parameters())
+    cpu = torch.device("cpu")
     models = {
         "FSDP2": sharded,
-        "flat": FullyShardedDataParallel(classifier(), device_id=torch.device("cpu")),
-        "views": FullyShardedDataParallel(classifier(), device_id=torch.device("cpu"), use_orig_params=True),
+        "flat": FullyShardedDataParallel(classifier(), device_id=cpu),
+        "views": FullyShardedDataParallel(classifier(), device_id=cpu, use_orig_params=True),
     }
-    found = {"is DTensor": all(isinstance(p, DTensor) for p in sharded.parameters())}
+    refused = {}
     for name, model in models.items():
-        whole = classifier(seed=1)
-        for way in ("build", "add"):
+        optimizer = SAM(classifier(seed=1).parameters(), torch.optim.SGD, lr=0.1)
+        errors = []
+        for act in (
+            lambda model=model: SAM(model.parameters(), torch.optim.SGD, lr=0.1),
+            lambda model=model, to=optimizer: to.add_param_group({"params": model.parameters()}),
+        ):
             try:
-                if way == "build":
-                    SAM(model.parameters(), torch.optim.SGD, lr=0.1)
-                else:
-                    optimizer = SAM(whole.parameters(), torch.optim.SGD, lr=0.1)
-                    optimizer.add_param_group({"params": model.parameters()})
-                found[name, way] = "taken"
+                act()
             except TypeError as error:
-                found[name, way] = str(error)
-            if way == "add":
-                found[name, "groups"] = len(optimizer.param_groups)
-    return found
-
-
-def train_in_lightning(rank, port):
-    """Lightning's own DDP, in the processes that are there, each with its shards."""
-    import pytorch_lightning as pl
-    from pytorch_lightning.plugins.environments import LightningEnvironment
-    from pytorch_lightning.strategies import DDPStrategy
-
-    class Module(pl.LightningModule):
-        automatic_optimization = False
-
-        def __init__(self):
-            super().__init__()
-            self.net = classifier().double()
-
-        def configure_optimizers(self):
-            return make_optimizer(self.net.parameters(), "zsharp", "sgd", lr=0.1, momentum=0.9)
-
-        def training_step(self, batch, _):
-            optimizer = self.optimizers()
-
-            def closure():
-                optimizer.zero_grad()
-                loss = loss_of(self.net, batch)
-                self.manual_backward(loss)
-                return loss
-
-            optimizer.step(closure)
-
-    os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    module = Module()
-    trainer = pl.Trainer(
-        accelerator="cpu", devices=2, max_epochs=1, logger=False, enable_checkpointing=False,
-        strategy=DDPStrategy(cluster_environment=LightningEnvironment(), process_group_backend="gloo"),
-        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
-    )  # fmt: skip
-    trainer.fit(module, torch.utils.data.DataLoader(shards(rank), batch_size=None))
-    return weights(module.net)
+                errors.append(str(error))
+        refused[name] = (*errors, len(optimizer.param_groups))
+    return refused
