@@ -143,9 +143,8 @@ def keep_durably(connection: sqlite3.Connection) -> str:
 
 def leave_one_file(connection: sqlite3.Connection) -> None:
     """Moves the write-ahead log into the file and removes it, unless another process is reading."""
-    with suppress(
-        sqlite3.Error
-    ):  # a log that stays is harmless: the next process that opens the file reads it
+    # A log that stays is harmless: the next process that opens the file reads it.
+    with suppress(sqlite3.Error):
         connection.execute("PRAGMA busy_timeout = 0")
         connection.execute("PRAGMA journal_mode = DELETE")
 

@@ -17,6 +17,8 @@ from scipy import stats
 VERDICTS = ("a better", "b better", "no difference shown", "not enough seeds to tell")
 """The verdicts of a comparison."""
 
+_LEVEL = 0.95  # of confidence intervals; a difference is significant at 1 - _LEVEL
+_SEED = 0  # of resampling
 _SMALLEST = 1e-90  # whose cube is still a number
 _NUM_RESAMPLES = 9_999
 _MAX_FLIPS = 2**16  # sign flips: all of them up to 16 pairs, a random sample of as many above
@@ -64,64 +66,44 @@ class RankCorrelation(NamedTuple):
     n: int
 
 
-def summarize(values: Sequence[float | None], *, level: float = 0.95, seed: int = 0) -> Summary:
-    """Returns mean, spread and the confidence interval of the mean; None and NaN among the values are left out.
+def summarize(values: Sequence[float | None]) -> Summary:
+    """Returns mean, spread and the 95 % confidence interval of the mean; None and NaN among the values are left out.
 
     The interval is the BCa bootstrap's, which allows for skewness, with its level raised as Hesterberg (2015) does
     for few values, where the plain one is too narrow by sqrt((n - 1) / n) and by the normal in place of Student's
     distribution. It cannot leave the range of the values: of three normal values a 95 % interval covers 75 %, of four
     87 %, of five 93 %, of more 94 to 95 % (simulated; of exponential values a few percent less).
 
-    Args:
-        values: One for each seed.
-        level: Confidence level of the interval, in (0, 1).
-        seed: Seed of the resampling.
-
-    Raises:
-        ValueError: If the level is outside its range.
-
     References:
         Efron, "Better Bootstrap Confidence Intervals", JASA 82 (1987). Hesterberg, "What Teachers Should Know About
         the Bootstrap", The American Statistician 69 (2015), the expanded interval.
     """
-    _check_level(level)
     present = np.array([value for value in values if _is_present(value)], dtype=np.float64)
     n = len(present)
     mean = float(np.mean(present)) if n else math.nan
     std = float(np.std(present, ddof=1)) if n > 1 else None
-    low, high = _interval(present, level, seed) if n > 2 else (None, None)
+    low, high = _interval(present) if n > 2 else (None, None)
     return Summary(n, mean, std, low, high)
 
 
-def compare_methods(
-    by_method: Mapping[str, Mapping[int, float | None]], *, level: float = 0.95, seed: int = 0
-) -> list[Comparison]:
-    """Returns a comparison of every two methods, in the order of the mapping.
+def compare_methods(by_method: Mapping[str, Mapping[int, float | None]]) -> list[Comparison]:
+    """Returns a comparison of every two methods, in the order of the mapping; higher values are better.
 
     A seed that is missing, None or NaN on one side is left out of that pair. The test is the paired permutation test
     (sign flips) of the mean difference: it is exact for any distribution, as long as a and b are exchangeable when
     there is no difference; all flips are taken up to 16 seeds. With n seeds its p-value is at least 2 / 2^n
     (`smallest_p`); where even that would not be significant after the correction, the verdict says so. Holm's
-    correction over the pairs bounds the probability of any false verdict by 1 - level; a paired t-test would need
+    correction over the pairs bounds the probability of any false verdict by 5 %; a paired t-test would need
     normal differences, which so few runs cannot show.
-
-    Args:
-        by_method: For each method its values by seed, all of one architecture; higher is better.
-        level: Confidence level of the intervals; a pair differs if `p_adjusted` is at most 1 - level.
-        seed: Seed of the resampling.
-
-    Raises:
-        ValueError: If the level is outside its range.
 
     References:
         Effect size: d_z = mean / std of the differences (Lakens, Frontiers in Psychology 4:863, 2013) with Hedges'
         correction 1 - 3 / (4 df - 1), df = n - 1 (Journal of Educational Statistics 6, 1981). Holm, "A Simple
         Sequentially Rejective Multiple Test Procedure", Scandinavian Journal of Statistics 6 (1979).
     """
-    _check_level(level)
     pairs = list(combinations(by_method, 2))
     differences = [_differences(by_method[a], by_method[b]) for a, b in pairs]
-    p_values = [_sign_flip_p(values, seed) for values in differences]
+    p_values = [_sign_flip_p(values) for values in differences]
     adjusted = holm(p_values)
     # The same correction of the smallest p-values that these numbers of seeds could give: where even that is not
     # significant, "no difference shown" would blame the methods for the lack of seeds.
@@ -130,8 +112,8 @@ def compare_methods(
     for (a, b), values, p, p_adjusted, best in zip(
         pairs, differences, p_values, adjusted, attainable, strict=True
     ):
-        summary = summarize(values.tolist(), level=level, seed=seed)
-        verdict = _verdict(summary.mean, p_adjusted, best, 1 - level)
+        summary = summarize(values.tolist())
+        verdict = _verdict(summary.mean, p_adjusted, best)
         comparisons.append(
             Comparison(
                 a=a,
@@ -157,18 +139,17 @@ def smallest_p(n: int) -> float:
     return float(min(1.0, 2 / min(2**n, _MAX_FLIPS)))
 
 
-def smallest_n(num_methods: int, *, level: float = 0.95) -> int:
+def smallest_n(num_methods: int) -> int:
     """Returns the fewest seeds with which a difference can be significant if `num_methods` are compared in pairs.
 
     Raises:
-        ValueError: If the level is outside its range, or so many methods cannot be told apart by sign flips.
+        ValueError: If so many methods cannot be told apart by sign flips.
     """
-    _check_level(level)
     num_pairs = max(1, math.comb(num_methods, 2))
     for n in range(2, _MAX_FLIPS.bit_length()):
-        if _is_at_most(num_pairs * smallest_p(n), 1 - level):
+        if _is_significant(num_pairs * smallest_p(n)):
             return n
-    raise ValueError(f"{num_methods} methods at level {level}: no number of seeds would do; compare fewer")
+    raise ValueError(f"{num_methods} methods: no number of seeds would do; compare fewer")
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -205,25 +186,25 @@ def _differences(a: Mapping[int, float | None], b: Mapping[int, float | None]) -
     return ours - theirs
 
 
-def _interval(values: _Values, level: float, seed: int) -> tuple[float, float]:
+def _interval(values: _Values) -> tuple[float, float]:
     """Returns the expanded BCa interval of the mean; of equal values, that value."""
     mean = float(np.mean(values))
     if np.ptp(values) <= max(1e-12 * np.max(np.abs(values)), _SMALLEST):  # BCa divides by their spread
         return mean, mean
     n = len(values)
-    quantile = stats.t.ppf((1 + level) / 2, n - 1) * math.sqrt(n / (n - 1))
+    quantile = stats.t.ppf((1 + _LEVEL) / 2, n - 1) * math.sqrt(n / (n - 1))
     ends = stats.bootstrap(
         (values,),
         np.mean,
         n_resamples=_NUM_RESAMPLES,
         confidence_level=float(1 - 2 * stats.norm.sf(quantile)),
         method="BCa",
-        rng=np.random.default_rng(seed),
+        rng=np.random.default_rng(_SEED),
     ).confidence_interval
     return float(ends.low), float(ends.high)
 
 
-def _sign_flip_p(differences: _Values, seed: int) -> float | None:
+def _sign_flip_p(differences: _Values) -> float | None:
     if len(differences) < 2:
         return None
     test = stats.permutation_test(
@@ -232,7 +213,7 @@ def _sign_flip_p(differences: _Values, seed: int) -> float | None:
         permutation_type="samples",
         vectorized=True,
         n_resamples=_MAX_FLIPS,
-        rng=np.random.default_rng(seed),
+        rng=np.random.default_rng(_SEED),
     )
     return float(test.pvalue)
 
@@ -245,23 +226,18 @@ def _effect_size(differences: _Values) -> float | None:
     return float(correction * np.mean(differences) / np.std(differences, ddof=1))
 
 
-def _verdict(difference: float, p_adjusted: float | None, attainable: float | None, alpha: float) -> str:
+def _verdict(difference: float, p_adjusted: float | None, attainable: float | None) -> str:
     a_better, b_better, no_difference, too_few = VERDICTS
-    if p_adjusted is None or attainable is None or not _is_at_most(attainable, alpha):
+    if p_adjusted is None or attainable is None or not _is_significant(attainable):
         return too_few
-    if not _is_at_most(p_adjusted, alpha):
+    if not _is_significant(p_adjusted):
         return no_difference
     return a_better if difference > 0 else b_better
 
 
-def _is_at_most(p: float, alpha: float) -> bool:
-    return p <= alpha * (1 + 1e-9)  # 1 - 0.95 is not 0.05
+def _is_significant(p: float) -> bool:
+    return p <= (1 - _LEVEL) * (1 + 1e-9)  # 1 - 0.95 is not 0.05
 
 
 def _is_present(value: float | None) -> bool:
     return value is not None and not math.isnan(value)
-
-
-def _check_level(level: float) -> None:
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}; valid: 0 < level < 1")

@@ -176,9 +176,8 @@ def _search(
         ledger.store_copy()
         folder.publish()
     counts = Counter(trial.status or "running" for trial in recorder.trials.values())
-    if (
-        recorder.is_over and wind_down.kind != "error"
-    ):  # a stop that came after the last trial changed nothing
+    if recorder.is_over and wind_down.kind != "error":
+        # A stop that came after the last trial changed nothing.
         return SearchResult(folder, dict(counts))
     return SearchResult(folder, dict(counts), wind_down.reason, wind_down.kind)
 

@@ -1,4 +1,4 @@
-"""Suggests configurations: Ray's OptunaSearch, one per study, behind one searcher for the job."""
+"""Suggests configurations: an Optuna study for each study of the job, behind one searcher for Ray."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,6 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
-from ray.tune.search.optuna import OptunaSearch
 
 from tune_jobs.job.space import to_optuna
 from tune_jobs.job.spec import JobSpec, Study
@@ -17,15 +16,13 @@ from tune_jobs.search.trial import LiveTrial
 
 METRIC = "val_accuracy"
 _STATES = {"completed": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
-_NEXT = "next"  # what Ray's class calls the trial that has no id yet
 
 
-class StudySearch(OptunaSearch):
-    """OptunaSearch for one study, which tells Optuna how each trial really ended.
+class StudySearch:
+    """One study as Optuna sees it. Tells Optuna how each trial really ended, those of earlier sessions included.
 
-    Ray's own class calls stopped trials complete, with whatever value they had, leaves diverged ones running for
-    ever, and reports no value for the epoch at which a trial was stopped. This one also knows trials by their own ids
-    and includes those of earlier sessions.
+    Ray's own OptunaSearch calls stopped trials complete, with whatever value they had, leaves diverged ones running for
+    ever, and reports no value for the epoch at which a trial was stopped.
     """
 
     def __init__(
@@ -37,27 +34,14 @@ class StudySearch(OptunaSearch):
     ) -> None:
         self._job, self._study = job, study
         self._first_points = first_points(job, study)
+        self._distributions = {name: to_optuna(job.space[name]) for name in study.parameters}
         self._open: dict[str, optuna.Trial] = {}
         self.num_suggested = len(past)
-        super().__init__(
-            space={name: to_optuna(job.space[name]) for name in study.parameters},
-            metric=METRIC,
-            mode="max",
-            sampler=optuna.samplers.RandomSampler(seed=0),  # replaced before each suggestion
-            study_name=f"{job.name}/{study.name}",
-            storage=storage,
+        self.optuna_study = optuna.create_study(
+            study_name=f"{job.name}/{study.name}", storage=storage, direction="maximize"
         )
-        if not study.parameters:
-            # A job may fix everything, and Ray's class takes an empty space for a missing one.
-            self._setup_study("max")
         for trial in past:
             self._add_past(trial)
-
-    @property
-    def optuna_study(self) -> optuna.Study:
-        """The study as Optuna sees it."""
-        study: optuna.Study = self._ot_study  # type: ignore[assignment]  # Ray's class sets it later
-        return study
 
     def _add_past(self, past: LiveTrial) -> None:
         """Adds a trial of an earlier session as the ledger has it."""
@@ -81,27 +65,18 @@ class StudySearch(OptunaSearch):
             )
         )
 
-    @property
-    def _distributions(self) -> dict[str, Any]:
-        return {name: to_optuna(self._job.space[name]) for name in self._study.parameters}
-
-    def suggest_next(self) -> dict[str, Any]:
-        """Returns the searched parameters of the study's next trial, which `begin` names afterwards."""
-        study, number = self._study, self.num_suggested
-        self.optuna_study.sampler = sampler_of(self._job, study, number)
+    def suggest_next(self) -> optuna.Trial:
+        """Returns the study's next trial as Optuna proposes it; `begin` takes it once it has an id."""
+        study, number = self.optuna_study, self.num_suggested
+        study.sampler = sampler_of(self._job, self._study, number)
         self.num_suggested += 1
         if number < len(self._first_points):
-            self.optuna_study.enqueue_trial(self._first_points[number])
-        if not study.parameters:
-            self._ot_trials[_NEXT] = self.optuna_study.ask()
-            return {}
-        params: dict[str, Any] | None = self.suggest(_NEXT)
-        assert params is not None
-        return params
+            study.enqueue_trial(self._first_points[number])
+        return study.ask(self._distributions)
 
-    def begin(self, trial_id: str) -> None:
-        """Gives the trial suggested last its own id."""
-        self._open[trial_id] = self._ot_trials.pop(_NEXT)
+    def begin(self, trial_id: str, suggested: optuna.Trial) -> None:
+        """Gives a suggested trial its own id."""
+        self._open[trial_id] = suggested
 
     def report(self, trial_id: str, epoch: int, value: float | None) -> None:
         """Passes on one epoch's metric."""
@@ -150,9 +125,10 @@ class JobSearch(Searcher):
             # Trials that run may still fail and be tried again, so there may be more to hand out.
             is_over = all(trial.status is not None for trial in recorder.trials.values())
             return Searcher.FINISHED if is_over else None
-        spec = self._job.trial_spec(self._studies[name], search.suggest_next(), number)
+        suggested = search.suggest_next()
+        spec = self._job.trial_spec(self._studies[name], suggested.params, number)
         trial = recorder.start_trial(trial_id, self._studies[name], number, spec)
-        search.begin(trial.trial_id)
+        search.begin(trial.trial_id, suggested)
         return _config(trial)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:

@@ -33,9 +33,8 @@ def run_trials(recorder: Recorder, slots: Slots, totals: Totals, listen: Callabl
     def without_ray(name: str) -> None:
         say(f"Ray's {name} died. Nothing recorded is lost. {recorder.folder.resume_hint}")
         kill_children()
-        os._exit(
-            EXIT_INTERRUPTED if recorder.wind_down.kind == "signal" else 1
-        )  # as Ray would, a minute later
+        # As Ray would, a minute later.
+        os._exit(EXIT_INTERRUPTED if recorder.wind_down.kind == "signal" else 1)
 
     try:
         with ray_session(slots, totals), watched(without_ray):
@@ -99,9 +98,8 @@ def make_searcher(recorder: Recorder) -> Iterator[JobSearch]:
     """Yields the searcher, after Optuna and its journal were told what the ledger holds."""
     level = optuna.logging.get_verbosity()
     with new_journal(recorder.folder.local) as journal:
-        optuna.logging.set_verbosity(
-            optuna.logging.WARNING
-        )  # else a line for every trial of earlier sessions
+        # Otherwise it writes a line for every trial of earlier sessions.
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         search = JobSearch(recorder.job, recorder, journal)
         optuna.logging.set_verbosity(level)
         yield search

@@ -36,9 +36,8 @@ def _find(source: Source, root: Path) -> SourceFiles:
 
 
 def _shard_paths(source: Source, root: Path) -> tuple[list[Path], list[Path]]:
-    folder = (
-        root if any(root.glob("train-*.parquet")) else root / "data"
-    )  # the layout of a repository on the hub
+    # Repositories on the hub have their files in `data`.
+    folder = root if any(root.glob("train-*.parquet")) else root / "data"
     train = sorted(folder.glob("train-*.parquet"))
     if not train:
         raise missing(source, root / "train-*.parquet")
