@@ -20,6 +20,7 @@ from typing import Final
 
 from zsharp.names import did_you_mean
 
+EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 _LONGEST_SHOWN = 80
 
 
@@ -58,13 +59,13 @@ class TuneJobsError(Exception):
         exit_code: What the command line exits with: 2 for bad input, 1 for anything else.
     """
 
-    exit_code = 1
+    exit_code = EXIT_FAILED
 
 
 class JobError(TuneJobsError, ValueError):
     """A job that is not valid. Its text has one line for each problem."""
 
-    exit_code = 2
+    exit_code = EXIT_BAD_INPUT
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         assert problems, "an error without a problem"
@@ -78,13 +79,13 @@ class JobError(TuneJobsError, ValueError):
 class LedgerError(TuneJobsError, ValueError):
     """A ledger that is not usable, or a call that would make its record untrue."""
 
-    exit_code = 2
+    exit_code = EXIT_BAD_INPUT
 
 
 class ResultsError(TuneJobsError, ValueError):
     """Parquet files that are missing, or that this version of `tune_jobs` cannot read."""
 
-    exit_code = 2
+    exit_code = EXIT_BAD_INPUT
 
 
 class StorageError(TuneJobsError, OSError):

@@ -5,7 +5,7 @@ read that one declaration.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import lru_cache
 from types import MappingProxyType, NoneType, UnionType
@@ -106,6 +106,15 @@ def check_settings(values: Any, where: str) -> None:
             settings[field.name].check(value, where + field.name)
         else:
             check_settings(value, f"{where}{field.name}.")
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields each value of nested mappings with its path, such as `train.augment.flip`."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def _read(name: str, hint: Any) -> Setting:

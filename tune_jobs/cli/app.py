@@ -10,8 +10,7 @@ from typing import Annotated
 import typer
 
 from tune_jobs.cli import job, results, search, submit
-from tune_jobs.cli.arguments import EXIT_INTERRUPTED
-from tune_jobs.errors import TuneJobsError
+from tune_jobs.errors import EXIT_INTERRUPTED, TuneJobsError
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -1,4 +1,4 @@
-"""Arguments shared by several verbs of the command line, and its exit codes."""
+"""Arguments shared by several verbs of the command line."""
 
 from typing import Annotated
 
@@ -14,7 +14,3 @@ Out = Annotated[
 ]
 Folder = Annotated[str, typer.Argument(metavar="DIR", help="A search folder.")]
 Folders = Annotated[list[str], typer.Argument(metavar="DIR...", help="Search folders.")]
-
-EXIT_FAILED = 1
-EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130

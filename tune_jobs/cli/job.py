@@ -51,9 +51,8 @@ def validate(
     if job is None:
         raise typer.BadParameter("give a job, or use --schema", param_hint="JOB")
     spec = load.load_job(job, sets or [])
-    num_trials = len(spec.studies()) * spec.search.num_trials
     console().print(
-        f"[green]valid[/green]: {escape(spec.name)}, {len(spec.studies())} studies, {num_trials} trials"
+        f"[green]valid[/green]: {escape(spec.name)}, {len(spec.studies())} studies, {spec.num_trials} trials"
     )
 
 

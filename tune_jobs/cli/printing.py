@@ -3,10 +3,13 @@
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 
+import typer
 from rich.console import Console
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_print = partial(typer.echo, nl=False)
 
 
 def console() -> Console:
@@ -20,7 +23,7 @@ def console() -> Console:
 class Printable:
     """Prints a stream of text line by line, each line made safe by `printable`."""
 
-    def __init__(self, write: Callable[[str], None]) -> None:
+    def __init__(self, write: Callable[[str], None] = _print) -> None:
         self._write = write
         self._line = ""
 

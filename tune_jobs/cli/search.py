@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from tune_jobs.cli import results
-from tune_jobs.cli.arguments import EXIT_FAILED, EXIT_INTERRUPTED, Folder, Job, Out, Sets
+from tune_jobs.cli.arguments import Folder, Job, Out, Sets
 from tune_jobs.cli.printing import console
+from tune_jobs.errors import EXIT_FAILED, EXIT_INTERRUPTED
 
 if TYPE_CHECKING:
     from tune_jobs.job.spec import JobSpec

@@ -3,17 +3,17 @@
 Modules that import Ray are imported only after the cluster has answered, so that a wrong address is reported at once.
 """
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tune_jobs.cli.arguments import EXIT_FAILED, Job, Sets
+from tune_jobs.cli.arguments import Job, Sets
 from tune_jobs.cli.printing import Printable, printable
+from tune_jobs.errors import EXIT_FAILED, ClusterError
 from tune_jobs.submit.protocol import FOLDER
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def logs(
         if follow:
             _follow(cluster, job_id)
             return
-        with _printable() as write:
+        with closing(Printable()) as write:
             write(job_logs(cluster, job_id))
 
 
@@ -160,7 +160,6 @@ def fetch(
 @contextmanager
 def _cluster(address: str, job_id: str | None = None) -> "Iterator[Cluster]":
     """Connects to a cluster. Prints a failure of the cluster inside as one line and exits with code 1."""
-    from tune_jobs.errors import ClusterError
     from tune_jobs.submit.client import checked_id, connect
 
     if job_id is not None:
@@ -183,7 +182,7 @@ def _follow(cluster: "Cluster", job_id: str) -> None:
     from tune_jobs.submit.watch import exit_code, follow
 
     try:
-        with _printable() as write:
+        with closing(Printable()) as write:
             job = follow(cluster, job_id, write)
     except KeyboardInterrupt:
         typer.echo(
@@ -196,21 +195,6 @@ def _follow(cluster: "Cluster", job_id: str) -> None:
         first_line = (job.message or "").partition("\n")[0]
         typer.echo(printable(f"{job_id}: {job.status.value}. {first_line}"), err=True)
         raise typer.Exit(code)
-
-
-@contextmanager
-def _printable() -> Iterator[Callable[[str], None]]:
-    """Provides a function that prints a log piece by piece, without what would move a terminal's cursor."""
-
-    def write(text: str) -> None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-
-    lines = Printable(write)
-    try:
-        yield lines
-    finally:
-        lines.close()
 
 
 def _when(stamp_ms: Any) -> str:

@@ -9,6 +9,7 @@ from tune_jobs.job.overrides import apply_sets
 from tune_jobs.job.spec import JobSpec
 from tune_jobs.ledger.writer import Ledger
 from tune_jobs.search.checkpoints import Checkpoints
+from zsharp.settings import flat
 
 # Anything else would change what trials are or how they are judged, so old and new ones could not be compared.
 _FREE = ("budget", "failures", "resources", "search.num_trials", "search.keep_checkpoints", "train.epochs")
@@ -48,7 +49,7 @@ def _checked(values: Mapping[str, Any]) -> JobSpec:
 
 
 def _unfit_changes(before: JobSpec, job: JobSpec) -> Iterator[Problem]:
-    old, new = (dict(_flat(spec.model_dump(mode="json"))) for spec in (before, job))
+    old, new = (dict(flat(spec.model_dump(mode="json"))) for spec in (before, job))
     for path in sorted({**old, **new}):
         if old.get(path) != new.get(path) and not path.startswith(_FREE):
             text = f"the search began with {old.get(path)!r}; expected a change of {', '.join(_FREE)}"
@@ -70,11 +71,3 @@ def _shortened(before: JobSpec, job: JobSpec, num_started: int) -> Iterator[Prob
         yield Problem(
             "search.num_trials", num_trials, "with search.seeds above 1 the seeds of trials would change"
         )
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value

@@ -14,13 +14,14 @@ from ray import tune
 from tune_jobs.cluster.ray import Totals, ray_session
 from tune_jobs.cluster.slots import Slots
 from tune_jobs.cluster.watch import kill_children, watched
+from tune_jobs.errors import EXIT_INTERRUPTED
 from tune_jobs.search import packing_probe
 from tune_jobs.search.optuna_journal import new_journal
 from tune_jobs.search.recorder import Recorder
 from tune_jobs.search.room import Room
 from tune_jobs.search.scheduler import JobASHA
 from tune_jobs.search.searcher import JobSearch
-from tune_jobs.search.wind_down import EXIT_INTERRUPTED, say
+from tune_jobs.search.wind_down import say
 from tune_jobs.search.worker import TrialRunner
 
 

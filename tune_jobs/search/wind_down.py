@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Literal
 
+from tune_jobs.errors import EXIT_INTERRUPTED
 from tune_jobs.search.folder import SearchFolder
 
 StopKind = Literal["signal", "budget", "error", "repack"]
 
-EXIT_INTERRUPTED = 130
 WIND_DOWN_S = 15.0  # that running epochs have to end, once a search is stopped
 KILLS_WITHIN_S = 3.0  # that the scheduler has on top to kill workers whose epoch has not ended
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from tune_jobs.errors import ClusterError
+from tune_jobs.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, ClusterError
 from tune_jobs.submit.client import Cluster, answers
 from tune_jobs.submit.protocol import FOLDER, STOP_WAIT_S
 
@@ -40,8 +40,8 @@ def exit_code(job: Any) -> int:
     if job.status == "SUCCEEDED":
         return 0
     if job.status == "STOPPED":
-        return 130
-    return job.driver_exit_code if job.driver_exit_code in (2, 130) else 1
+        return EXIT_INTERRUPTED
+    return job.driver_exit_code if job.driver_exit_code in (EXIT_BAD_INPUT, EXIT_INTERRUPTED) else EXIT_FAILED
 
 
 def stop(cluster: Cluster, job_id: str) -> Any:

@@ -1,7 +1,6 @@
 """Checkpoints on disk: written atomically, read without unpickling, tied to their spec."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from zsharp.atomic import atomic_write
+from zsharp.settings import flat
 from zsharp.training.spec import TrialSpec
 
 _VERSION = 1
@@ -83,14 +83,6 @@ def _identity(spec: TrialSpec) -> str:
 
 
 def _differences(there: str, here: str) -> str:
-    old, new = dict(_flat(json.loads(there))), dict(_flat(json.loads(here)))
+    old, new = dict(flat(json.loads(there))), dict(flat(json.loads(here)))
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     return ", ".join(f"{name} is {old.get(name)!r} there and {new.get(name)!r} here" for name in names)
-
-
-def _flat(fields: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in fields.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value

@@ -22,12 +22,14 @@ from zsharp.training.checkpoint import read_checkpoint, rng_state, set_rng_state
 from zsharp.training.deterministic import repeatable
 from zsharp.training.device import choose_device, device_name
 from zsharp.training.epoch_row import EpochRow
-from zsharp.training.metrics import StepSums, answer_sums
 from zsharp.training.peak_memory import peak_memory_bytes, reset_peak_memory
 from zsharp.training.precision import memory_format, uses_bf16
 from zsharp.training.schedule import learning_rate_factors
 from zsharp.training.spec import TrialSpec, check_spec
 from zsharp.training.step_graph import StepGraph, unchanged
+
+_AVERAGED = ("loss", "correct", "grad_norm", "perturbation_norm", "kept_fraction")
+"""What is averaged over the steps of an epoch."""
 
 
 class Training:
@@ -81,7 +83,8 @@ class Training:
         # A table on the device, so that setting the rate of a step needs no copy from the host.
         self._device_rates = self._rates.float().to(self.device)
         self._smoothing = spec.params.get("label_smoothing", train.label_smoothing)
-        self._sums = StepSums(self.device)
+        # Summed on the device, always in this memory, and read by the host once an epoch.
+        self._sums = torch.zeros(len(_AVERAGED), dtype=torch.float64, device=self.device)
         if use_graph is None:
             use_graph = os.environ.get("ZSHARP_CUDA_GRAPHS", "1") != "0"
         self._use_graph = use_graph and self.device.type == "cuda" and self._batches.runs_on_device
@@ -110,16 +113,16 @@ class Training:
     def run_epoch(self) -> EpochRow:
         """Trains one epoch, validates, and returns what was measured."""
         assert not self.is_finished
-        began = time.perf_counter()
+        started = time.perf_counter()
         self.model.train()
-        self._sums.reset()
+        self._sums.zero_()
         num_steps = self._batches.steps_per_epoch
         with repeatable(self.device):
             self._take_steps(
                 self._batches.draw_order(), self._device_rates[self.epoch * num_steps :][:num_steps]
             )
-        means = self._sums.means(num_steps)
-        epoch_s = time.perf_counter() - began
+        means = dict(zip(_AVERAGED, (self._sums / num_steps).tolist(), strict=True))
+        epoch_s = time.perf_counter() - started
         self.epoch += 1
         self._train_s += epoch_s
         self._gradient_evaluations += num_steps * self.method.gradient_evaluations_per_step
@@ -160,7 +163,10 @@ class Training:
         size = self.spec.train.eval_batch_size
         with repeatable(self.device):
             for batch, answers in zip(torch.split(images, size), torch.split(labels, size), strict=True):
-                sums += answer_sums(self._averaged_logits(self._batches.normalised(batch)), answers)
+                logits = self._averaged_logits(self._batches.normalised(batch))
+                batch_loss = F.cross_entropy(logits.float(), answers, reduction="sum")
+                num_correct = (logits.argmax(1) == answers).sum()
+                sums += torch.stack([batch_loss.double(), num_correct.double()])
         loss, accuracy = (sums / len(labels)).tolist()
         return loss, accuracy
 
@@ -235,7 +241,7 @@ class Training:
 
     def _unchanged(self, generators: Sequence[Generator]) -> AbstractContextManager[None]:
         def state() -> list[object]:
-            return [self.model.state_dict(), self.optimizer.state_dict(), self._average, self._sums.total]
+            return [self.model.state_dict(), self.optimizer.state_dict(), self._average, self._sums]
 
         return unchanged(state, generators, self.device)
 
@@ -249,9 +255,9 @@ class Training:
             self.optimizer.first_step(zero_grad=True)
             with frozen_batch_norm(self.model):
                 self._forward_backward(inputs, targets)
-            assert self.optimizer.last is not None
-            found = self.optimizer.last
-            observed = (found.grad_norm, found.norm, found.kept_fraction)
+            ascent = self.optimizer.last
+            assert ascent is not None
+            observed = (ascent.grad_norm, ascent.norm, ascent.kept_fraction)
             self._clip()
             self.optimizer.second_step()
         else:
@@ -265,7 +271,7 @@ class Training:
                 self._average, [p.detach() for p in self._params], 1 - self.spec.train.ema_decay
             )
         correct = (logits.argmax(1) == labels).float().mean()
-        self._sums.add(loss, correct, *observed)
+        self._sums += torch.stack([value.double() for value in (loss, correct, *observed)])
 
     def _forward_backward(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         with self._autocast():
