@@ -1,8 +1,5 @@
 """Odd shapes, values, types and memory: finite stays finite, lengths are as stated, weights come back bit for bit."""
 
-import itertools
-
-import numpy as np
 import pytest
 import torch
 from generated import DTYPES, RULES, VALUES, gradient
@@ -102,48 +99,29 @@ def check_counts(last, params, moving, filtered, rules, q_p):
             assert 0 <= kept <= num
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kind", ["zscore", "magnitude"])
-def test_of_components_that_differ_the_stated_number_is_kept(kind, dtype, path):
-    for num, q_p in itertools.product((3, 10, 60), (0.1, 0.29, 0.5, 0.95)):
-        param = nn.Parameter(torch.zeros(num, dtype=dtype))
-        param.grad = (1.1 ** torch.arange(num)).to(dtype)
-        scores = param.grad.double()
-        scores = scores if kind == "magnitude" else (scores - scores.mean()).abs()
-        assert scores.sort().values.diff().min() > 1e-4  # they differ, whatever is rounded
-        optimizer = ZSharp([param], torch.optim.SGD, lr=0.1, q_p=q_p, filter=kind)
-        optimizer.first_step()
-        assert int(optimizer.last.kept) == num_kept(num, q_p)
-        optimizer.restore()
-
-
 @pytest.mark.parametrize("method", SHARP)
 def test_where_nothing_stands_out_it_is_the_ascent_without_a_filter(method, path):
     """Equal gradients have no z-scores, and single elements none but zero."""
     found = []
     for q_p in (0.95, 0.0):
-        params = [
-            nn.Parameter(torch.tensor(value)) for value in ([[2.0, 1.0]], [0.5], 0.25, [[1.0], [3.0], [2.0]])
-        ]
+        values = ([[2.0, 1.0]], [0.5], 0.25, [[1.0], [3.0], [2.0]])
+        params = [nn.Parameter(torch.tensor(value)) for value in values]
         optimizer = make_optimizer(params, method, "sgd", lr=0.1, q_p=q_p)
         for p in params:
             p.grad = torch.full_like(p, 0.5)
         optimizer.first_step()
-        found.append(weights(nn.ParameterList(params)))
         assert optimizer.last.kept.sum() > 0
+        found.append(weights(nn.ParameterList(params)))
+    assert all(w.isfinite().all() for w in found[0])
     if "random" not in method and METHODS[method].rules.norm == "global":
         assert same(*found)
-    if method == "zsharp_official":  # the share of each tensor, as for 1-D ones
-        lengths = [float((p - 0.5 * 0).norm()) for p in found[0]]
-        assert all(np.isfinite(lengths))
-        assert float(optimizer.last.norm) > 0.05
 
 
-@pytest.mark.parametrize("values", [["nan"], ["inf"], ["-inf"], ["inf", "-inf"]])
+@pytest.mark.parametrize("values", [["nan"], ["inf"], ["-inf"], ["inf", "-inf"], ["3e38", "3e38"]])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("method", SHARP)
 def test_a_gradient_that_is_not_finite_moves_everything_to_nan_and_back(method, dtype, values, path):
-    """Even if a filter would drop the component: else a scaler would let a step along the other layers pass."""
+    """Or whose norm is not. Even if a filter would drop the component: else a scaler would let a step pass."""
     torch.manual_seed(0)
     params = [nn.Parameter(torch.randn(shape).to(dtype)) for shape in ((20, 5), (30,), (3, 4, 5))]
     optimizer = make_optimizer(params, method, "sgd", lr=0.1)
@@ -160,16 +138,6 @@ def test_a_gradient_that_is_not_finite_moves_everything_to_nan_and_back(method, 
         assert same(params, before)
     running = optimizer.state_dict()["ascent"]["running"].values()
     assert all(g.isfinite().all() for g in running)
-
-
-def test_a_gradient_whose_norm_overflows_is_not_finite_either(path):
-    param = nn.Parameter(torch.ones(4))
-    param.grad = torch.full((4,), 1e30)
-    optimizer = SAM([param], torch.optim.SGD, lr=0.1)
-    optimizer.first_step()
-    assert param.isnan().all()
-    optimizer.restore()
-    assert torch.equal(param, torch.ones(4))
 
 
 @pytest.mark.parametrize("method", SHARP)
@@ -331,21 +299,21 @@ def test_a_model_may_change_its_layout_and_type_between_steps(method, size, path
             optimizer.second_step()
 
 
-def test_memory_that_cannot_be_restored_is_refused():
-    value = torch.randn(6, 6)
+@pytest.mark.parametrize(
+    ("of", "message"),
+    [
+        (lambda value: [value[:, :3]], r"shape \(6, 3\) and strides \(6, 1\)"),
+        (lambda value: [value, value], r"shape \(6, 6\) shares its memory"),
+        (lambda value: [value.view(36), value], "shares its memory"),
+    ],
+)
+def test_memory_that_cannot_be_restored_is_refused(of, message):
+    params = [nn.Parameter(part) for part in of(torch.randn(6, 6))]
+    with pytest.raises(ValueError, match=message):
+        SAM(params, torch.optim.SGD, lr=0.1)
     optimizer = SAM([nn.Parameter(torch.ones(2))], torch.optim.SGD, lr=0.1)
-    for params, message in (
-        (
-            [nn.Parameter(value[:, :3])],
-            r"shape \(6, 3\) and strides \(6, 1\) does not fill its memory; valid",
-        ),
-        ([nn.Parameter(value), nn.Parameter(value)], r"shape \(6, 6\) shares its memory with another one"),
-        ([nn.Parameter(value.view(36)), nn.Parameter(value)], "shares its memory"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            SAM(params, torch.optim.SGD, lr=0.1)
-        with pytest.raises(ValueError, match=message):
-            optimizer.add_param_group({"params": params})
+    with pytest.raises(ValueError, match=message):
+        optimizer.add_param_group({"params": params})
     other = nn.Parameter(optimizer.param_groups[0]["params"][0].detach())
     with pytest.raises(ValueError, match="shares its memory"):
         optimizer.add_param_group({"params": other})
@@ -366,9 +334,8 @@ def test_parameters_that_divide_one_memory_are_taken():
 
 
 def test_complex_parameters_are_refused():
-    param = nn.Parameter(torch.ones(2, dtype=torch.complex64))
-    with pytest.raises(TypeError, match=r"shape \(2,\) is complex.*valid: real tensors"):
-        SAM([param], torch.optim.SGD, lr=0.1)
+    with pytest.raises(TypeError, match=r"shape \(2,\) is complex"):
+        SAM([nn.Parameter(torch.ones(2, dtype=torch.complex64))], torch.optim.SGD, lr=0.1)
 
 
 def test_sparse_gradients_are_refused_before_anything_moves():

@@ -66,12 +66,6 @@ def test_a_pooled_threshold_ranks_all_tensors_together(kind):
     assert torch.equal(kept, pooled > np.quantile(pooled.numpy(), 0.9))
 
 
-def test_magnitude_and_zscore_agree_for_zero_mean():
-    g = torch.randn(500, generator=torch.Generator().manual_seed(2)).double()
-    g = torch.cat([g, -g])
-    assert torch.equal(masks([g], 0.8, "zscore")[0], masks([g], 0.8, "magnitude")[0])
-
-
 def test_a_percentile_of_zero_keeps_all_and_a_single_element_is_dropped():
     assert masks([torch.zeros(5)], 0.0, "zscore")[0].all()
     assert not masks([torch.ones(1)], 0.5, "zscore")[0].any()
