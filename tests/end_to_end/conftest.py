@@ -21,6 +21,6 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def ray_with_four_gpus(home):
-    cluster.start_local(cluster.Totals(cpus=4, gpus=4, gpus_per_node=4), threads_per_trial=1)
+    cluster.start_local(cluster.Totals(cpus=4, gpus=4), threads_per_trial=1)
     yield
     ray.shutdown()

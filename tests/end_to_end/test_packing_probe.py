@@ -58,7 +58,7 @@ def test_out_of_memory_gives_each_trial_more_room_and_loses_none(tmp_path):
     totals = plan_totals()
     with Ledger.create(tmp_path, job.model_dump(mode="json"), {}) as ledger:
         ledger.record_event("pack", {"gpus_per_trial": 0.25, "probed": ["as measured"]})
-        whole = plan_slots(job.resources, totals.cpus, totals.gpus, totals.gpus_per_node)
+        whole = plan_slots(job.resources, totals.cpus, totals.gpus)
         slots = packed(job, ledger, whole, totals)  # what an earlier session measured
         assert (slots.gpus_per_trial, slots.num_slots) == (0.25, 8)
         recorder = Recorder(job, ledger, SearchFolder(tmp_path), gpus_per_trial=slots.gpus_per_trial)
@@ -79,4 +79,4 @@ def test_out_of_memory_gives_each_trial_more_room_and_loses_none(tmp_path):
 def plan_totals():
     from tune_jobs.cluster.ray import Totals
 
-    return Totals(cpus=16, gpus=2, gpus_per_node=2)
+    return Totals(cpus=16, gpus=2)

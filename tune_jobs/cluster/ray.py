@@ -43,7 +43,6 @@ class Totals:
 
     cpus: float
     gpus: float  # GPUs, as Ray counts them
-    gpus_per_node: int | None  # GPUs of the machine with the most; None without GPUs
     gpu_names: tuple[str, ...] = ()  # the models of this machine's GPUs; empty for a cluster
 
 
@@ -78,14 +77,13 @@ def local_totals() -> Totals:
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     names = tuple(torch.cuda.get_device_name(i) for i in range(gpus))
-    return Totals(num_cpus(), gpus, gpus or None, names)
+    return Totals(num_cpus(), gpus, names)
 
 
 def cluster_totals() -> Totals:
     """Counts the resources of the connected Ray."""
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    per_node = max((node["Resources"].get("GPU", 0) for node in all_nodes() if node["Alive"]), default=0)
-    return Totals(resources.get("CPU", 0), resources.get("GPU", 0), int(per_node) or None)
+    return Totals(resources.get("CPU", 0), resources.get("GPU", 0))
 
 
 def all_nodes() -> list[dict[str, Any]]:

@@ -21,24 +21,18 @@ class Slots:
     explanation: list[str]  # lines that say why, for `plan` and the start of a run
 
 
-def plan_slots(
-    resources: ResourcesModel, cpus: float, gpus: float, gpus_per_node: int | None = None
-) -> Slots:
-    """Returns what each trial reserves and how many trials run at once.
-
-    Args:
-        gpus_per_node: GPUs of each machine; None if one machine has them all.
+def plan_slots(resources: ResourcesModel, cpus: float, gpus: float) -> Slots:
+    """Returns what each trial reserves of so many CPUs and GPUs, and how many trials run at once.
 
     Raises:
         JobError: If not even one trial fits, or Ray cannot reserve such an amount.
     """
-    assert gpus_per_node is None or gpus_per_node >= 1, gpus_per_node
     explanation: list[str] = []
     gpus = int(gpus)  # Ray sums them as floats
     gpus_per_trial = _gpus_per_trial(resources, gpus, explanation)
     fits = _fits_on_cpus(resources.cpus_per_trial, cpus, explanation)
     if gpus_per_trial > 0:
-        fits = min(fits, _fits_on_gpus(gpus_per_trial, gpus, gpus_per_node, explanation))
+        fits = min(fits, _fits_on_gpus(gpus_per_trial, gpus, explanation))
     num_slots = fits
     if resources.max_concurrent != "auto":
         num_slots = min(fits, resources.max_concurrent)
@@ -76,12 +70,6 @@ def _gpus_per_trial(resources: ResourcesModel, gpus: int, explanation: list[str]
         _refuse(
             "resources.gpus_per_trial", requested, "device is cpu, which would leave it idle; valid: auto, 0"
         )
-    if requested > 1 and requested != int(requested):
-        whole = int(requested)
-        message = (
-            f"expected a share of one GPU or a whole number; valid: at most 1, or {whole}, {whole + 1}, ..."
-        )
-        _refuse("resources.gpus_per_trial", requested, message)
     return requested
 
 
@@ -97,29 +85,12 @@ def _fits_on_cpus(cpus_per_trial: float, cpus: float, explanation: list[str]) ->
     return fits
 
 
-def _fits_on_gpus(gpus_per_trial: float, gpus: int, gpus_per_node: int | None, explanation: list[str]) -> int:
-    if gpus_per_trial < 1:
-        return _fits_on_shared_gpus(gpus_per_trial, gpus, explanation)
-    num_per_trial = int(gpus_per_trial)
-    num_per_node = gpus if gpus_per_node is None else gpus_per_node
-    if num_per_trial > min(num_per_node, gpus):
-        _refuse(
-            "resources.gpus_per_trial",
-            gpus_per_trial,
-            f"a trial runs on one machine, and each has {counted(min(num_per_node, gpus), 'GPU')}; "
-            f"valid: at most {min(num_per_node, gpus):g}",
-        )
-    # No trial spans two machines: count the full machines, then the one with the rest of the GPUs.
-    fits = gpus // num_per_node * (num_per_node // num_per_trial) + gpus % num_per_node // num_per_trial
-    explanation.append(f"{counted(gpus, 'GPU')}, {num_per_trial} for each trial: room for {fits}")
-    idle = gpus - fits * num_per_trial
-    if idle:
-        explanation.append(f"{counted(idle, 'GPU')} left idle")
-    return fits
-
-
-def _fits_on_shared_gpus(share: float, gpus: int, explanation: list[str]) -> int:
-    """Returns how many trials fit if several share a GPU; no trial spans two GPUs."""
+def _fits_on_gpus(share: float, gpus: int, explanation: list[str]) -> int:
+    """Returns how many trials fit; no trial spans two GPUs, and none has more than one (`tune_jobs.job.checks`)."""
+    assert share <= 1, share
+    if share == 1:
+        explanation.append(f"{counted(gpus, 'GPU')}, 1 for each trial: room for {gpus}")
+        return gpus
     units = _units("resources.gpus_per_trial", share)
     num_on_each = _UNITS // units
     fits = gpus * num_on_each

@@ -53,7 +53,7 @@ def with_fewer(job: JobSpec, ledger: Ledger, slots: Slots, totals: Totals) -> Sl
 
 def _share_out(job: JobSpec, totals: Totals, share: float) -> Slots:
     resources = job.resources.model_copy(update={"gpus_per_trial": share})
-    return plan_slots(resources, totals.cpus, totals.gpus, totals.gpus_per_node)
+    return plan_slots(resources, totals.cpus, totals.gpus)
 
 
 def probe_packing(
