@@ -132,7 +132,6 @@ def _loading_results_early(on_change: Callable[["LiveTrial"], None]) -> Callable
 
 
 def _show_result(screen: Console, spec: "JobSpec", result: "SearchResult") -> None:
-    """Prints the comparison and how the search ended; exits with a code unless it succeeded."""
     if result.stop_kind != "error":  # an error may have left no results
         results.print_comparison(screen, [result.folder])
         screen.print(f"\nResults: {escape(str(result.folder / 'parquet'))}", soft_wrap=True)

@@ -178,7 +178,6 @@ def _cluster(address: str, job_id: str | None = None) -> "Iterator[Cluster]":
 
 
 def _follow(cluster: "Cluster", job_id: str) -> None:
-    """Prints a job's log until the job ends; if it did not succeed, exits with the search's exit code."""
     from tune_jobs.submit.watch import exit_code, follow
 
     try:

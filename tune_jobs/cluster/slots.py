@@ -45,7 +45,6 @@ def plan_slots(resources: ResourcesModel, cpus: float, gpus: float) -> Slots:
 
 
 def _gpus_per_trial(resources: ResourcesModel, gpus: int, explanation: list[str]) -> float:
-    """Returns how many GPUs a trial reserves, with `auto` resolved."""
     requested, device = resources.gpus_per_trial, resources.device
     if device == "cuda" and gpus == 0:
         _refuse("resources.device", device, "there is no GPU here; valid: auto, cpu")

@@ -157,7 +157,6 @@ def _spec(job: JobSpec, winner: Winner, seed: int, budget: Budget) -> TrialSpec:
 def _merit(
     members: Sequence[Mapping[str, Any]], last: Mapping[str, Mapping[str, Any]]
 ) -> tuple[float, float, str]:
-    """Returns the key that sorts the best configuration first."""
     reports = [last[trial["trial_id"]] for trial in members]
     accuracy = _mean([report["val_accuracy"] for report in reports])
     loss = _mean([report["val_loss"] for report in reports])

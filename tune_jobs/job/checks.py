@@ -294,7 +294,6 @@ def _check_gpus(checked: _Checked) -> Iterator[Problem]:
 
 
 def _value_at(values: Mapping[str, object], *keys: str) -> object:
-    """Returns the value that the keys lead to, or None."""
     value: object = values
     for key in keys:
         value = value.get(key) if isinstance(value, Mapping) else None

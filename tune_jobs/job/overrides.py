@@ -35,7 +35,6 @@ def apply_sets(values: dict[str, object], sets: Sequence[str]) -> list[Problem]:
 
 
 def _find_problem(option: str, keys: tuple[str, ...]) -> Problem | None:
-    """Returns why a path leads nowhere, or None if it is valid."""
     for depth, key in enumerate(keys):
         section = keys[:depth]
         if section not in SECTIONS:

@@ -279,7 +279,6 @@ def _differences_table(name: str, compared: list[Contest]) -> Table:
 
 
 def _named_verdict(row: Mapping[str, Any]) -> str:
-    """Returns the verdict with the names of the methods, like "sam better" for "a better"."""
     winner = {"a better": row["a"], "b better": row["b"]}.get(row["verdict"])
     return row["verdict"] if winner is None else f"{winner} better"
 

@@ -144,7 +144,6 @@ def _trend(contest: Contest, label: str, members: pd.DataFrame, name: str, colou
 
 
 def _intervals(summaries: Collection[Summary]) -> dict[str, Any]:
-    """Returns error bars from the lower to the upper end of each mean's interval."""
     return {
         "type": "data",
         "symmetric": False,

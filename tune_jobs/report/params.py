@@ -41,7 +41,6 @@ def optima_section(report: Report) -> Section:
 
 
 def _searched(report: Report, workload: str) -> list[str]:
-    """Returns the parameters of which a workload tried several values."""
     trials = report.of(report.trials, workload)
     return [name for name in report.params if trials[PARAM_PREFIX + name].nunique() > 1]
 

@@ -240,7 +240,6 @@ def _remarks(rows: Sequence[dict[str, Any]], others: Sequence[str]) -> list[str]
 
 
 def _parameters(row: dict[str, Any], names: Sequence[str]) -> str:
-    """Returns the parameters that the row has, like "q_p 0.87, rho 0.12"."""
     present = [name for name in names if row[PARAM_PREFIX + name] is not None]
     return ", ".join(f"{name} {short(row[PARAM_PREFIX + name])}" for name in present) or NONE
 

@@ -187,7 +187,6 @@ def _differences(a: Mapping[int, float | None], b: Mapping[int, float | None]) -
 
 
 def _interval(values: _Values) -> tuple[float, float]:
-    """Returns the expanded BCa interval of the mean; of equal values, that value."""
     mean = float(np.mean(values))
     if np.ptp(values) <= max(1e-12 * np.max(np.abs(values)), _SMALLEST):  # BCa divides by their spread
         return mean, mean

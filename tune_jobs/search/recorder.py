@@ -212,7 +212,6 @@ class Recorder:
         return num_ended >= self.job.num_trials
 
     def _end(self, trial: LiveTrial, status: str) -> None:
-        """Takes in the end of a trial, which is in the ledger already."""
         trial.status = status
         if status == "completed":
             self.meter.add_completed(trial.val_accuracy)

@@ -63,7 +63,6 @@ def num_startup_trials(num_trials: int) -> int:
 
 
 def _grid_sampler(space: Mapping[str, Distribution], number: int) -> "BaseSampler":
-    """Returns a sampler that proposes combination `number` of the choices in the space."""
     from optuna.samplers import PartialFixedSampler, RandomSampler
 
     choices = {name: values for name, values in space.items() if isinstance(values, Choice)}

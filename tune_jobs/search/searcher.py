@@ -44,7 +44,6 @@ class StudySearch:
             self._add_past(trial)
 
     def _add_past(self, past: LiveTrial) -> None:
-        """Adds a trial of an earlier session as the ledger has it."""
         study = self.optuna_study
         params = {name: past.params[name] for name in self._study.parameters}
         values = {i: value for i, value in enumerate(past.values, 1) if value is not None}

@@ -78,7 +78,6 @@ def unpack(log: str) -> dict[str, bytes]:
 
 
 def _with_prefix(lines: list[str], prefix: str) -> list[str]:
-    """Returns the lines that start with a prefix, without it."""
     return [line.removeprefix(prefix) for line in lines if line.startswith(prefix)]
 
 

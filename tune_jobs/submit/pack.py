@@ -60,7 +60,6 @@ def lines(packed: bytes) -> list[str]:
 
 
 def _local_folder(address: str) -> Path:
-    """Returns a folder on this machine with the search's freshly exported files."""
     if "://" in address:
         from tune_jobs.search.folder import SearchFolder
 

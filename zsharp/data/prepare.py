@@ -101,7 +101,6 @@ def _renew(source: Source, base: Path, cache: Path, fetchable: bool) -> Prepared
 
 
 def _download(source: Source, root: Path) -> None:
-    """Downloads and unpacks the archives of a data set below `root`; complete ones are kept."""
     from torchvision.datasets.utils import download_and_extract_archive, download_url
 
     for archive in source.archives:

@@ -47,7 +47,6 @@ class EpochRow(EpochMeasures, RunTotals):
 
 
 def _kinds(row: type) -> Mapping[str, type]:
-    """Returns each field's type without the None that it may be."""
     hints = get_type_hints(row)
     return MappingProxyType(
         {name: get_args(hint)[0] if isinstance(hint, UnionType) else hint for name, hint in hints.items()}

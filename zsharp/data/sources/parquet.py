@@ -79,7 +79,6 @@ def _read(source: Source, root: Path) -> Decoded:
 
 
 def _open(path: Path) -> _Shard:
-    """Opens a file, checks its columns and reads its labels."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

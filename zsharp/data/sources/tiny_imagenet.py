@@ -64,7 +64,6 @@ def _read(source: Source, root: Path) -> Decoded:
 
 
 def _walk(root: Path) -> list[str]:
-    """Returns the sorted names of all files below a folder, with forward slashes."""
     names = []
     for folder, _, files in os.walk(root):  # one Path per folder, not per file: there are 110,000
         relative = Path(folder).relative_to(root)

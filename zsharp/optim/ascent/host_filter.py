@@ -114,7 +114,6 @@ def _rank(directions: Tensor, layer: Layer, score: Tensor, generator: torch.Gene
 
 
 def _pooled_cutoff(layers: Sequence[Layer], generator: torch.Generator) -> float:
-    """Returns the cutoff over all components of several tensors."""
     state = generator.get_state()
     parts = []
     for layer in (layer for layer in layers if layer.param.numel()):
