@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, NoReturn
 
 from zsharp.cpu import num_cpus
 from zsharp.run_output import result_facts, run_facts, show_json, show_text
+from zsharp.settings import settings_of
 
 if TYPE_CHECKING:
     from zsharp.training import Training, TrialSpec
 
 _DONE, _FAILED, _BAD_INPUT, _INTERRUPTED = 0, 1, 2, 130
+_DEFAULTS = {"epochs": 10, "batch_size": 64, "warmup_epochs": 1.0}
+"""For a first try, instead of those of `TrainSpec`."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -46,44 +49,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _build_parser() -> _Parser:
+    from zsharp.training.spec import DataSpec, TrainSpec
+
     parser = _Parser("python -m zsharp", description="Trains one model.", allow_abbrev=False)
     add = parser.add_argument
     add("--list", action="store_true", help="list methods, architectures and data sets, and exit")
-    add("--data", default="digits", help="name of the data set (default: %(default)s)")
-    add("--root", help="folder with the data set's files")
-    add("--download", action="store_true", help="download missing files if they have a public address")
-    add(
-        "--val-fraction", type=float, default=0.1, help="share held out for validation (default: %(default)s)"
-    )
-    add("--max-images", type=int, help="use only this many training images")
+    add("--data", dest="name", default="digits", help="name of the data set (default: %(default)s)")
+    _add_settings(parser, DataSpec)
     add("--architecture", default="resnet8", help="(default: %(default)s)")
     add("--method", default="zsharp", help="(default: %(default)s)")
     add("--lr", type=float, help="peak learning rate (default: 0.003)")
     add("--rho", type=float, help="radius of the perturbation (default: the method's)")
     add("--q-p", type=float, help="percentile below which components are dropped (default: the method's)")
     add("--param", action="append", default=[], metavar="NAME=VALUE", help="any other parameter; repeatable")
-    add("--epochs", type=int, default=10, help="(default: %(default)s)")
-    add("--batch-size", type=int, default=64, help="(default: %(default)s)")
-    add("--base-optimizer", default="adamw", help="sgd, adam or adamw (default: %(default)s)")
-    add("--schedule", default="cosine", help="constant, cosine, multistep or paper (default: %(default)s)")
-    add("--warmup-epochs", type=float, default=1.0, help="(default: %(default)s)")
-    add("--weight-decay", type=float, default=5e-5, help="(default: %(default)s)")
-    add("--precision", default="auto", help="auto, fp32 or bf16 (default: %(default)s)")
-    add("--seed", type=int, default=0, help="(default: %(default)s)")
+    _add_settings(parser, TrainSpec)
     add("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
     add("--threads", type=int, help="CPU threads (default: OMP_NUM_THREADS, or all cores of this process)")
-    add(
-        "--checkpoint",
-        type=Path,
-        metavar="FILE",
-        help="save here after each epoch; continue from it if it exists",
-    )
+    resumes = "save here after each epoch; continue from it if it exists"
+    add("--checkpoint", type=Path, metavar="FILE", help=resumes)
     add("--test", action="store_true", help="evaluate on the test set at the end")
-    add(
-        "--sharpness", action="store_true", help="measure how flat the loss is at the end (docs/sharpness.md)"
-    )
+    flatness = "measure how flat the loss is at the end (docs/sharpness.md)"
+    add("--sharpness", action="store_true", help=flatness)
     add("--json", action="store_true", help="print one JSON object per line")
     return parser
+
+
+def _add_settings(parser: _Parser, declaration: type) -> None:
+    """Adds an option for each setting of a dataclass but its name."""
+    defaults = vars(declaration()) | _DEFAULTS
+    for setting in settings_of(declaration).values():
+        option, summary = (
+            f"--{setting.name.replace('_', '-')}",
+            setting.summary.partition("; null ")[0].replace("%", "%%"),
+        )
+        default = defaults[setting.name]
+        if setting.kind is bool:
+            parser.add_argument(option, action="store_true", help=summary)
+        elif setting.name != "name":
+            valid = f"; {', '.join(setting.choices)}" if setting.choices else ""
+            shown = "" if default is None else " (default: %(default)s)"
+            parser.add_argument(option, type=setting.kind, default=default, help=summary + valid + shown)
 
 
 def _prepare(options: argparse.Namespace) -> "Training":
@@ -119,23 +124,8 @@ def _trial_spec(options: argparse.Namespace) -> "TrialSpec":
             params[name] = float(value)
         except ValueError:
             raise ValueError(f"--param {text}: expected NAME=VALUE with a number") from None
-    train = TrainSpec(
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        base_optimizer=options.base_optimizer,
-        schedule=options.schedule,
-        warmup_epochs=options.warmup_epochs,
-        weight_decay=options.weight_decay,
-        precision=options.precision,
-        seed=options.seed,
-    )
-    data = DataSpec(
-        options.data,
-        options.root,
-        val_fraction=options.val_fraction,
-        max_images=options.max_images,
-        download=options.download,
-    )
+    train = TrainSpec(**{name: getattr(options, name) for name in settings_of(TrainSpec)})
+    data = DataSpec(**{name: getattr(options, name) for name in settings_of(DataSpec)})
     params = {"lr": 0.003} | params
     return TrialSpec(options.architecture, options.method, params, data, train, options.device)
 

@@ -102,33 +102,24 @@ def _check_dataset(checked: _Checked) -> Iterator[Problem]:
         )
 
 
-def _check_architectures(checked: _Checked) -> Iterator[Problem]:
+def _check_names(checked: _Checked) -> Iterator[Problem]:
     from zsharp.models import ARCHITECTURES
-
-    yield from _check_names(
-        "architectures", "architecture", checked.values.get("architectures"), ARCHITECTURES
-    )
-
-
-def _check_methods(checked: _Checked) -> Iterator[Problem]:
     from zsharp.optim.methods import METHODS
 
-    yield from _check_names("methods", "method", checked.values.get("methods"), METHODS)
-
-
-def _check_names(section: str, kind: str, names: object, valid: Mapping[str, object]) -> Iterator[Problem]:
-    if not isinstance(names, list | tuple):
-        return
-    for index, name in enumerate(names):
-        if not isinstance(name, str):
-            continue  # pydantic has reported it
-        path = show_path((section, index))
-        if name not in valid:
-            yield Problem(path, name, unknown(kind, name, valid))
-        elif name in names[:index]:
-            yield Problem(
-                path, name, "listed twice, which would make two studies of the same name; remove one"
-            )
+    valid_in: dict[str, Mapping[str, object]] = {"architectures": ARCHITECTURES, "methods": METHODS}
+    for section, valid in valid_in.items():
+        names = checked.values.get(section)
+        if not isinstance(names, list | tuple):
+            continue
+        for index, name in enumerate(names):
+            path = show_path((section, index))
+            if not isinstance(name, str):
+                continue  # pydantic has reported it
+            if name not in valid:
+                yield Problem(path, name, unknown(section.removesuffix("s"), name, valid))
+            elif name in names[:index]:
+                text = "listed twice, which would make two studies of the same name; remove one"
+                yield Problem(path, name, text)
 
 
 def _check_space(checked: _Checked) -> Iterator[Problem]:
@@ -303,8 +294,7 @@ def _value_at(values: Mapping[str, object], *keys: str) -> object:
 # Each check, after the keys whose values must be right for it to make sense.
 _CHECKS: tuple[tuple[tuple[_Keys, ...], Callable[[_Checked], Iterator[Problem]]], ...] = (
     ((("data", "name"),), _check_dataset),
-    ((), _check_architectures),
-    ((), _check_methods),
+    ((), _check_names),
     ((), _check_space),
     ((("space",), ("train", "base_optimizer")), _check_momentum),
     (

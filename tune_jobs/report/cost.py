@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import pandas as pd
 import plotly.graph_objects as go
 
 from tune_jobs.report.data import STANDARD_ERROR, Report
@@ -133,14 +132,9 @@ def _megabytes(value: int | None) -> str:
     return NONE if value is None else f"{value / 1e6:,.0f} MB"
 
 
-def _standard_errors(rows: pd.DataFrame, column: str) -> dict[str, Any] | None:
-    if column not in rows:
-        return None
-    return {"type": "data", "array": rows[column].fillna(0.0).tolist(), "width": 0, "thickness": 1}
-
-
 def _sharpness(report: Report, workload: str, measure: str) -> Picture:
     colour, column = colours(report.labels), SHARPNESS_PREFIX + measure
+    errors = column + STANDARD_ERROR
     rows = report.of(report.confirmations, workload).dropna(subset=[column, "test_accuracy"])
     traces = [
         go.Scatter(
@@ -150,7 +144,9 @@ def _sharpness(report: Report, workload: str, measure: str) -> Picture:
             mode="markers",
             marker={"size": 8, "color": colour[str(label)]},
             customdata=own["seed"].tolist(),
-            error_x=_standard_errors(own, column + STANDARD_ERROR),
+            error_x={"type": "data", "array": own[errors].fillna(0.0).tolist(), "width": 0, "thickness": 1}
+            if errors in own
+            else None,
             hovertemplate="seed %{customdata}<br>%{x:.3g}, test accuracy %{y:.4f}",
         )
         for label, own in rows.groupby("label", sort=False)
@@ -161,7 +157,7 @@ def _sharpness(report: Report, workload: str, measure: str) -> Picture:
         if tau is None
         else f"Kendall's tau {fixed(tau, 2)}, p = {short(p_value)}"
     )
-    bars = ", bars are standard errors" if column + STANDARD_ERROR in rows else ""
+    bars = ", bars are standard errors" if errors in rows else ""
     is_positive = len(rows) > 0 and rows[column].min() > 0
     wide = is_positive and rows[column].max() > 20 * rows[column].min()
     return Picture(

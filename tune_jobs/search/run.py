@@ -152,7 +152,8 @@ def _search(
     recorder.check_budget()
     wind_down = recorder.wind_down
     with stopped_by_signals(wind_down, folder) as listen, _failing_storage_stops(recorder):
-        _write_job(job, folder.local)
+        with atomic_write(folder.local / "job.yaml") as unfinished:
+            unfinished.write_text(dump_job(job))
         if not recorder.is_over and not wind_down.has_begun:
             from tune_jobs.search.tuner import run_trials
 
@@ -193,11 +194,6 @@ def _failing_storage_stops(recorder: Recorder) -> Iterator[None]:
             recorder.wind_down.begin(record.failure, "error")
         elif not recorder.stop_if_disk_full(str(error)) and recorder.wind_down.kind != "error":
             raise
-
-
-def _write_job(job: JobSpec, folder: Path) -> None:
-    with atomic_write(folder / "job.yaml") as unfinished:
-        unfinished.write_text(dump_job(job))
 
 
 def _was_cut_off(ledger: Ledger) -> bool:

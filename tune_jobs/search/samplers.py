@@ -6,10 +6,9 @@ ledger has no such list, so the grid's order follows from n alone.
 
 import hashlib
 import warnings
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from tune_jobs.job.space import Choice, Distribution, grid_point, to_optuna
+from tune_jobs.job.space import Choice, grid_point, to_optuna
 from tune_jobs.job.spec import JobSpec, Study
 
 if TYPE_CHECKING:
@@ -43,7 +42,9 @@ def sampler_of(job: JobSpec, study: Study, number: int) -> "BaseSampler":
             case "random":
                 return samplers.RandomSampler(seed=seed)
             case "grid":
-                return _grid_sampler(space, number)
+                choices = {name: values for name, values in space.items() if isinstance(values, Choice)}
+                point = grid_point(choices, number)
+                return samplers.PartialFixedSampler(point, samplers.RandomSampler(seed=0))
             case "gp":
                 return samplers.GPSampler(seed=seed, n_startup_trials=startup, deterministic_objective=False)
             case "tpe":
@@ -60,10 +61,3 @@ def suggestion_seed(job_seed: int, study: str, number: int) -> int:
 def num_startup_trials(num_trials: int) -> int:
     """Returns how many random points come before a model is used: Optuna's 10, or a third of a smaller search."""
     return min(_MAX_STARTUP, max(1, num_trials // 3))
-
-
-def _grid_sampler(space: Mapping[str, Distribution], number: int) -> "BaseSampler":
-    from optuna.samplers import PartialFixedSampler, RandomSampler
-
-    choices = {name: values for name, values in space.items() if isinstance(values, Choice)}
-    return PartialFixedSampler(grid_point(choices, number), RandomSampler(seed=0))

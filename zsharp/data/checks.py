@@ -34,12 +34,13 @@ def check_labels(labels: NDArray[np.integer], num_classes: int, where: str | Pat
     return labels.astype(np.int64)
 
 
-def check_present(source: Source, base: Path, paths: list[Path]) -> SourceFiles:
-    """Returns the paths as the source's files; raises `DataError` naming the first that does not exist."""
+def find_official(source: Source, root: Path) -> SourceFiles:
+    """Returns the files in the source's `md5`; raises `DataError` naming the first that does not exist."""
+    paths = tuple(root / relative for relative in source.md5)
     for path in paths:
         if not path.is_file():
             raise missing(source, path)
-    return SourceFiles(base, tuple(paths))
+    return SourceFiles(root, paths)
 
 
 def missing(source: Source, path: Path) -> DataError:

@@ -58,9 +58,8 @@ class LossSurface:
     ) -> None:
         if mode not in ("eval", "train"):
             raise ValueError(f"mode is {mode!r}; valid: 'eval', 'train'")
-        names = [
-            name for name, param in model.named_parameters() if (param_filter or _is_trained)(name, param)
-        ]
+        is_chosen = param_filter or (lambda name, param: param.requires_grad)
+        names = [name for name, param in model.named_parameters() if is_chosen(name, param)]
         if not names:
             raise ValueError("param_filter leaves no parameter of the model; valid: at least one")
         self.batches = [(inputs, targets) for inputs, targets in batches if len(targets)]
@@ -181,7 +180,3 @@ def normal_vector(surface: LossSurface, generator: torch.Generator) -> Tensor:
     """Returns a standard normal vector [d], drawn on the CPU so that a seed means the same on every device."""
     drawn = torch.randn(len(surface.weights), generator=generator, dtype=surface.weights.dtype)
     return drawn.to(surface.weights.device)
-
-
-def _is_trained(name: str, param: nn.Parameter) -> bool:
-    return param.requires_grad

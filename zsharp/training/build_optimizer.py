@@ -29,7 +29,8 @@ def build_optimizer(model: nn.Module, spec: TrialSpec, device: torch.device) -> 
     assert set(params) <= set(method.defaults)
 
     settings: dict[str, Any] = {**method.defaults, **params}
-    decayed, others = _by_dimensions(model)
+    decayed = [param for param in model.parameters() if param.ndim > 1]
+    others = [param for param in model.parameters() if param.ndim <= 1]
     if method.radius == "sqrt_layers":
         settings["rho"] *= math.sqrt(len(decayed))
     for name in ("rho", "q_p"):
@@ -55,8 +56,3 @@ def build_optimizer(model: nn.Module, spec: TrialSpec, device: torch.device) -> 
         fused=True,
         **settings,
     )
-
-
-def _by_dimensions(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    params = list(model.parameters())
-    return [p for p in params if p.ndim > 1], [p for p in params if p.ndim <= 1]

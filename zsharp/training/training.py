@@ -126,7 +126,8 @@ class Training:
         self.epoch += 1
         self._train_s += epoch_s
         self._gradient_evaluations += num_steps * self.method.gradient_evaluations_per_step
-        val_loss, val_accuracy = self._validate()
+        rows, images, labels = self.data.val_indices, self.data.images, self.data.labels
+        val_loss, val_accuracy = self.evaluate(images[rows], labels[rows]) if len(rows) else (None, None)
         is_sharp = isinstance(self.optimizer, SharpnessAware)
         # The last step of an epoch shows in the validation loss only, or in the weights themselves.
         after = float(nn.utils.get_total_norm(self._params)) if val_loss is None else val_loss
@@ -283,10 +284,6 @@ class Training:
     def _clip(self) -> None:
         if self.spec.train.clip_grad_norm is not None:
             nn.utils.clip_grad_norm_(self._params, self.spec.train.clip_grad_norm)
-
-    def _validate(self) -> tuple[float | None, float | None]:
-        rows = self.data.val_indices
-        return self.evaluate(self.data.images[rows], self.data.labels[rows]) if len(rows) else (None, None)
 
     def _averaged_logits(self, inputs: Tensor) -> Tensor:
         names = [name for name, _ in self.model.named_parameters()]

@@ -5,13 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from zsharp.data.checks import check_labels, check_present
+from zsharp.data.checks import check_labels, find_official
 from zsharp.data.errors import data_error, parsing
-from zsharp.data.source import Archive, Decoded, Source, SourceFiles, Split
+from zsharp.data.source import Archive, Decoded, Source, Split
 
-
-def _find(source: Source, root: Path) -> SourceFiles:
-    return check_present(source, root, [root / relative for relative in source.md5])
+_SITE = "https://www.cs.toronto.edu/~kriz"
 
 
 def _read(source: Source, root: Path) -> Decoded:
@@ -61,7 +59,7 @@ CIFAR10 = Source(
     name="cifar10",
     summary="60,000 colour 32x32 photographs, 10 classes (Krizhevsky 2009)",
     flip=True,
-    find=_find,
+    find=find_official,
     read=_read,
     obtain="the unpacked cifar-10-python.tar.gz, a folder cifar-10-batches-py, in the data root",
     md5={
@@ -74,11 +72,7 @@ CIFAR10 = Source(
         "cifar-10-batches-py/batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
     },
     archives=(
-        Archive(
-            "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
-            md5="c58f30108f718f92721af3b95e74349a",
-            unpack=True,
-        ),
+        Archive(f"{_SITE}/cifar-10-python.tar.gz", md5="c58f30108f718f92721af3b95e74349a", unpack=True),
     ),
 )
 
@@ -86,7 +80,7 @@ CIFAR100 = Source(
     name="cifar100",
     summary="60,000 colour 32x32 photographs, 100 classes (Krizhevsky 2009)",
     flip=True,
-    find=_find,
+    find=find_official,
     read=_read,
     obtain="the unpacked cifar-100-python.tar.gz, a folder cifar-100-python, in the data root",
     md5={
@@ -95,10 +89,6 @@ CIFAR100 = Source(
         "cifar-100-python/meta": "7973b15100ade9c7d40fb424638fde48",
     },
     archives=(
-        Archive(
-            "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
-            md5="eb9058c3a382ffc7106e4002c42a8d85",
-            unpack=True,
-        ),
+        Archive(f"{_SITE}/cifar-100-python.tar.gz", md5="eb9058c3a382ffc7106e4002c42a8d85", unpack=True),
     ),
 )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zsharp.data.checks import check_present
+from zsharp.data.checks import missing
 from zsharp.data.source import Decoded, Source, SourceFiles, Split
 from zsharp.data.split import split_indices
 
@@ -16,7 +16,10 @@ def _find(source: Source, _root: Path) -> SourceFiles:
     spec = find_spec("sklearn")
     assert spec is not None and spec.origin is not None, "scikit-learn is a dependency"
     base = Path(spec.origin).parent / "datasets" / "data"
-    return check_present(source, base, [base / "digits.csv.gz"])
+    file = base / "digits.csv.gz"
+    if not file.is_file():
+        raise missing(source, file)
+    return SourceFiles(base, (file,))
 
 
 def _read(_source: Source, _root: Path) -> Decoded:

@@ -7,9 +7,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from zsharp.data.checks import check_present
+from zsharp.data.checks import find_official
 from zsharp.data.errors import parsing
-from zsharp.data.source import Archive, Decoded, Source, SourceFiles, Split
+from zsharp.data.source import Archive, Decoded, Source, Split
 
 _FOLDER = "FashionMNIST/raw"  # torchvision's layout
 _MD5 = {
@@ -19,10 +19,6 @@ _MD5 = {
     "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
 }
 _MIRROR = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
-
-
-def _find(source: Source, root: Path) -> SourceFiles:
-    return check_present(source, root, [root / relative for relative in source.md5])
 
 
 def _read(_source: Source, root: Path) -> Decoded:
@@ -54,7 +50,7 @@ FASHION_MNIST = Source(
     name="fashion_mnist",
     summary="70,000 grey 28x28 pictures of clothing, 10 classes (Xiao 2017)",
     flip=True,
-    find=_find,
+    find=find_official,
     read=_read,
     obtain=f"the four official *-ubyte.gz files in {_FOLDER} below the data root",
     md5={f"{_FOLDER}/{name}": md5 for name, md5 in _MD5.items()},
