@@ -8,7 +8,7 @@ import torch
 from small_nets import batches, classifier, closure_for
 
 from zsharp.models import build_model
-from zsharp.optim import FriendlySAM, make_optimizer
+from zsharp.optim import METHODS, FriendlySAM, make_optimizer
 
 TEXT = (Path(__file__).parents[2] / "docs" / "optimizers.md").read_text()
 
@@ -65,3 +65,9 @@ def test_friendly_sam_under_a_closure_keeps_one_running_gradient_for_all_groups(
         gradients.append([p.grad.clone() for p in model.parameters()])
     for p, first, second in zip(model.parameters(), *gradients, strict=True):
         torch.testing.assert_close(optimizer._progress.running.values[p], (first + second) / 2)
+
+
+def test_every_method_named_is_in_the_table():
+    named = {name.strip("`") for row in rows("Which one")[1:] for name in row[0].split(", ")}
+    assert {"base", "magnitude_sam", "random_sam"} <= named & set(METHODS)
+    assert {METHODS[name].gradient_evaluations_per_step for name in METHODS} == {1, 2}

@@ -1,11 +1,13 @@
 """On a GPU: a replayed step is the step, a run repeats itself bit for bit, nothing waits, memory goes back."""
 
 import gc
+from dataclasses import replace
 
 import pytest
 import torch
 from small_runs import is_same, measured, small_spec, whole_state
 
+from zsharp.data.training_data import TrainingData, load_training_data
 from zsharp.optim import METHODS
 from zsharp.training import AugmentSpec, Training
 
@@ -72,10 +74,6 @@ def test_large_models_repeat_themselves(architecture, precision):
 
 
 def random_images(num=2560):
-    from dataclasses import replace
-
-    from zsharp.data.training_data import TrainingData, load_training_data
-
     info = load_training_data("digits").info
     info = replace(info, image_shape=(3, 32, 32), mean=(0.5,) * 3, std=(0.25,) * 3, checksum="random")
     generator = torch.Generator().manual_seed(0)

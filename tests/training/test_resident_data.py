@@ -22,12 +22,16 @@ from zsharp.training.batches import resolve_augmentation
 def test_the_split_is_that_of_the_data_package():
     images, labels = prepare("digits").train()
     data = load_training_data("digits", val_fraction=0.2, split_seed=3)
-    train, val = split_indices(labels, 0.2, 3)
-    np.testing.assert_array_equal(data.train_indices, train)
-    np.testing.assert_array_equal(data.val_indices, val)
+    for ours, expected in zip(
+        (data.train_indices, data.val_indices), split_indices(labels, 0.2, 3), strict=True
+    ):
+        np.testing.assert_array_equal(ours, expected)
     np.testing.assert_array_equal(data.images, images)
     np.testing.assert_array_equal(data.labels, labels)
     assert (data.images.dtype, data.labels.dtype) == (torch.uint8, torch.int64)
+    assert load_training_data("digits", val_fraction=0.2, split_seed=3) is data  # trials of a worker share it
+    everything = load_training_data("digits", val_fraction=0.0)
+    assert (len(everything.train_indices), len(everything.val_indices)) == (1438, 0)
 
 
 def test_a_subset_is_split_as_a_whole():
@@ -37,19 +41,6 @@ def test_a_subset_is_split_as_a_whole():
     assert (len(data.train_indices), len(data.val_indices)) == (180, 20)
     np.testing.assert_array_equal(np.sort(np.r_[data.train_indices, data.val_indices]), chosen)
     assert set(data.labels[data.train_indices].tolist()) == set(range(10))
-
-
-@pytest.mark.parametrize("max_images", [None, 200])
-def test_without_validation_everything_is_trained_on(max_images):
-    data = load_training_data("digits", val_fraction=0.0, max_images=max_images)
-    assert len(data.train_indices) == (max_images or 1438)
-    assert len(data.val_indices) == 0
-
-
-def test_trials_of_a_worker_share_one_copy():
-    first = load_training_data("digits", val_fraction=0.1)
-    assert load_training_data("digits", val_fraction=0.1) is first
-    assert Training(with_data(small_spec(), max_images=None)).data is first
 
 
 def test_an_epoch_sees_each_image_at_most_once_and_none_of_the_validation_images():

