@@ -2,17 +2,25 @@
 
 import json
 import os
+import socketserver
 import sys
 import threading
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
-import requests
 
 from tune_jobs.cli.app import main
-from tune_jobs.errors import JobError
+from tune_jobs.errors import ClusterError, JobError
 from tune_jobs.submit.client import checked_address, checked_id, connect
+from tune_jobs.submit.fetch import checked_environment, fetch
+from tune_jobs.submit.http import is_loopback
+from tune_jobs.submit.http import send as send_request
+from tune_jobs.submit.protocol import ENVIRONMENT, FOLDER, PYTHON
+from tune_jobs.submit.submit import start
+from tune_jobs.submit.watch import details, follow, logs, stop, submitted
 
 NOWHERE = "http://127.0.0.1:9"
 
@@ -110,6 +118,8 @@ def web_server(answer):
             received.append((self.path, dict(self.headers)))
             answer(self)
 
+        do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815
+
         def log_message(self, *_):
             pass
 
@@ -121,6 +131,24 @@ def web_server(answer):
         finally:
             server.shutdown()
             thread.join()
+
+
+FACTS = {"authentication_mode": "token", "ray_version": "2.60.0"}
+JOB = {"type": "SUBMISSION", "submission_id": "digits-1", "status": "SUCCEEDED", "entrypoint": "x"}
+
+
+def job_server(answer=None):
+    """A server that is Ray's as far as `connect` looks; `answer` gives all other answers, by default a job's."""
+
+    def reply(handler):
+        if handler.path in ("/api/version", "/api/authentication_mode"):
+            send(handler, 200, json.dumps(FACTS).encode())
+        elif answer is not None:
+            answer(handler)
+        else:
+            send(handler, 200, json.dumps(JOB).encode())
+
+    return web_server(reply)
 
 
 def send(handler, status, content=b"", **headers):
@@ -137,18 +165,29 @@ def with_token(monkeypatch):
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
 
 
-@pytest.mark.parametrize("content", [b"[1]", b"\xff", b"{}"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[1]",
+        b"\xff",
+        b"{}",
+        b"[" * 60_000,
+        b" " * 70_000,
+        b'{"ray_version": "2.60.0+local dirty"}',
+        b'{"ray_version": []}',
+    ],
+)
 def test_a_server_that_is_not_ray_is_no_cluster(with_token, content):
     with (
         web_server(lambda handler: send(handler, 200, content)) as (address, _),
-        pytest.raises(JobError, match=r"^--address: .*(no job server of Ray|it runs Ray None)"),
+        pytest.raises(JobError, match=r"^--address: .*(no job server of Ray|it runs Ray )"),
     ):
         connect(address)
 
 
 def test_a_server_that_does_not_ask_for_a_token_gets_none(with_token):
     with web_server(lambda handler: send(handler, 404)) as (address, requests):
-        with pytest.raises(JobError, match=r"/api/authentication_mode is 404"):
+        with pytest.raises(JobError, match=r"/api/authentication_mode has status 404"):
             connect(address)
         assert not any("Authorization" in headers for _, headers in requests)
 
@@ -163,7 +202,7 @@ def test_the_token_follows_no_redirect(with_token):
                 send(handler, 200, b'{"authentication_mode": "token"}')
 
         with web_server(answer) as (address, requests):
-            with pytest.raises(JobError, match=r"/api/version is 302"):
+            with pytest.raises(JobError, match=r"/api/version has status 302"):
                 connect(address)
             assert requests[-1][1]["Authorization"] == "Bearer abc", "the one who asked had it"
     assert stolen == []
@@ -176,13 +215,28 @@ def test_the_token_passes_no_proxy_on_its_way_to_this_machine(with_token, monkey
         monkeypatch.setenv(name, exceptions)
     with web_server(lambda handler: send(handler, 200, b"{}")) as (proxy, stolen):
         monkeypatch.setenv("http_proxy", proxy)
-        with web_server(lambda handler: send(handler, 200, b"{}")) as (address, asked):
-            with pytest.raises(JobError, match="it runs Ray None"):
-                connect(address)
-            requests.get(f"{address}/last", timeout=10)
-            assert asked[-1][0] == "/last"
+        with job_server() as (address, asked):
+            port = address.rpartition(":")[2]
+            for host in ("127.0.0.1", "LOCALHOST", "127.1", "0.0.0.0"):
+                cluster = connect(f"http://{host}:{port}")
+                details(cluster, "digits-1")
+            assert asked[-1][0] == "/api/jobs/digits-1"
+            assert asked[-1][1]["Authorization"] == "Bearer abc"
     assert stolen == []
-    assert exceptions in os.environ["no_proxy"]
+
+
+def test_the_clients_token_follows_no_redirect_and_no_netrc(with_token, monkeypatch, tmp_path):
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login somebody password other\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    with (
+        web_server(lambda handler: send(handler, 200, b"{}")) as (thief, stolen),
+        job_server(lambda handler: send(handler, 302, Location=f"{thief}/x")) as (address, asked),
+    ):
+        with pytest.raises(ClusterError, match="302"):
+            details(connect(address), "digits-1")
+        assert asked[-1][1]["Authorization"] == "Bearer abc"
+    assert stolen == []
 
 
 @pytest.mark.parametrize("version", ["2.9.0", "2.53.0", "2.59.9", "nonsense"])
@@ -201,3 +255,162 @@ def test_a_job_that_is_not_valid_is_refused_before_anything_else(call):
     code, out, err = call("submit", "digits", "--set", "methods=[zsharpp]", "--address", NOWHERE)
     assert (code, out) == (2, "")
     assert err.startswith("methods[0]: 'zsharpp'")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"SSH-2.0-OpenSSH_9.2\r\n", b"\0\0\x12\4\0\0\0\0\0\0\3\x7f\xff\xff\xff", b"", b"HTTP/1.1 abc\r\n\r\n"],
+    ids=["ssh", "gRPC, such as Ray's own port", "closes", "no status"],
+)
+def test_what_speaks_no_http_is_named_with_the_likely_mistake(with_token, answer):
+    with raw_server(answer) as address, pytest.raises(JobError, match=r"8265.*6379"):
+        connect(address)
+
+
+@contextmanager
+def raw_server(*pieces, pause_s=0.0):
+    """A server that answers anything with the same bytes, piece by piece."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self):
+            self.request.recv(9999)
+            for piece in pieces:
+                with suppress(OSError):
+                    self.request.sendall(piece)
+                time.sleep(pause_s)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_answers_have_a_size_and_a_time():
+    head = b"HTTP/1.1 200 OK\r\n\r\n"
+    with raw_server(head, b"x" * 1001) as address, pytest.raises(OSError, match="1,000 bytes"):
+        send_request("GET", address, {}, largest_bytes=1000)
+    with raw_server(head, *[b"x"] * 20, pause_s=0.1) as address:
+        started_s = time.monotonic()
+        with pytest.raises(TimeoutError):
+            send_request("GET", address, {}, within_s=0.5)
+        assert time.monotonic() - started_s < 1.5
+
+
+RUBBISH = [
+    b"",
+    b"[]",
+    b"null",
+    b"[1]",
+    b"{}",
+    b"\xff",
+    b"[" * 60_000,
+    b'{"logs": 5}',
+    b'{"status": "X"}',
+    b'{"metadata": []}',
+]
+
+
+@pytest.mark.parametrize("content", RUBBISH)
+@pytest.mark.parametrize("status", [200, 500])
+def test_rubbish_from_a_job_server_is_one_line(with_token, content, status):
+    verbs = {
+        "status ID": lambda cluster: details(cluster, "digits-1"),
+        "logs": lambda cluster: logs(cluster, "digits-1"),
+        "stop": lambda cluster: stop(cluster, "digits-1"),
+        "fetch": lambda cluster: fetch(cluster, "digits-1", Path("nowhere")),
+        "logs --follow": lambda cluster: follow(cluster, "digits-1", print),
+    }
+    with job_server(lambda handler: send(handler, status, content)) as (address, _):
+        cluster = connect(address)
+        for verb in verbs.values():
+            with pytest.raises(ClusterError) as failed:
+                verb(cluster)
+            assert len(str(failed.value).splitlines()) == 1
+        if status == 500 or content not in (b"[]", b"{}"):
+            with pytest.raises(ClusterError):
+                submitted(cluster)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *('{"py_modules": ["/etc"]}', '{"working_dir": "/etc"}', '{"image_uri": "x", "working_dir": "/etc"}'),
+        *(
+            '{"pip": "/etc/passwd"}',
+            '{"pip": ["-r /etc/passwd"]}',
+            '{"pip": ["./x"]}',
+            '{"pip": {"packages": []}}',
+        ),
+        *(
+            '{"conda": "/x.yaml"}',
+            '{"uv": ["x==1"]}',
+            '{"pip": ["x==1"], "excludes": []}',
+            '{"image_uri": "-v /:/x"}',
+        ),
+        *('{"image_uri": ["x"]}', "[]", "null", "1", "", "{", "[" * 60_000, '{"env_vars": {"A": "b"}}'),
+    ],
+)
+def test_a_cluster_cannot_name_what_is_sent_to_it(text):
+    with pytest.raises(ClusterError, match="nothing was sent"):
+        checked_environment(text)
+
+
+@pytest.mark.parametrize(
+    "environment", [{}, {"pip": ["a==1.0", "b-c==2.0rc1"]}, {"image_uri": "host:5000/a/b@sha256:0f"}]
+)
+def test_what_submit_stores_is_accepted(environment):
+    assert checked_environment(json.dumps(environment)) == environment
+
+
+def test_fetch_sends_nothing_but_our_code(with_token, tmp_path):
+    """Neither a folder of this machine that the cluster names, nor anything else."""
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "key").write_text("PRIVATE")
+    environment = {"image_uri": "x", "working_dir": str(secret)}
+    metadata = {FOLDER: "/x", PYTHON: "python", ENVIRONMENT: json.dumps(environment)}
+    job = json.dumps({**JOB, "metadata": metadata}).encode()
+    with job_server(lambda handler: send(handler, 200, job)) as (address, asked):
+        with pytest.raises(ClusterError, match="nothing was sent"):
+            fetch(connect(address), "digits-1", tmp_path / "out")
+        assert {path for path, _ in asked} == {
+            "/api/version", "/api/authentication_mode", "/api/jobs/digits-1",
+        }  # fmt: skip
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_id_of_the_servers_is_not_used(with_token):
+    answer = json.dumps({"job_id": "x", "submission_id": "../../x"}).encode()
+    with job_server(lambda handler: send(handler, 200, answer)) as (address, _):
+        job_id = start(connect(address), "python", [], {"image_uri": "x"}, name="digits")
+    assert checked_id(job_id).startswith("digits-")
+
+
+@pytest.mark.parametrize("session", ["", "session", "None", "python", "session_", "/"])
+def test_a_cluster_is_not_here_because_it_says_so(with_token, monkeypatch, session):
+    monkeypatch.setitem(FACTS, "session_name", session)
+    with job_server() as (address, _):
+        assert not connect(address).is_here
+
+
+def test_all_spellings_of_this_machine():
+    for host in (
+        "localhost",
+        "LocalHost.",
+        "a.localhost",
+        "127.0.0.1",
+        "127.9.9.9",
+        "127.1",
+        "0.0.0.0",
+        "0x7f000001",
+    ):
+        assert is_loopback(host), host
+    for host in ("::1", "::", "::ffff:127.0.0.1", "2130706433"):
+        assert is_loopback(host), host
+    for host in ("localhost.example.org", "10.0.0.1", "head", "128.0.0.1", "::ffff:10.0.0.1", ""):
+        assert not is_loopback(host), host

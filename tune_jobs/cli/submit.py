@@ -199,4 +199,7 @@ def _follow(cluster: "Cluster", job_id: str) -> None:
 def _when(stamp_ms: Any) -> str:
     if not stamp_ms:  # not started, or not ended
         return ""
-    return datetime.fromtimestamp(stamp_ms / 1000, UTC).isoformat(" ", "seconds")
+    try:
+        return datetime.fromtimestamp(stamp_ms / 1000, UTC).isoformat(" ", "seconds")
+    except (OverflowError, OSError, ValueError):  # a server may send any number
+        return str(stamp_ms)

@@ -1,11 +1,8 @@
 """Connects to a Ray cluster's job server with an address and a token; every failure is an error of one line."""
 
-import json
 import logging
 import os
 import re
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,15 +10,19 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
-from tune_jobs.errors import NOTHING, ClusterError, JobError, Problem
+from tune_jobs.errors import NOTHING, ClusterError, JobError, Problem, TuneJobsError
+from tune_jobs.submit.http import NoHttpError, is_loopback, send
 
 OLDEST_RAY = "2.60"  # 2.54 fixed CVE-2026-27482, and 2.59 checks tokens everywhere
 
 _ANSWERS_WITHIN_S = 10
-_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+_LARGEST_FACTS_BYTES = 2**16
+_LARGEST_TOKEN_BYTES = 2**16
+_SESSION = re.compile(r"session_\d{4}-\d\d-\d\d_[\d_-]{6,40}")
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+_LONGEST_REASON = 500
 _ADDRESS_VARIABLES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")  # Ray's client prefers these to its argument
 
 
@@ -53,9 +54,7 @@ def connect(address: str) -> Cluster:
     """
     url = checked_address(address)
     parts = urlsplit(url)
-    is_loopback = parts.hostname in _LOOPBACK
-    if is_loopback:
-        _bypass_proxies()
+    is_near = is_loopback(parts.hostname or "")
     disabled = os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled"
     headers = {} if disabled else {"Authorization": f"Bearer {_token()}"}
     mode = _get(url, "/api/authentication_mode", {}).get("authentication_mode")
@@ -67,11 +66,11 @@ def connect(address: str) -> Cluster:
         raise JobError([Problem("--address", url, message)])
     server = _get(url, "/api/version", headers)
     version = str(server.get("ray_version"))
-    if not re.match(r"\d+\.\d+", version) or Version(version) < Version(OLDEST_RAY):
+    if not _is_recent(version):
         message = f"it runs Ray {version[:40]}; expected {OLDEST_RAY} or later"
         raise JobError([Problem("--address", url, message)])
-    is_here = is_loopback and _runs_here(str(server.get("session_name")))
-    return Cluster(url, _client(url, headers), is_here, parts.scheme == "http" and not is_loopback)
+    is_here = is_near and _runs_here(str(server.get("session_name")))
+    return Cluster(url, _client(url, headers), is_here, parts.scheme == "http" and not is_near)
 
 
 def checked_address(address: str) -> str:
@@ -120,22 +119,26 @@ def answers(job_id: str | None = None) -> Iterator[None]:
         JobError: If there is no such job, or the token is no longer accepted.
         ClusterError: If the cluster does not answer, or reports an error.
     """
-    from ray.exceptions import AuthenticationError
+    from tune_jobs.submit.ray_client import RefusedError
 
     try:
         yield
-    except AuthenticationError as error:
-        raise _refused() from error
-    except OSError as error:  # includes the errors of requests and aiohttp
-        raise ClusterError(f"The cluster does not answer: {error}") from error
-    except ClusterError:
+    except TuneJobsError:
         raise
+    except RefusedError as error:
+        raise _refused() from error
+    except OSError as error:
+        raise ClusterError(f"The cluster does not answer: {error}") from error
+    except (TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
+        # Ray's client takes the answers of a server apart without checking them.
+        message = f"The cluster answered something else than a job server of Ray {OLDEST_RAY} or later would"
+        raise ClusterError(f"{message} ({type(error).__name__})") from error
     except RuntimeError as error:  # Ray's client raises this for every other status
         if job_id is not None and "status code 404" in str(error):
             message = "no such job on this cluster; see `tune-jobs status`"
             raise JobError([Problem("ID", job_id, message)]) from error
         # The lines between the first and the last are the server's traceback.
-        lines = str(error).strip().splitlines()
+        lines = [line[:_LONGEST_REASON] for line in str(error).strip().splitlines()] or ["no reason"]
         reason = lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}"
         raise ClusterError(f"The cluster reported an error: {reason}") from error
 
@@ -144,11 +147,12 @@ def _token() -> str:
     token, source = os.environ.get("RAY_AUTH_TOKEN", ""), "RAY_AUTH_TOKEN"
     if not token:
         path = os.environ.get("RAY_AUTH_TOKEN_PATH")
-        file = Path(path) if path else Path.home() / ".ray" / "auth_token"
-        source = str(file)
         try:
-            token = file.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
+            file = Path(path) if path else Path.home() / ".ray" / "auth_token"
+            source = str(file)
+            with file.open("rb") as opened:
+                token = opened.read(_LARGEST_TOKEN_BYTES).decode()
+        except (OSError, ValueError, RuntimeError) as error:  # the last where there is no home
             message = (
                 f"no token: {error}; put it in RAY_AUTH_TOKEN, in the file that RAY_AUTH_TOKEN_PATH names or in "
                 "~/.ray/auth_token"
@@ -167,55 +171,50 @@ def _refused() -> JobError:
     )
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Refuses redirects, so the token stays with one server."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
-def _bypass_proxies() -> None:
-    """Keeps requests to this machine, and the token in them, away from the proxies that the environment names.
-
-    Both urllib and Ray's client read the environment at each request, so this holds for the rest of the process.
-    """
-    exceptions = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
-    if exceptions != "*":
-        hosts = [*exceptions.split(","), *sorted(_LOOPBACK), "[::1]"]  # urllib wants the brackets
-        exceptions = ",".join(dict.fromkeys(host.strip() for host in hosts if host.strip()))
-        os.environ["no_proxy"] = os.environ["NO_PROXY"] = exceptions
-
-
-# Not with `requests`: it would replace our token by a password from ~/.netrc, and takes as many lines.
-def _get(url: str, path: str, headers: dict[str, str]) -> dict[str, Any]:
-    """Returns the JSON object that the server sends for a path, of at most 64 KiB."""
-    request = urllib.request.Request(url + path, headers=headers)
+def _is_recent(version: str) -> bool:
     try:
-        with urllib.request.build_opener(_NoRedirect).open(request, timeout=_ANSWERS_WITHIN_S) as answer:
-            content = json.loads(answer.read(2**16))
-    except urllib.error.HTTPError as error:
-        if error.code in {401, 403}:
-            raise _refused() from error
-        reason = f"{path} is {error.code} {error.reason}"
-    except (OSError, ValueError) as error:
-        reason = str(getattr(error, "reason", error))
-    else:
-        if isinstance(content, dict):
+        return Version(version) >= Version(OLDEST_RAY)
+    except InvalidVersion:
+        return False
+
+
+def _get(url: str, path: str, headers: dict[str, str]) -> dict[str, Any]:
+    """Returns the JSON object that the server sends for a path."""
+    hint = ""
+    try:
+        answer = send(
+            "GET", url + path, headers, within_s=_ANSWERS_WITHIN_S, largest_bytes=_LARGEST_FACTS_BYTES
+        )
+        if answer.status_code in {401, 403}:
+            raise _refused()
+        if answer.status_code != 200:
+            reason = f"{path} has status {answer.status_code}"
+        elif isinstance(content := answer.json(), dict):
             return content
-        reason = f"{path} is not what Ray sends"
-    message = f"no job server of Ray {OLDEST_RAY} or later answers ({reason})"
+        else:
+            reason = f"{path} is not what Ray sends"
+    except NoHttpError as error:
+        reason = str(error)
+        hint = "; expected the port of the dashboard (8265 by default), not one of Ray's others, such as 6379 or 10001"
+    except OSError as error:
+        reason = str(error)
+    except ValueError as error:
+        if isinstance(error, JobError):
+            raise
+        reason = f"{path} is not JSON"
+    message = f"no job server of Ray {OLDEST_RAY} or later answers ({reason}){hint}"
     raise JobError([Problem("--address", url, message)])
 
 
 def _client(url: str, headers: dict[str, str]) -> Any:
-    from ray.job_submission import JobSubmissionClient
+    from tune_jobs.submit.ray_client import BoundedClient
 
     for name in ("dashboard_sdk", "job.sdk"):  # they log every upload and connection
         logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.WARNING)
     before = {name: os.environ.pop(name) for name in _ADDRESS_VARIABLES if name in os.environ}
     try:
         with answers():
-            return JobSubmissionClient(url, headers=headers)
+            return BoundedClient(url, headers=headers)
     finally:
         os.environ.update(before)
 
@@ -226,6 +225,8 @@ def _runs_here(session: str) -> bool:
     A loopback address may also be a tunnel to another machine. Ray's processes have the session's name among
     their arguments, which the processes of a tunnel do not.
     """
+    if not _SESSION.fullmatch(session):  # a server that sends rubbish must not match anything that runs here
+        return False
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if session.encode() in (process / "cmdline").read_bytes() and (process / "root").samefile("/"):

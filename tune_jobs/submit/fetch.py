@@ -5,8 +5,10 @@ import binascii
 import hashlib
 import io
 import json
+import re
 import time
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,13 @@ from tune_jobs.submit.watch import ENDED, details, logs
 from zsharp.atomic import atomic_write
 
 _LOOK_EVERY_S = 0.5
+_PACKED_WITHIN_S = 1800.0  # Ray may have to build an environment first
+_LONGEST_SHOWN = 200
+_LARGEST_ENVIRONMENT = 64 * 1024
+# What `submit` stores: an image's address, or our requirements with their versions. Ray's client would read anything
+# else from this machine: folders for `working_dir` and `py_modules`, files for `pip` and `conda`.
+_IMAGE = re.compile(r"[A-Za-z0-9][\w.:/@+-]{0,499}", re.ASCII)
+_PINNED = re.compile(r"[A-Za-z0-9][\w.-]{0,99}==[\w.!+-]{1,99}", re.ASCII)
 _MAX_UNPACKED_BYTES = 16 * MAX_BYTES
 
 
@@ -34,16 +43,43 @@ def fetch(cluster: Cluster, job_id: str, target: Path) -> list[Path]:
     metadata = details(cluster, job_id).metadata or {}
     if FOLDER not in metadata:
         raise JobError([Problem("ID", job_id, "not a search that `tune-jobs submit` started")])
-    environment: dict[str, Any] = json.loads(metadata.get(ENVIRONMENT, "{}"))
+    environment = checked_environment(metadata.get(ENVIRONMENT, "{}"))
     python = interpreter(cluster, metadata.get(PYTHON), environment)
     words = ["-m", "tune_jobs.submit.pack", metadata[FOLDER]]
     fetch_id = start(cluster, python, words, environment, name=f"fetch-{job_id}")
-    while details(cluster, fetch_id).status not in ENDED:
+    until_s = time.monotonic() + _PACKED_WITHIN_S
+    while (status := details(cluster, fetch_id).status) not in ENDED:
+        if time.monotonic() > until_s:
+            raise ClusterError(f"{fetch_id} is still {status.value} after {_PACKED_WITHIN_S / 60:g} minutes")
         time.sleep(_LOOK_EVERY_S)
     files = unpack(logs(cluster, fetch_id))
     with answers(fetch_id):
         cluster.client.delete_job(fetch_id)
     return [_write(target / name, content) for name, content in files.items()]
+
+
+def checked_environment(text: str) -> dict[str, Any]:
+    """Returns the part of a `runtime_env` that `submit` stored with a search.
+
+    The cluster may be anybody's, and Ray's client uploads what a `runtime_env` names on this machine.
+
+    Raises:
+        ClusterError: If it is anything but an image's address, or a list of packages with their versions.
+    """
+    try:
+        environment = json.loads(text) if len(text) <= _LARGEST_ENVIRONMENT else None
+    except (ValueError, RecursionError):
+        environment = None
+    match environment:
+        case {"image_uri": str(image), **rest} if not rest and _IMAGE.fullmatch(image):
+            return {"image_uri": image}
+        case {"pip": list(packages), **rest} if not rest and all(map(_is_pinned, packages)):
+            return {"pip": packages}
+    if environment == {}:
+        return {}
+    raise ClusterError(
+        f"The cluster asks for an environment that `submit` never sets: {text[:_LONGEST_SHOWN]!r}; nothing was sent"
+    )
 
 
 def unpack(log: str) -> dict[str, bytes]:
@@ -66,8 +102,19 @@ def unpack(log: str) -> dict[str, bytes]:
         raise ClusterError(f"The files arrived damaged: {error}; fetch again") from error
     if ends != [f"{len(packed)} {hashlib.sha256(packed).hexdigest()}"]:
         raise ClusterError("The files arrived damaged: their hash differs from the one sent; fetch again")
+    try:
+        return _unzip(packed)
+    except ClusterError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
+        raise ClusterError(f"The files arrived damaged: {error}; fetch again") from error
+
+
+def _unzip(packed: bytes) -> dict[str, bytes]:
     with zipfile.ZipFile(io.BytesIO(packed)) as archive:
         entries = archive.infolist()
+        if len({entry.filename for entry in entries}) < len(entries):
+            raise ClusterError("The cluster sent two files of one name")
         for entry in entries:
             if entry.filename not in FILES:  # it could lead out of the folder
                 raise ClusterError(f"The cluster sent a file of another name: {entry.filename!r}")
@@ -75,6 +122,10 @@ def unpack(log: str) -> dict[str, bytes]:
         if sum(entry.file_size for entry in entries) > _MAX_UNPACKED_BYTES:
             raise ClusterError("The files would take more than 1 GiB unpacked")
         return {entry.filename: archive.read(entry) for entry in entries}
+
+
+def _is_pinned(package: object) -> bool:
+    return isinstance(package, str) and _PINNED.fullmatch(package) is not None
 
 
 def _with_prefix(lines: list[str], prefix: str) -> list[str]:

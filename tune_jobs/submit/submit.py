@@ -174,12 +174,12 @@ def _send(cluster: Cluster, request: dict[str, Any]) -> str:
     until = time.monotonic() + _AGENT_WITHIN_S
     while True:
         try:
-            submission_id: str = cluster.client.submit_job(**request)
+            cluster.client.submit_job(**request)
         except RuntimeError as error:
             if _NO_AGENT not in str(error) or time.monotonic() > until:
                 raise
         else:
-            return submission_id
+            return str(request["submission_id"])  # ours, whatever the server makes of it
 
 
 def _pip() -> list[str]:

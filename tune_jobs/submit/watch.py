@@ -6,6 +6,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+import aiohttp
+
 from tune_jobs.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, ClusterError
 from tune_jobs.submit.client import Cluster, answers
 from tune_jobs.submit.protocol import FOLDER, STOP_WAIT_S
@@ -62,7 +64,9 @@ def stop(cluster: Cluster, job_id: str) -> Any:
 def logs(cluster: Cluster, job_id: str) -> str:
     """Returns what a job has printed so far."""
     with answers(job_id):
-        text: str = cluster.client.get_job_logs(job_id)
+        text = cluster.client.get_job_logs(job_id)
+        if not isinstance(text, str):
+            raise TypeError(f"a log that is {type(text).__name__}")
     return text
 
 
@@ -87,7 +91,8 @@ def follow(cluster: Cluster, job_id: str, write: Callable[[str], None]) -> Any:
             write(new)
 
     while True:
-        with suppress(RuntimeError, OSError):
+        # The status, asked for next, tells what is wrong.
+        with suppress(RuntimeError, OSError, ValueError, aiohttp.ClientError):
             asyncio.run(tail())
         try:
             job = details(cluster, job_id)

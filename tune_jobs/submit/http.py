@@ -1,0 +1,139 @@
+"""Sends a request to a job server: bounded in size and time, past no proxy on this machine, and never redirected."""
+
+import http.client
+import ipaddress
+import json
+import socket
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+# A log carries the files that `fetch` brings home, in base64 inside JSON.
+LARGEST_ANSWER_BYTES = 128 * 2**20
+_TRANSFERS_WITHIN_S = 600.0
+_SILENT_AT_MOST_S = 60.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer to a request, with those parts of `requests.Response` that Ray's client uses."""
+
+    status_code: int
+    content: bytes
+
+    @property
+    def text(self) -> str:
+        """The content as text, whatever its encoding."""
+        return self.content.decode(errors="replace")
+
+    def json(self) -> Any:
+        """Returns the content read as JSON.
+
+        Raises:
+            ValueError: If it is not JSON.
+        """
+        try:
+            return json.loads(self.content)
+        except RecursionError as error:
+            raise ValueError("JSON nested too deeply") from error
+
+    def raise_for_status(self) -> None:
+        """Raises RuntimeError unless the request succeeded."""
+        if self.status_code >= 300:
+            raise RuntimeError(f"the server answered with status code {self.status_code}")
+
+
+class NoHttpError(OSError):
+    """Something answers, but does not speak HTTP."""
+
+
+def send(
+    method: str,
+    url: str,
+    headers: Mapping[str, str],
+    body: bytes | None = None,
+    *,
+    within_s: float = _TRANSFERS_WITHIN_S,
+    largest_bytes: int = LARGEST_ANSWER_BYTES,
+) -> Answer:
+    """Sends a request and returns the answer, of any status.
+
+    Raises:
+        OSError: If there is no complete answer within the time, it is too large, or it is not HTTP (`NoHttpError`).
+    """
+    outcome: list[Answer | Exception] = []
+
+    def exchange() -> None:
+        try:
+            outcome.append(_exchange(method, url, headers, body, within_s, largest_bytes))
+        except Exception as error:  # raised again in the caller's thread
+            outcome.append(error)
+
+    # A socket's timeout is for each piece: a server that sends a byte now and then would hold us forever.
+    thread = threading.Thread(target=exchange, daemon=True)
+    thread.start()
+    thread.join(within_s)
+    if not outcome:
+        raise TimeoutError(f"no complete answer within {within_s:g} s")
+    if isinstance(outcome[0], Exception):
+        raise outcome[0]
+    return outcome[0]
+
+
+def is_loopback(host: str) -> bool:
+    """Returns whether a host name or address means this machine, however it is written."""
+    host = host.lower().rstrip(".")
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        try:
+            address = ipaddress.ip_address(socket.inet_aton(host))  # such as 127.1
+        except (OSError, ValueError):
+            return False
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return address.is_loopback or address.is_unspecified
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Refuses redirects, so the token stays with one server."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+# Not with `requests`: it would replace our token by a password from ~/.netrc, and follow redirects.
+def _exchange(
+    method: str,
+    url: str,
+    headers: Mapping[str, str],
+    body: bytes | None,
+    within_s: float,
+    largest_bytes: int,
+) -> Answer:
+    handlers: list[Any] = [_NoRedirect]
+    if is_loopback(urlsplit(url).hostname or ""):
+        handlers.append(urllib.request.ProxyHandler({}))
+    request = urllib.request.Request(url, data=body, headers=dict(headers), method=method)
+    try:
+        opener = urllib.request.build_opener(*handlers)
+        try:
+            response = opener.open(request, timeout=min(_SILENT_AT_MOST_S, within_s))
+        except urllib.error.HTTPError as error:  # any status but success
+            response = error
+        with response:
+            content = response.read(largest_bytes + 1)
+            status = response.status
+    except urllib.error.URLError as error:
+        raise OSError(str(error.reason)) from error
+    except (http.client.HTTPException, ConnectionResetError, ValueError) as error:
+        raise NoHttpError(f"it does not speak HTTP: {type(error).__name__}") from error
+    if len(content) > largest_bytes:
+        raise OSError(f"an answer of more than {largest_bytes:,} bytes")
+    return Answer(status, content)
