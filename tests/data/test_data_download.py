@@ -45,9 +45,7 @@ def cifar10(server, tmp_path, monkeypatch):
         packed.add(tmp_path / "made" / "cifar-10-batches-py", "cifar-10-batches-py")
     source = DATASETS["cifar10"]
     remote = dataclasses.replace(
-        source.archives[0],
-        url=f"{address}/{archive.name}",
-        md5=hashlib.md5(archive.read_bytes()).hexdigest(),
+        source.archives[0], url=f"{address}/{archive.name}", md5=hashlib.md5(archive.read_bytes()).hexdigest()
     )
     md5 = true_format.md5_of(tmp_path / "made", source.md5)
     monkeypatch.setitem(DATASETS, "cifar10", dataclasses.replace(source, md5=md5, archives=(remote,)))

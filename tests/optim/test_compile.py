@@ -16,8 +16,6 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:Dynamo does not know how to trace the builtin:UserWarning",  # torch.Generator, where it draws
 )
 HERE = str(Path(zsharp.optim.__file__).parent)
-slow = pytest.mark.slow
-STEPS = [(method, "sgd") for method in ("sam", "asam", "friendly_sam", "zsharp_official")]
 
 
 @pytest.fixture(autouse=True)
@@ -36,22 +34,6 @@ def build(method, base="sgd", **kwargs):
 
 def full_step(model, optimizer, batch):
     return two_steps(model, optimizer, (batch[0].double(), batch[1]))
-
-
-@slow  # One method's compiled steps are compared below, the others' ascents too.
-@pytest.mark.parametrize(("method", "base"), [*STEPS, ("friendly_sam", "adamw")])
-def test_a_compiled_step_equals_an_eager_one(method, base):
-    (model, optimizer), (twin, eager) = build(method, base), build(method, base)
-    step = torch.compile(lambda x, y: full_step(model, optimizer, (x, y)), backend="aot_eager")
-    rtol = 1e-8 if base == "sgd" else 1e-3  # the compiler has AdamW count its steps in float32
-    for x, y in batches(2):
-        loss = step(x, y)
-        torch.testing.assert_close(loss, full_step(twin, eager, (x, y)), rtol=rtol, atol=0.0)
-        assert torch.equal(optimizer.last.kept, eager.last.kept)
-        torch.testing.assert_close(optimizer.last.norm, eager.last.norm)
-        assert not optimizer.is_perturbed
-        assert optimizer.state_dict()["ascent"]["num_steps"] == eager.state_dict()["ascent"]["num_steps"]
-    close(weights(model), weights(twin), rtol)
 
 
 def test_no_graph_break_is_ours():
@@ -97,8 +79,7 @@ def test_settings_and_number_of_steps_may_change_without_compiling_again():
     for i, batch in enumerate(batches(5)):
         rho.fill_(0.1 / (i + 1))
         q_p.fill_(0.9 - 0.1 * i)
-        step(*batch)
-        full_step(twin, eager, batch)
+        torch.testing.assert_close(step(*batch), full_step(twin, eager, batch))
         for scheduler in schedulers:
             scheduler.step()
         assert float(optimizer.last.norm) == pytest.approx(float(rho), rel=1e-5)

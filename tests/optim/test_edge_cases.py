@@ -224,26 +224,6 @@ def test_gradients_that_come_later_or_stop_coming(method, path):
         assert len(optimizer.last.kept) == (7 if 2 <= i < 4 else 5)
 
 
-def test_tied_parameters_are_one():
-    class Tied(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.encode, self.decode = nn.Linear(6, 4), nn.Linear(4, 6)
-            self.decode.weight = nn.Parameter(self.encode.weight.t().contiguous())
-            self.encode.weight = self.decode.weight
-
-        def forward(self, x):
-            return self.decode(nn.functional.linear(x, self.encode.weight.t(), self.encode.bias))[:, :4]
-
-    torch.manual_seed(0)
-    model, (batch,) = Tied(), batches(1)
-    optimizer = ZSharp(model.parameters(), torch.optim.SGD, lr=0.1)
-    assert len(optimizer.param_groups[0]["params"]) == 3
-    optimizer.step(closure_for(model, optimizer, batch))
-    assert model.encode.weight is model.decode.weight
-    assert len(optimizer.last.kept) == 3
-
-
 @pytest.mark.parametrize("make", [torch.Tensor.t, lambda w: w.view(6, 2, 2).permute(2, 0, 1)])
 @pytest.mark.parametrize("method", SHARP)
 def test_permuted_parameters(method, make, path):

@@ -5,9 +5,7 @@ from contextlib import nullcontext
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.plugins.precision import MixedPrecision
 from small_nets import batches, classifier, closure_for, loss_of, same
-from torch.amp import GradScaler
 
 from zsharp.optim import frozen_batch_norm, make_optimizer
 
@@ -122,33 +120,3 @@ def test_a_checkpoint_of_the_trainer_resumes_bit_for_bit(tmp_path):
     second = Manual("friendly_sam")
     fit(second, tmp_path, checkpoint=tmp_path / "one.ckpt")
     assert same(second.net.state_dict().values(), plain("friendly_sam")[0].state_dict().values())
-
-
-class Scaled(Manual):
-    """Lightning's float16 runs no closure in `step`; the optimizer itself does, with Lightning's scaler."""
-
-    def training_step(self, batch, _):
-        optimizer, scaler = self.optimizers(), self.trainer.precision_plugin.scaler
-
-        def closure():
-            optimizer.zero_grad()
-            loss = self.loss(batch)
-            self.manual_backward(loss)
-            return loss
-
-        self.log("train_loss", optimizer.optimizer.step(closure, scaler=scaler))
-        scaler.update()
-
-
-@pytest.mark.parametrize("kind", [Scaled, Manual, Automatic])
-def test_float16_of_the_trainer(kind, tmp_path):
-    module = kind("sam")
-    plugin = MixedPrecision("16-mixed", "cpu", scaler=GradScaler("cpu"))
-    if kind is not Scaled:
-        with pytest.raises(RuntimeError, match=r"step\(\) needs a closure"):
-            fit(module, tmp_path, plugins=[plugin])
-        return
-    fit(module, tmp_path, plugins=[plugin])
-    assert plugin.scaler.get_scale() == 2.0**16
-    _, losses = plain("sam")
-    torch.testing.assert_close(torch.stack(module.logged), torch.stack(losses), rtol=0.01, atol=0.0)

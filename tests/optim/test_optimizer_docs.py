@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_nets import batches, classifier, closure_for
 
 from zsharp.models import build_model
-from zsharp.optim import METHODS, FriendlySAM, make_optimizer
+from zsharp.optim import METHODS, make_optimizer
 
 TEXT = (Path(__file__).parents[2] / "docs" / "optimizers.md").read_text()
 
@@ -51,20 +50,6 @@ def test_memory_kept_between_steps_is_as_stated(method):
     largest = max(p.numel() for p in model.parameters())
     num_scratch = sum(t.numel() for t in optimizer._scratch.values())
     assert num_scratch <= (0 if method in ("sam", "friendly_sam") else 2 * largest + 2**18)
-
-
-def test_friendly_sam_under_a_closure_keeps_one_running_gradient_for_all_groups():
-    """What the text says of `step_groups`: the groups see it in turn."""
-    model = classifier()
-    optimizer = FriendlySAM(model.parameters(), torch.optim.SGD, lr=0.0, lmbda=0.5)
-    one, two = batches(2)
-    optimizer.step_groups([closure_for(model, optimizer, batch) for batch in (one, two)])
-    gradients = []
-    for batch in (one, two):
-        closure_for(model, optimizer, batch)()
-        gradients.append([p.grad.clone() for p in model.parameters()])
-    for p, first, second in zip(model.parameters(), *gradients, strict=True):
-        torch.testing.assert_close(optimizer._progress.running.values[p], (first + second) / 2)
 
 
 def test_every_method_named_is_in_the_table():

@@ -162,27 +162,6 @@ def test_clipping_the_first_gradient_changes_nothing_but_friendly_sams_mean(meth
     assert torch.allclose(*found, rtol=1e-9, atol=1e-12) == ("friendly" not in method)
 
 
-@pytest.mark.parametrize("method", SHARP)
-def test_gradients_zeroed_in_place_or_dropped(method):
-    found = []
-    for set_to_none in (True, False):
-        model = classifier()
-        optimizer = make_optimizer(model.parameters(), method, "adamw", lr=0.01)
-        for batch in batches(3):
-
-            def closure(batch=batch, model=model, optimizer=optimizer, set_to_none=set_to_none):
-                optimizer.zero_grad(set_to_none=set_to_none)
-                loss = loss_of(model, batch)
-                loss.backward()
-                return loss
-
-            optimizer.step(closure)
-        optimizer.zero_grad(set_to_none=set_to_none)
-        assert all((p.grad is None) == set_to_none for p in model.parameters())
-        found.append(model)
-    assert same(*(model.parameters() for model in found))
-
-
 @pytest.mark.parametrize("numbers", [{}, {"rho": torch.tensor(0.05)}], ids=["default", "tensor"])
 @pytest.mark.parametrize("method", SHARP)
 def test_maximizing_an_objective_is_minimizing_its_negative(method, numbers):

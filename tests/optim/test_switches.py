@@ -73,25 +73,22 @@ def test_groups_with_switches_of_their_own(is_host, monkeypatch):
 
 @pytest.mark.parametrize(("name", "value"), [(n, v) for n in CHOICES for v in CHOICES[n].split(", ")])
 def test_a_switch_of_all_groups_is_the_switch_of_the_optimizer(name, value):
-    found = []
-    for way in ("optimizer", "group", "added"):
+    def step(in_group=None, in_added_group=None, **settings):
         model, (batch,) = classifier(), batches(1)
-        entry = {name: value}
-        if way == "optimizer" and name != "ascent":
-            optimizer = ZSharp(model.parameters(), torch.optim.SGD, lr=0.1, q_p=0.6, **entry)
-        elif way == "added":
-            optimizer = ZSharp([{"params": []}], torch.optim.SGD, lr=0.1, q_p=0.6)
-            optimizer.add_param_group({"params": model.parameters(), **entry})
-        else:
-            groups = [{"params": model.parameters(), **entry}]
-            optimizer = ZSharp(groups, torch.optim.SGD, lr=0.1, q_p=0.6)
-        assert optimizer.param_groups[-1][name] == value
-        found.append(step_of(model, optimizer, batch))
-    assert same(found[0], found[1])
-    assert same(found[0], found[2])
-    default = ZSharp(model.parameters(), torch.optim.SGD, lr=0.1, q_p=0.6)
-    is_default = default.param_groups[0][name] == value or (name, value) == ("ascent", "friendly_sam")
-    assert same(found[0], step_of(model, default, batch)) == is_default  # Friendly-SAM's first step is SAM's
+        first = [] if in_added_group else model.parameters()
+        groups = [{"params": first, **(in_group or {})}]
+        optimizer = ZSharp(groups, torch.optim.SGD, lr=0.1, q_p=0.6, **settings)
+        if in_added_group:
+            optimizer.add_param_group({"params": model.parameters(), **in_added_group})
+        return optimizer.param_groups[-1][name], step_of(model, optimizer, batch)
+
+    switch = {name: value}
+    given, moved = step(in_group=switch)
+    assert given == value
+    for other in (step(in_added_group=switch), *([] if name == "ascent" else [step(**switch)])):
+        assert other[0] == value and same(other[1], moved)
+    default, plain = step()
+    assert same(moved, plain) == (default == value or value == "friendly_sam")  # whose first step is SAM's
 
 
 @pytest.mark.parametrize("name", CHOICES)

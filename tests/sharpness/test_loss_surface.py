@@ -7,11 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from zsharp.models import build_model
-from zsharp.sharpness import (
-    LossSurface,
-    m_sharpness,
-    worst_case,
-)
+from zsharp.sharpness import LossSurface, m_sharpness, worst_case
 
 
 def rows(num, *shape, classes=3, dtype=torch.float64, seed=1):

@@ -8,6 +8,7 @@ from zsharp.training import AugmentSpec, DataSpec, TrainSpec, TrialSpec
 
 TIMINGS = {"epoch_s", "train_s", "wall_s", "images_per_s", "peak_memory_bytes"}
 PLAIN = AugmentSpec(crop_padding=0, flip=False)
+AUGMENT = AugmentSpec(crop_padding=1, flip=True, cutout=2, mixup=0.2, cutmix=0.5)
 
 
 def small_spec(method="zsharp", architecture="resnet8", params=None, max_images=300, **train):

@@ -225,10 +225,7 @@ def test_a_save_that_is_cut_off_leaves_the_old_file(tmp_path):
     path = tmp_path / "checkpoint.pt"
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", STOPPED_WHILE_SAVING, path],
-        env=environment,
-        capture_output=True,
-        text=True,
+        [sys.executable, "-c", STOPPED_WHILE_SAVING, path], env=environment, capture_output=True, text=True
     )
     assert done.stdout == "an error, and no stray file\n", done.stderr
     assert done.returncode == -signal.SIGXFSZ, done.stderr

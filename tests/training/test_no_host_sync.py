@@ -2,14 +2,12 @@
 
 import pytest
 import torch
-from small_runs import one_step_spec, small_spec
+from small_runs import AUGMENT, one_step_spec, small_spec
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from zsharp.optim import METHODS
 from zsharp.optim.ascent import ascent
-from zsharp.training import AugmentSpec, Training
-
-AUGMENT = AugmentSpec(crop_padding=1, flip=True, cutout=2, mixup=0.2, cutmix=0.5)
+from zsharp.training import Training
 
 
 class HostReads(TorchDispatchMode):

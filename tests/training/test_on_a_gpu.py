@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_runs import is_same, measured, small_spec, whole_state
+from small_runs import AUGMENT, is_same, measured, small_spec, whole_state
 
 from zsharp.data.training_data import TrainingData, load_training_data
 from zsharp.optim import METHODS
@@ -13,7 +13,6 @@ from zsharp.training import AugmentSpec, Training
 
 pytestmark = pytest.mark.gpu
 
-AUGMENT = AugmentSpec(crop_padding=1, flip=True, cutout=2, mixup=0.2, cutmix=0.5)
 EVERYTHING = {"clip_grad_norm": 0.5, "ema_decay": 0.9, "label_smoothing": 0.1, "augment": AUGMENT}
 CASES = [
     *(pytest.param(method, "resnet8", {}, id=method) for method in METHODS),

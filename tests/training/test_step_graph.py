@@ -4,12 +4,11 @@ from itertools import cycle
 
 import pytest
 import torch
-from small_runs import is_same, measured, small_spec
+from small_runs import AUGMENT, is_same, measured, small_spec
 
 from zsharp.optim import METHODS
-from zsharp.training import AugmentSpec, Training
+from zsharp.training import Training
 
-AUGMENT = AugmentSpec(crop_padding=1, flip=True, cutout=2, mixup=0.2, cutmix=0.5)
 SETTINGS = [
     *(
         pytest.param(method, {"base_optimizer": base}, id=f"{method}-{base}")

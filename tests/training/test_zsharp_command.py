@@ -146,13 +146,6 @@ def test_exit_code_of_the_process_and_its_threads_that_wait_do_not_spin():
     assert "OMP_WAIT_POLICY = 'PASSIVE'" in done.stderr or "OMP_WAIT_POLICY" not in done.stderr
 
 
-def test_help(capsys):
-    with pytest.raises(SystemExit) as exit:
-        main(["--help"])
-    assert exit.value.code == 0
-    assert "--checkpoint FILE" in capsys.readouterr().out
-
-
 def test_an_interrupted_run_continues_as_if_nothing_had_happened(tmp_path, capsys):
     path = tmp_path / "checkpoint.pt"
     arguments = [*SMALL, "--epochs", "10", "--json", "--checkpoint", str(path)]
