@@ -140,7 +140,10 @@ def _train(training: "Training", options: argparse.Namespace) -> int:
     facts = result_facts(result)
     if options.test and result.status == "completed":
         data = training.spec.data
-        loss, accuracy = training.evaluate(*load_test_data(data.name, data.root, device=training.device))
+        columns = {"image_column": data.image_column, "label_column": data.label_column}
+        loss, accuracy = training.evaluate(
+            *load_test_data(data.name, data.root, **columns, device=training.device)
+        )
         facts |= {"test_loss": loss, "test_accuracy": accuracy}
     if options.sharpness and result.status == "completed":
         from zsharp.sharpness import measure_training

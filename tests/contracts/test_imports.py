@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MAY_NEED = {"torch", "triton", "torchvision", "numpy", "pyarrow", "sklearn", "annotated_types", "zsharp"}
+MAY_NEED = {
+    "torch",
+    "triton",
+    "torchvision",
+    "numpy",
+    "pyarrow",
+    "sklearn",
+    "PIL",
+    "annotated_types",
+    "zsharp",
+}
 
 
 def modules_of(*packages):

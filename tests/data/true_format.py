@@ -186,17 +186,32 @@ def write_parquet(root, num=12, shape=(3, 8, 8), num_classes=3, test="test", **c
     return Expected((images, labels), (test_images, test_labels))
 
 
-def write_shard(path: Path, images, labels, image="img", label="label", binary=False, names=None, form="PNG"):
+def write_shard(
+    path: Path,
+    images,
+    labels,
+    image="img",
+    label="label",
+    binary=False,
+    names=None,
+    form="PNG",
+    bytes_type=None,
+):
     encoded = [content if isinstance(content, bytes | None) else encode(content, form) for content in images]
+    bytes_type = bytes_type or pa.binary()
     if binary:
-        column = pa.array(encoded, pa.binary())
+        column = pa.array(encoded, bytes_type)
     else:
-        struct_type = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+        struct_type = pa.struct({"bytes": bytes_type, "path": pa.string()})
         rows = [{"bytes": content, "path": f"{i}.png"} for i, content in enumerate(encoded)]
         column = pa.array(rows, struct_type)
-    integers = labels if isinstance(labels, pa.Array) else pa.array(labels, pa.int64())
-    table = pa.table({image: column, label: integers})
+    columns = {image: column}
+    if labels is not None:
+        columns[label] = labels if isinstance(labels, pa.Array) else pa.array(labels, pa.int64())
+    table = pa.table(columns)
     if names:
         features = {image: {"_type": "Image"}, label: {"names": names, "_type": "ClassLabel"}}
         table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
-    pq.write_table(table, path, row_group_size=4)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # pyarrow cannot slice views inside structs, which it would have to for several row groups
+    pq.write_table(table, path, row_group_size=None if pa.types.is_binary_view(bytes_type) else 4)

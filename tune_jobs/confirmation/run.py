@@ -154,7 +154,10 @@ def _train(run: Confirmation, search: SearchFolder, num_threads: int, sharpness_
     }
     if status == "completed":
         data = run.spec.data
-        loss, accuracy = training.evaluate(*load_test_data(data.name, data.root, device=training.device))
+        columns = {"image_column": data.image_column, "label_column": data.label_column}
+        loss, accuracy = training.evaluate(
+            *load_test_data(data.name, data.root, **columns, device=training.device)
+        )
         row |= {"test_loss": loss, "test_accuracy": accuracy}
         if sharpness_images:
             measures = measure_training(training, num_images=sharpness_images)

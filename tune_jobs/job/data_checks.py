@@ -22,7 +22,13 @@ def check_data(job: JobSpec) -> "DataInfo":
     data = job.data
     root = None if data.root is None else Path(data.root).expanduser()
     try:
-        info = prepare(data.name, root, download=data.download).info
+        info = prepare(
+            data.name,
+            root,
+            download=data.download,
+            image_column=data.image_column,
+            label_column=data.label_column,
+        ).info
     except DataError as error:
         raise JobError([Problem("data", data.name if root is None else str(root), str(error))]) from error
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tune_jobs.errors import JobError, LedgerError, Problem
+from tune_jobs.job.checks import check_job
 from tune_jobs.job.spec import JobSpec
 from tune_jobs.ledger.file import FILE_NAME
 from tune_jobs.ledger.mirror import RemoteRecord
@@ -185,7 +186,8 @@ def check_folder(job: JobSpec, folder: SearchFolder) -> bool:
         return False
     with folder.open(read_only=True) as ledger:
         other = ledger.job
-    if other != job.model_dump(mode="json"):
+    same, _ = check_job(other)  # an earlier version's may lack settings that have come since
+    if same != job:
         text = f"it holds another job ({other['name']!r}); expected another folder"
         raise JobError([Problem("--out", folder.address, text)])
     return True

@@ -1,6 +1,7 @@
 """Decoded data sets on disk: written once per machine, completely or not at all, memory-mapped by all trials."""
 
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from zsharp.data.errors import data_error
 from zsharp.data.source import Decoded, Images, Labels, Source, Split
 
-FORMAT = 1  # raise it whenever decoding changes, so that older copies are not used
+FORMAT = 2  # raise it whenever decoding changes, so that older copies are not used
 
 _logger = logging.getLogger(__name__)
 
@@ -192,4 +193,8 @@ def locked(cache: Path, name: str) -> Iterator[None]:
 
 
 def _folder(cache: Path, source: Source, checksum: str) -> Path:
-    return cache / f"{source.name}-{checksum}-v{FORMAT}"
+    columns = ""
+    if source.image_column is not None or source.label_column is not None:
+        names = json.dumps([source.image_column, source.label_column]).encode()
+        columns = f"-{hashlib.blake2b(names, digest_size=8).hexdigest()}"
+    return cache / f"{source.name}-{checksum}{columns}-v{FORMAT}"

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zsharp.data.errors import DataError, data_error
+from zsharp.data.limits import check_regular
 from zsharp.data.source import Decoded, Labels, Source, SourceFiles, Split
 
 
@@ -38,8 +39,9 @@ def find_official(source: Source, root: Path) -> SourceFiles:
     """Returns the files in the source's `md5`; raises `DataError` naming the first that does not exist."""
     paths = tuple(root / relative for relative in source.md5)
     for path in paths:
-        if not path.is_file():
+        if not path.exists():
             raise missing(source, path)
+        check_regular(path)
     return SourceFiles(root, paths)
 
 

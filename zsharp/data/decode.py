@@ -1,17 +1,36 @@
 """Decodes images (JPEG, PNG, WebP, GIF) into one uint8 array."""
 
-from collections.abc import Iterable
+import io
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 
 from zsharp.data.errors import data_error, parsing
+from zsharp.data.limits import MAX_IMAGE_BYTES, MAX_PIXELS, check_memory
 from zsharp.data.source import Images
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+_ORIENTATION = 0x0112  # the EXIF tag
+_METADATA_MARKS = (b"Exif", b"EXIF", b"eXIf", b"exif", b"XMP", b"xmp", b"ns.adobe.com")
+# What shows an image [C, H, W] upright, by its EXIF orientation.
+_TURNS: dict[int, Callable[[Images], Images]] = {
+    2: lambda image: image[:, :, ::-1],
+    3: lambda image: image[:, ::-1, ::-1],
+    4: lambda image: image[:, ::-1],
+    5: lambda image: image.swapaxes(1, 2),
+    6: lambda image: np.rot90(image, -1, (1, 2)),
+    7: lambda image: image.swapaxes(1, 2)[:, ::-1, ::-1],
+    8: lambda image: np.rot90(image, 1, (1, 2)),
+}
 
 
 def decode_images(encoded: Iterable[tuple[str, bytes]], count: int) -> tuple[Images, bool]:
     """Decodes `count` images of the same size; grey ones become RGB.
 
-    Takes about 15 microseconds per CIFAR-sized JPEG on one core, a third of what Pillow takes.
+    Indexed colours become the colours they stand for, and images are turned as their EXIF orientation says.
+    Takes about 40 microseconds per CIFAR-sized JPEG on one core.
 
     Args:
         encoded: Pairs of (where, file content); `where` names the image in messages.
@@ -21,7 +40,8 @@ def decode_images(encoded: Iterable[tuple[str, bytes]], count: int) -> tuple[Ima
         uint8 [count, 3, H, W], and whether every file was grey (then the three channels are equal).
 
     Raises:
-        DataError: An image cannot be decoded, is not 8 bits a channel, or has another size than the first.
+        DataError: An image cannot be decoded, is not 8 bits a channel, is too large, or has another size than
+            the first.
     """
     images: Images | None = None
     all_grey = True
@@ -30,6 +50,7 @@ def decode_images(encoded: Iterable[tuple[str, bytes]], count: int) -> tuple[Ima
         image = _decode(where, content)
         if images is None:
             first_where, size = where, image.shape[1:]
+            check_memory(count * 3 * size[0] * size[1], where)
             images = np.empty((count, 3, *size), dtype=np.uint8)
         if image.shape[1:] != size:
             (height, width), (first_height, first_width) = image.shape[1:], size
@@ -38,11 +59,16 @@ def decode_images(encoded: Iterable[tuple[str, bytes]], count: int) -> tuple[Ima
                 f"found {height} x {width} pixels (height x width)",
                 f"{first_height} x {first_width}, as in {first_where}",
             )
+        if done == count:
+            raise data_error(where, "found more images than labels", "one label an image")
         all_grey &= image.shape[0] == 1
         images[done] = image
         done += 1
-    assert done == count, f"{done} images given, {count} announced"
-    return (np.empty((0, 3, 0, 0), dtype=np.uint8) if images is None else images), all_grey
+    if images is None:
+        return np.empty((0, 3, 0, 0), dtype=np.uint8), all_grey
+    if done != count:
+        raise data_error(where, f"found {done} images for {count} labels", "one label an image")
+    return images, all_grey
 
 
 def _decode(where: str, content: bytes) -> Images:
@@ -53,13 +79,56 @@ def _decode(where: str, content: bytes) -> Images:
     with parsing(where, "a complete JPEG, PNG, WebP or GIF image"):
         if not content:
             raise data_error(where, "found an empty file", "an image")
-        buffer = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-        image = decode_image(buffer, ImageReadMode.UNCHANGED)
-        if image.dim() == 3 and image.shape[0] in (2, 4):  # transparency, or CMYK
-            image = decode_image(buffer, ImageReadMode.GRAY if image.shape[0] == 2 else ImageReadMode.RGB)
+        if len(content) > MAX_IMAGE_BYTES:
+            raise data_error(where, f"found {len(content):,} bytes", f"at most {MAX_IMAGE_BYTES:,}")
+        colours, turn = _inspect(where, content)
+        if colours is not None:
+            image = torch.from_numpy(colours)
+        else:
+            buffer = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+            image = decode_image(buffer, ImageReadMode.UNCHANGED)
+            if image.dim() == 3 and image.shape[0] in (2, 4):  # transparency, or CMYK
+                mode = ImageReadMode.GRAY if image.shape[0] == 2 else ImageReadMode.RGB
+                image = decode_image(buffer, mode)
     if image.dtype != torch.uint8 or image.dim() != 3:
         raise data_error(
             where, f"found {image.dtype} pixels of shape {tuple(image.shape)}", "8-bit, one frame"
         )
     array: Images = image.numpy()
-    return array
+    return array if turn is None else turn(array)
+
+
+def _inspect(where: str, content: bytes) -> tuple[Images | None, Callable[[Images], Images] | None]:
+    """Checks the size before anything is decoded.
+
+    Returns:
+        The pixels if they are indices into a palette, which torchvision would return as grey, and what turns the
+        image upright, if it needs turning.
+    """
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of broken metadata, which is left alone
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise data_error(
+                    where, f"found {height} x {width} pixels", f"at most {MAX_PIXELS:,} in one image"
+                )
+            if image.format == "GIF" and getattr(image, "is_animated", False):
+                raise data_error(where, "found several frames", "8-bit, one frame")
+            turn = _turn(image, content)
+            colours = None
+            if image.format == "PNG" and image.mode in ("P", "PA"):
+                colours = np.asarray(image.convert("RGB")).transpose(2, 0, 1).copy()
+            return colours, turn
+
+
+def _turn(image: Any, content: bytes) -> Callable[[Images], Images] | None:
+    # Pillow has to decode a PNG to find metadata behind its pixels.
+    if not any(mark in content for mark in _METADATA_MARKS):
+        return None
+    try:
+        return _TURNS.get(image.getexif().get(_ORIENTATION))
+    except Exception:  # whatever is broken in there, the pixels may be whole
+        return None

@@ -3,6 +3,7 @@
 import logging
 import tarfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from zsharp.data.cache import PreparedData, cache_folder, locked, open_cached, write_cached
@@ -16,7 +17,13 @@ _logger = logging.getLogger(__name__)
 
 
 def prepare(
-    name: str, root: str | Path | None = None, *, download: bool = False, cache: str | Path | None = None
+    name: str,
+    root: str | Path | None = None,
+    *,
+    download: bool = False,
+    cache: str | Path | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
 ) -> PreparedData:
     """Checks a data set and decodes it, once per machine; later calls take milliseconds.
 
@@ -30,11 +37,13 @@ def prepare(
         download: Whether to download missing or damaged official files first.
         cache: Where to keep decoded copies; by default $ZSHARP_CACHE, else `.zsharp_cache` in a writable
             root, else the user's cache folder.
+        image_column: Which column of Parquet files holds the images, if it has none of the usual names.
+        label_column: The same for the labels.
 
     Raises:
         DataError: The name is unknown, or a file is missing, damaged, of the wrong size or mislabelled.
     """
-    source = find_source(name)
+    source = _with_columns(find_source(name), image_column, label_column)
     base = _root(source, root, download)
     copies = cache_folder(base if source.needs_root else None, cache)
     fetchable = download and bool(source.archives)
@@ -48,6 +57,13 @@ def prepare(
         raise data_error(
             error.filename or base, f"failed ({error.strerror})", "files that you may read"
         ) from error
+
+
+def _with_columns(source: Source, image_column: str | None, label_column: str | None) -> Source:
+    for setting, column in (("image_column", image_column), ("label_column", label_column)):
+        if column is not None and not source.has_columns:
+            raise DataError(f"{setting} is {column!r} for data set {source.name}, which has no columns")
+    return replace(source, image_column=image_column, label_column=label_column)
 
 
 def _root(source: Source, root: str | Path | None, download: bool) -> Path:

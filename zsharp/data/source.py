@@ -67,6 +67,9 @@ class Source:
         needs_root: Whether a folder must be given.
         md5: Official checksums by path below the root. These files are verified before they are read.
         archives: What `download=True` fetches; empty if the data set cannot be downloaded.
+        has_columns: Whether columns of a table can be named.
+        image_column: The column that holds the images; None takes the usual names.
+        label_column: The column that holds the labels; None takes the usual names.
     """
 
     name: str
@@ -78,3 +81,6 @@ class Source:
     needs_root: bool = True
     md5: Mapping[str, str] = field(default_factory=dict)
     archives: tuple[Archive, ...] = ()
+    has_columns: bool = False
+    image_column: str | None = None
+    label_column: str | None = None

@@ -42,6 +42,8 @@ def load_training_data(
     split_seed: int = 0,
     max_images: int | None = None,
     download: bool = False,
+    image_column: str | None = None,
+    label_column: str | None = None,
     device: torch.device | str = "cpu",
 ) -> TrainingData:
     """Returns the split training set of `name`, decoding it first if this machine has not done so yet.
@@ -53,15 +55,21 @@ def load_training_data(
         DataError: If a file is missing or damaged.
         ValueError: If the split or the subset does not fit the data.
     """
-    prepared = prepare(name, root, download=download)
+    prepared = prepare(name, root, download=download, image_column=image_column, label_column=label_column)
     return _load(prepared.folder, prepared.info, val_fraction, split_seed, max_images, str(device))
 
 
 def load_test_data(
-    name: str, root: str | Path | None = None, *, device: torch.device | str = "cpu"
+    name: str,
+    root: str | Path | None = None,
+    *,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    device: torch.device | str = "cpu",
 ) -> tuple[Tensor, Tensor]:
     """Returns the test set: uint8 images [N, C, H, W] and int64 labels [N]. A search must not read it."""
-    images, labels = prepare(name, root).test()
+    prepared = prepare(name, root, image_column=image_column, label_column=label_column)
+    images, labels = prepared.test()
     return _tensor(images).to(device), _tensor(labels).to(device)
 
 

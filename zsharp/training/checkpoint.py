@@ -79,6 +79,9 @@ def _identity(spec: TrialSpec) -> str:
     if spec.train.schedule == "constant":
         del fields["train"]["epochs"]  # no epoch depends on how many follow: more of them continue the run
     del fields["device"], fields["data"]["root"], fields["data"]["download"]
+    for name in ("image_column", "label_column"):
+        if fields["data"][name] is None:
+            del fields["data"][name]  # version 0.1 had no such settings
     return json.dumps(fields, sort_keys=True)
 
 

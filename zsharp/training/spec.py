@@ -36,6 +36,12 @@ class DataSpec:
         "train on a stratified subset of this many images (validation included); null means all",
     ] = None
     download: Annotated[bool, "fetch missing files where the data set has a public address"] = False
+    image_column: Annotated[
+        str | None, MinLen(1), "column of Parquet files with the images; null takes the usual names"
+    ] = None
+    label_column: Annotated[
+        str | None, MinLen(1), "column of Parquet files with the labels; null takes the usual names"
+    ] = None
 
 
 @dataclass(frozen=True)

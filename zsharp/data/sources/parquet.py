@@ -1,7 +1,7 @@
-"""Any image data set in Hugging Face's Parquet layout: train-*.parquet and test-*.parquet (or validation-*)."""
+"""Any image data set in Hugging Face's Parquet layouts: files of `train` and of `test` (or `validation`)."""
 
 import json
-import re
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,25 +9,27 @@ from typing import Any
 
 import numpy as np
 
-from zsharp.data.checks import check_labels, missing
+from zsharp.data.checks import check_labels
 from zsharp.data.decode import decode_images
 from zsharp.data.errors import data_error, parsing
+from zsharp.data.limits import MAX_CLASSES, MAX_IMAGE_BYTES, MAX_IMAGES, check_count
+from zsharp.data.shards import TEST_SPLITS, find_shards
 from zsharp.data.source import Decoded, Labels, Source, SourceFiles, Split
 
 _IMAGE_COLUMNS = ("img", "image")
 _LABEL_COLUMNS = ("label", "fine_label", "labels")
-_TEST_SPLITS = ("test", "validation", "valid", "val")
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class _Shard:
-    """An opened file: its checked columns, its labels, and the number of class names in its metadata (0: none)."""
-
     path: Path
     reader: Any
     image_column: str
-    labels: Labels
-    num_named: int
+    label_column: str
+    labels: Any  # as they are stored: integers, or text
+    names: tuple[str, ...]  # the class names in its metadata, empty if there are none
 
 
 def _find(source: Source, root: Path) -> SourceFiles:
@@ -36,92 +38,208 @@ def _find(source: Source, root: Path) -> SourceFiles:
 
 
 def _shard_paths(source: Source, root: Path) -> tuple[list[Path], list[Path]]:
-    # Repositories on the hub have their files in `data`.
-    folder = root if any(root.glob("train-*.parquet")) else root / "data"
-    train = sorted(folder.glob("train-*.parquet"))
-    if not train:
-        raise missing(source, root / "train-*.parquet")
-    for split in _TEST_SPLITS:
-        if test := sorted(folder.glob(f"{split}-*.parquet")):
-            break
-    else:
-        raise missing(source, folder / "test-*.parquet")
-    for paths in (train, test):
-        for path in _all_shards(paths[0]):
-            if path not in paths:
-                raise missing(source, path)
-    return train, test
+    """Returns the files of the training and the test split; a test split without labels is passed over."""
+    shards = find_shards(source, root)
+    candidates = [split for split in TEST_SPLITS if split in shards]
+    for split in candidates[:-1]:
+        if _has_labels(source, shards[split]):
+            return shards["train"], shards[split]
+    return shards["train"], shards[candidates[-1]]
 
 
-def _all_shards(shard: Path) -> list[Path]:
-    """Returns the files that belong with this one by its name: train-00001-of-00003 has two siblings."""
-    parts = re.fullmatch(r"(.*-)(\d+)-of-(\d+)", shard.stem)
-    if parts is None:
-        return [shard]
-    prefix, number, count = parts.groups()
-    names = (f"{prefix}{index:0{len(number)}}-of-{count}.parquet" for index in range(int(count)))
-    return [shard.with_name(name) for name in names]
+def _has_labels(source: Source, paths: list[Path]) -> bool:
+    """Whether any label is set; those of competitions are left out, null or -1."""
+    for path in paths:
+        reader = _reader(path)
+        names = _label_columns(source)
+        column = next((name for name in names if name in reader.schema_arrow.names), None)
+        if column is None:
+            continue
+        labels = _read_labels(path, reader, column)
+        if any(label is not None and label != -1 for label in labels.unique().to_pylist()):
+            return True
+    return False
 
 
 def _read(source: Source, root: Path) -> Decoded:
     train_paths, test_paths = _shard_paths(source, root)
-    train, test = [_open(path) for path in train_paths], [_open(path) for path in test_paths]
-    largest = max((int(shard.labels.max()) for shard in train if shard.labels.size), default=-1)
-    num_classes = train[0].num_named or largest + 1
-    train_split, train_grey = _decode(train, num_classes)
-    test_split, test_grey = _decode(test, num_classes)
+    if not test_paths[0].name.startswith("test") and test_paths[0].parent.name != "test":
+        _logger.warning("%s: no test split with labels; %s is the test set", root, test_paths[0].name)
+    first = _open(train_paths[0], _image_columns(source), _label_columns(source))
+    # All files are read by the columns of the first one, or `label` might mean two things.
+    columns = (first.image_column,), (first.label_column,)
+    train = [first, *(_open(path, *columns) for path in train_paths[1:])]
+    test = [_open(path, *columns) for path in test_paths]
+    for shards in (train, test):
+        check_count(sum(len(shard.labels) for shard in shards), MAX_IMAGES, shards[0].path, "images")
+    classes = _classes(train)
+    if _is_text(first):
+        for shard in (*train, *test):
+            if not (_is_text(shard) or shard.names):
+                raise data_error(shard.path, "found labels of integers", f"text, as in {first.path.name}")
+    train_split, train_grey = _decode(train, classes)
+    test_split, test_grey = _decode(test, classes)
     if train_grey and test_grey:
         train_split, test_split = (
             Split(np.ascontiguousarray(split.images[:, :1]), split.labels, split.where)
             for split in (train_split, test_split)
         )
-    return Decoded(train_split, test_split, num_classes)
+    return Decoded(train_split, test_split, len(classes))
 
 
-def _open(path: Path) -> _Shard:
-    import pyarrow as pa
+def _image_columns(source: Source) -> tuple[str, ...]:
+    return _IMAGE_COLUMNS if source.image_column is None else (source.image_column,)
+
+
+def _label_columns(source: Source) -> tuple[str, ...]:
+    return _LABEL_COLUMNS if source.label_column is None else (source.label_column,)
+
+
+def _open(path: Path, image_columns: tuple[str, ...], label_columns: tuple[str, ...]) -> _Shard:
+    reader = _reader(path)
+    schema = reader.schema_arrow
+    image_column = _column(path, schema.names, image_columns, "image_column")
+    label_column = _column(path, schema.names, label_columns, "label_column")
+    _check_images(path, reader, image_column)
+    labels = _read_labels(path, reader, label_column)
+    if labels.null_count:
+        raise data_error(path, f"found {labels.null_count} rows without {label_column}", "one label an image")
+    names = _class_names(path, schema.metadata, label_column)
+    return _Shard(path, reader, image_column, label_column, labels, names)
+
+
+def _reader(path: Path) -> Any:
     import pyarrow.parquet as pq
 
     with parsing(path, "a complete Parquet file"):
         reader = pq.ParquetFile(path)
-        schema = reader.schema_arrow
-    image_column = _column(path, schema.names, _IMAGE_COLUMNS)
-    label_column = _column(path, schema.names, _LABEL_COLUMNS)
-    image_type, label_type = schema.field(image_column).type, schema.field(label_column).type
-    if pa.types.is_struct(image_type) and image_type.get_field_index("bytes") >= 0:
-        image_type = image_type.field("bytes").type
-    if not (pa.types.is_binary(image_type) or pa.types.is_large_binary(image_type)):
-        raise data_error(
-            path, f"found column {image_column} of type {image_type}", "binary or struct{bytes, path}"
-        )
-    if not pa.types.is_integer(label_type):
-        raise data_error(path, f"found column {label_column} of type {label_type}", "integers")
-    with parsing(path, "a complete Parquet file"):
-        column = reader.read([label_column])[label_column]
-    if column.null_count:
-        raise data_error(path, f"found {column.null_count} rows without {label_column}", "one label an image")
-    return _Shard(path, reader, image_column, column.to_numpy(), _num_named(schema.metadata, label_column))
+        check_count(reader.metadata.num_rows, MAX_IMAGES, path, "rows")
+        names = reader.schema_arrow.names
+    for name in names:
+        if names.count(name) > 1:
+            raise data_error(path, f"found two columns {name}", "columns of different names")
+    return reader
 
 
-def _column(path: Path, present: list[str], names: tuple[str, ...]) -> str:
+def _column(path: Path, present: list[str], names: tuple[str, ...], setting: str) -> str:
     for name in names:
         if name in present:
             return name
-    raise data_error(path, f"found columns {', '.join(present) or 'none'}", f"one named {' or '.join(names)}")
+    problem = f"found columns {', '.join(present[:50]) or 'none'}"
+    raise data_error(path, problem, f"one named {' or '.join(names)}, or its name in data.{setting}")
 
 
-def _num_named(metadata: dict[bytes, bytes] | None, label_column: str) -> int:
-    """Returns how many class names the `datasets` library's metadata lists, 0 if there are none."""
+def _check_images(path: Path, reader: Any, column: str) -> None:
+    """Refuses columns that hold no images, and images that would be absurdly large once unpacked."""
+    import pyarrow as pa
+
+    image_type = reader.schema_arrow.field(column).type
+    if pa.types.is_struct(image_type) and image_type.get_field_index("bytes") >= 0:
+        image_type = image_type.field("bytes").type
+    if pa.types.is_dictionary(image_type):
+        image_type = image_type.value_type
+    kinds = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
+    if not any(is_kind(image_type) for is_kind in kinds):
+        raise data_error(path, f"found column {column} of type {image_type}", "binary or struct{bytes, path}")
+    for number in range(reader.num_row_groups):
+        group = reader.metadata.row_group(number)
+        chunks = [group.column(i) for i in range(group.num_columns)]
+        unpacked = sum(
+            chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] == column
+        )
+        if unpacked > max(1, group.num_rows) * MAX_IMAGE_BYTES:
+            problem = f"found {group.num_rows} images of {unpacked:,} bytes in row group {number}"
+            raise data_error(path, problem, f"at most {MAX_IMAGE_BYTES:,} bytes an image")
+
+
+def _read_labels(path: Path, reader: Any, column: str) -> Any:
+    """Returns the labels as a `ChunkedArray` of int64 or of text."""
+    import pyarrow as pa
+
+    with parsing(path, "a complete Parquet file"):
+        labels = reader.read([column])[column]
+        kind = labels.type
+        if pa.types.is_dictionary(kind):
+            kind = kind.value_type
+            labels = labels.cast(kind)
+    if pa.types.is_boolean(kind):
+        return labels.cast(pa.uint8())
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        with parsing(path, "text in UTF-8"):
+            return labels.cast(pa.large_string())
+    if not pa.types.is_integer(kind):
+        raise data_error(path, f"found column {column} of type {kind}", "integers, text or booleans")
+    return labels
+
+
+def _class_names(path: Path, metadata: dict[bytes, bytes] | None, label_column: str) -> tuple[str, ...]:
+    """Returns the class names in the `datasets` library's metadata."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
-        return len(features[label_column]["names"])
-    except (KeyError, TypeError, ValueError):
-        return 0
+        names = features[label_column]["names"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return ()
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return ()
+    check_count(len(names), MAX_CLASSES, path, "class names")
+    return tuple(names)
 
 
-def _decode(shards: list[_Shard], num_classes: int) -> tuple[Split, bool]:
+def _is_text(shard: _Shard) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_large_string(shard.labels.type))
+
+
+def _classes(train: list[_Shard]) -> tuple[str | int, ...]:
+    """Returns the classes in the order of their labels: names where there are any, else numbers."""
+    if _is_text(train[0]):
+        present = {name for shard in train if _is_text(shard) for name in shard.labels.unique().to_pylist()}
+        check_count(len(present), MAX_CLASSES, train[0].path, "different labels")
+        return tuple(sorted(present))
+    for shard in train:
+        if shard.names:
+            return shard.names
+    largest, path = max((_largest(shard), shard.path) for shard in train)
+    check_count(largest + 1, MAX_CLASSES, path, "classes, as the largest label says")
+    return tuple(range(largest + 1))
+
+
+def _largest(shard: _Shard) -> int:
+    return -1 if _is_text(shard) else max(shard.labels.unique().to_pylist(), default=-1)
+
+
+def _class_labels(shard: _Shard, classes: tuple[str | int, ...]) -> Labels:
+    """Returns positions in `classes`; a file whose metadata lists other names, or another order, is translated."""
+    is_named = bool(classes) and isinstance(classes[0], str)
+    if _is_text(shard):
+        if not is_named:
+            raise data_error(shard.path, f"found {shard.label_column} of text", "integers, as in other files")
+        own: tuple[str | int, ...] = tuple(shard.labels.unique().to_pylist())
+        indices = {name: i for i, name in enumerate(own)}
+        labels = np.array([indices[name] for name in shard.labels.to_pylist()], dtype=np.int64)
+    else:
+        own = shard.names if shard.names and is_named else classes
+        labels = check_labels(shard.labels.to_numpy(), len(own), shard.path)
+    if own == classes:
+        return labels
+    for names in (own, classes):
+        if len(set(names)) < len(names):
+            problem = "found class names in another order than in other files, one of them twice"
+            raise data_error(shard.path, problem, "each class once")
+    position = {name: label for label, name in enumerate(classes)}
+    for label in np.unique(labels):
+        if own[label] not in position:
+            problem = f"found class {str(own[label])[:80]!r}, which the training files lack"
+            raise data_error(shard.path, problem, "the same classes in all files")
+    translated = np.array([position.get(name, -1) for name in own], dtype=np.int64)
+    result: Labels = translated[labels]
+    return result
+
+
+def _decode(shards: list[_Shard], classes: tuple[str | int, ...]) -> tuple[Split, bool]:
     """Decodes the images of a split as RGB, and tells whether all of them are grey."""
-    labels = np.concatenate([check_labels(shard.labels, num_classes, shard.path) for shard in shards])
+    labels = np.concatenate([_class_labels(shard, classes) for shard in shards])
     images, all_grey = decode_images(_encoded(shards), len(labels))
     return Split(images, labels, str(shards[0].path)), all_grey
 
@@ -129,13 +247,14 @@ def _decode(shards: list[_Shard], num_classes: int) -> tuple[Split, bool]:
 def _encoded(shards: list[_Shard]) -> Iterator[tuple[str, bytes]]:
     for shard in shards:
         row = 0
-        batches = shard.reader.iter_batches(batch_size=1024, columns=[shard.image_column])
+        batches = shard.reader.iter_batches(batch_size=64, columns=[shard.image_column])
         while True:
             with parsing(shard.path, "a complete Parquet file"):
                 batch = next(batches, None)
+                values = [] if batch is None else batch.column(0).to_pylist()
             if batch is None:
                 break
-            for value in batch.column(0).to_pylist():
+            for value in values:
                 where = f"{shard.path}, row {row}"
                 content = value.get("bytes") if isinstance(value, dict) else value
                 if content is None:
@@ -150,5 +269,6 @@ PARQUET = Source(
     flip=True,
     find=_find,
     read=_read,
-    obtain="train-*.parquet and test-*.parquet (or validation-*.parquet) in the data root or its folder data",
+    obtain="train-*.parquet and test-*.parquet (or validation-*.parquet) in the data root or a folder below it",
+    has_columns=True,
 )
