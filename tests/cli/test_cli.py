@@ -1,7 +1,6 @@
 """The command line without Ray: what it prints, and that bad input ends with exit code 2 and starts nothing."""
 
 import io
-import itertools
 import json
 import os
 import re
@@ -11,15 +10,14 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-import jsonschema
 import pandas as pd
 import pytest
+from command_line import assert_refused, call, files_below
 
 from tune_jobs.cli import app as cli
 from tune_jobs.cli.app import app, main
 from tune_jobs.cli.printing import console
-from tune_jobs.job.load import load_job, presets
-from tune_jobs.job.plain_yaml import read_mapping
+from tune_jobs.job.load import load_job, presets, schema
 from tune_jobs.job.space import PARAMETERS
 from tune_jobs.ledger.rows import Decision
 from tune_jobs.ledger.writer import Ledger
@@ -28,61 +26,11 @@ from zsharp.data import DATASETS
 from zsharp.models import ARCHITECTURES
 from zsharp.optim import METHODS
 
+pytestmark = pytest.mark.usefixtures("current")
 VERBS = [str(command.name or command.callback.__name__) for command in app.registered_commands]
-JOB = """
-name: mine
-data: {name: digits}
-architectures: [resnet8]
-methods: [sam]
-space: {lr: 0.01, rho: {uniform: [0.01, 0.1]}}
-search: {num_trials: 2}
-"""
 
 
-@pytest.fixture(autouse=True)
-def place(tmp_path, tmp_path_factory, monkeypatch):
-    """An empty current folder; decoded data and whatever Ray would write go elsewhere."""
-    folder = tmp_path / "current"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "ray"))
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    yield folder
-    assert not (tmp_path / "ray").exists(), "Ray was started"
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Runs the command line in this process; returns exit code, standard output and error output."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["tune-jobs", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        printed = capsys.readouterr()
-        return stop.value.code or 0, printed.out, printed.err
-
-    return call
-
-
-def files_below(folder):
-    return sorted((str(path), path.read_bytes() if path.is_file() else None) for path in folder.rglob("*"))
-
-
-def assert_refused(answer, *problems):
-    """Exit code 2 and one line a problem, which has all its parts."""
-    code, out, err = answer
-    assert code == 2, (code, out, err)
-    assert out == ""
-    assert "Traceback" not in err
-    assert len(err.splitlines()) == len(problems), err
-    for line, parts in zip(err.splitlines(), problems, strict=True):
-        for part in [parts] if isinstance(parts, str) else parts:
-            assert part in line
-
-
-def test_every_verb_has_help(call):
+def test_every_verb_has_help():
     assert {"list", "validate", "plan", "run", "export", "compare"} <= set(VERBS)
     for verb in VERBS:
         for flag in ("-h", "--help"):
@@ -91,7 +39,7 @@ def test_every_verb_has_help(call):
             assert f"tune-jobs {verb}" in out
 
 
-def test_the_version_is_the_package_s(call):
+def test_the_version_is_the_package_s():
     assert call("--version") == (0, f"tune-jobs {version('zsharp-tune')}\n", "")
 
 
@@ -108,12 +56,7 @@ def test_help_needs_nothing_that_is_slow_to_load():
     assert out.splitlines()[-1] == "loaded:"
 
 
-def test_colours_that_are_forced_do_not_make_a_pipe_a_terminal(monkeypatch, capsys):
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    assert not console().is_interactive
-
-
-def test_list_names_everything_that_a_job_can_name(call):
+def test_list_names_everything_that_a_job_can_name():
     code, out, _ = call("list")
     assert code == 0
     first_words = {line.split()[0] for line in out.splitlines() if line.startswith(" ") and line.strip()}
@@ -124,76 +67,23 @@ def test_list_names_everything_that_a_job_can_name(call):
     assert max(presets().values(), key=len) in out, "lines are not broken in a pipe"
 
 
-def test_python_dash_m_is_the_same_command(call):
-    run = subprocess.run(
-        [sys.executable, "-m", "tune_jobs", "--version"], capture_output=True, text=True, check=True
-    )
-    assert (0, run.stdout, run.stderr) == call("--version")
+def test_colours_that_are_forced_do_not_make_a_pipe_a_terminal(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert not console().is_interactive
 
 
 @pytest.mark.parametrize("preset", presets())
-def test_presets_are_valid_and_satisfy_the_schema(call, preset):
+def test_presets_are_valid(preset):
     code, out, err = call("validate", preset)
     assert (code, err) == (0, "")
     assert out.startswith(f"valid: {preset}, {len(load_job(preset).studies())} studies, ")
-    schema = json.loads(call("validate", "--schema")[1])
-    jsonschema.Draft202012Validator.check_schema(schema)
-    text = (Path(sys.modules["tune_jobs"].__file__).parent / "job" / "presets" / f"{preset}.yaml").read_text()
-    values = read_mapping(text, preset)
-    jsonschema.Draft202012Validator(schema).validate(values)
-    for wrong in ({"methods": ["zsharpp"]}, {"epochs": 3}, {"space": {"rh0": 0.1}}):
-        with pytest.raises(jsonschema.ValidationError):
-            jsonschema.Draft202012Validator(schema).validate(values | wrong)
 
 
-JOB_VERBS = (
-    "validate",
-    "plan",
-    "run",
-)  # read a job in the same way: each is tried with a third of the tables
-BAD_VALUES = {
-    "name=../x": ["name: '../x'"],
-    "name=/etc": ["name: '/etc'"],
-    "name=..": ["name: '..'"],
-    "train.epoch=3": ["--set train.epoch:", "unknown key 'epoch'", "did you mean epochs?"],
-    "foo=3": ["--set foo:", "unknown key 'foo'"],
-    "architectures=[resnet_20]": ["architectures[0]:", "'resnet_20'", "did you mean resnet20?", "vit_tiny"],
-    "methods=[sam, zsharpp]": ["methods[1]:", "'zsharpp'", "did you mean zsharp?", "friendly_sam"],
-    "data.name=digitz": ["data.name:", "'digitz'", "did you mean digits?", "tiny_imagenet"],
-    "space.rh0=0.1": ["--set space.rh0:", "unknown parameter 'rh0'", "did you mean rho?"],
-    "space.q_p={uniform: [0.5, 1.0]}": ["space.q_p.uniform[1]: 1.0", "at least 0 and below 1"],
-    "space.q_p={uniform: [-0.1, 0.5]}": ["space.q_p.uniform[0]: -0.1", "at least 0 and below 1"],
-    "space.q_p=95": ["space.q_p: 95", "below 1"],
-    "space.rho={uniform: [-0.1, 0.5]}": ["space.rho.uniform[0]: -0.1", "at least 0"],
-    "space.lr={uniform: [0, 0.1]}": ["space.lr.uniform[0]: 0", "above 0"],
-    "space.lr={choice: [0.1, 0.0]}": ["space.lr.choice[1]: 0.0", "above 0"],
-    "space.rho={uniform: [0.5, 0.1]}": ["space.rho.uniform: [0.5, 0.1]", "low bound must be below"],
-    "space.rho={loguniform: [0.1, 0.1]}": ["space.rho.loguniform: [0.1, 0.1]", "low bound must be below"],
-    "space.rho={loguniform: [0, 0.1]}": ["space.rho.loguniform[0]: 0", "above 0"],
-    "space.rho={normal: [0, 1]}": ["space.rho:", "unknown distribution 'normal'", "loguniform"],
-    "asha.grace_epochs=21": ["asha.grace_epochs: 21", "at most train.epochs, which is 20"],
-    "search.first_points=[{lr: 0.01, rho: 0.1, q_p: 0.9, momentum: 0.9}]": [
-        "search.first_points[0].momentum:",
-        "not in this job's space",
-        "q_p, rho, lr",
-    ],
-    "search.first_points=[{lr: 5}]": ["search.first_points[0].lr: 5", "between 0.0003 and 0.03"],
-    "methods=[sam, base, sam]": ["methods[2]: 'sam'", "listed twice"],
-    "architectures=[resnet8, resnet8]": ["architectures[1]: 'resnet8'", "listed twice"],
-    "train.epochs=many": ["train.epochs: 'many'", "expected a whole number"],
-    "train.epochs=[": ["--set train.epochs", "not YAML"],
-    "train.epochs": ["--set", "expected path=value"],
-    "storage=ftp://host/x": ["storage: 'ftp://host/x'", "expected a folder, or an address"],
-}
+def test_the_printed_schema_is_that_of_jobs():
+    assert json.loads(call("validate", "--schema")[1]) == json.loads(json.dumps(schema()))
 
 
-@pytest.mark.parametrize(("verb", "change"), [*zip(itertools.cycle(JOB_VERBS), BAD_VALUES)])
-def test_bad_values_are_refused_with_what_is_valid(call, place, verb, change):
-    assert_refused(call(verb, "digits", "--set", change), BAD_VALUES[change])
-    assert files_below(place) == []
-
-
-def test_all_problems_are_said_at_once(call, place):
+def test_all_problems_are_said_at_once(current):
     changes = {
         "train.epoch=3": "epochs?",
         "methods=[zsharpp]": "zsharp?",
@@ -202,40 +92,33 @@ def test_all_problems_are_said_at_once(call, place):
     }
     sets = [part for change in changes for part in ("--set", change)]
     assert_refused(call("run", "digits", *sets, "--out", "there"), *changes.values())
-    assert files_below(place) == []
+    assert files_below(current) == []
 
 
-BAD_FILES = {
-    "a key too many": (JOB + "epochs: 3\n", ["epochs: unknown key"]),
-    "a list": ("- a\n- b\n", ["job.yaml: ['a', 'b'] is not valid:", "lines of `key: value`"]),
-    "a word": ("digits\n", ["job.yaml: 'digits'", "lines of `key: value`"]),
-    "nothing": ("", ["job.yaml: the file is empty"]),
-    "a Python object": (
-        'name: !!python/object/apply:os.system ["touch touched"]\n',
-        ["job.yaml, line 1: the tag 'tag:yaml.org,2002:python/object/apply:os.system'", "only plain data"],
-    ),
-    "a Python tuple": (JOB + "storage: !!python/tuple [a]\n", ["line 8: the tag", "only plain data"]),
-    "an alias": (JOB + "storage: &a x\nasha: *a\n", ["line 9: an alias (*a)"]),
-    "a key twice": (JOB + "name: other\n", ["line 8: the key 'name' a second time"]),
-    "not YAML": ("name: [a\n", ["job.yaml, line 2: not YAML"]),
-    "not text": ("name: \x00\n", ["job.yaml", "not YAML"]),
-    "a missing section": (JOB.replace("search:", "asha: {}\n#"), ["search: missing"]),
-}
+@pytest.mark.parametrize(
+    ("verb", "change", "parts"),
+    [
+        ("validate", "train.epoch=3", ["--set train.epoch:", "unknown key 'epoch'", "did you mean epochs?"]),
+        ("plan", "space.q_p={uniform: [0.5, 1.0]}", ["space.q_p.uniform[1]: 1.0", "at least 0 and below 1"]),
+        ("run", "search.first_points=[{lr: 5}]", ["search.first_points[0].lr: 5", "between 0.0003 and 0.03"]),
+        ("run", "storage=ftp://host/x", ["storage: 'ftp://host/x'", "expected a folder, or an address"]),
+        ("run", "train.epochs=[", ["--set train.epochs", "not YAML"]),
+    ],
+)
+def test_bad_values_are_refused_with_what_is_valid(current, verb, change, parts):
+    assert_refused(call(verb, "digits", "--set", change), parts)
+    assert files_below(current) == []
 
 
-@pytest.mark.parametrize(("verb", "case"), [*zip(itertools.cycle(JOB_VERBS), BAD_FILES)])
-def test_bad_files_are_refused_with_the_line(call, place, verb, case):
-    text, parts = BAD_FILES[case]
-    Path("job.yaml").write_text(text)
-    before = files_below(place)
-    assert_refused(call(verb, "job.yaml"), parts)
-    assert files_below(place) == before
-
-
-@pytest.mark.parametrize("verb", JOB_VERBS)
-def test_a_job_that_is_not_there(call, verb):
+@pytest.mark.parametrize("verb", ["validate", "plan", "run"])
+def test_jobs_that_cannot_be_read_are_refused(current, verb):
+    Path("job.yaml").write_text("name: [a\n")
+    assert_refused(call(verb, "job.yaml"), ["job.yaml, line 2: not YAML"])
+    Path("job.yaml").write_text("- a\n- b\n")
+    assert_refused(call(verb, "job.yaml"), ["job.yaml: ['a', 'b'] is not valid:", "lines of `key: value`"])
     assert_refused(call(verb, "digitz"), ["'digitz'", "neither a preset nor a file", "did you mean digits?"])
     assert_refused(call(verb, "."), ["'.'", "cannot be read: Is a directory"])
+    assert [path.name for path in current.iterdir()] == ["job.yaml"]
 
 
 def another_job(folder):
@@ -243,63 +126,43 @@ def another_job(folder):
     Ledger.create(folder, other.model_dump(mode="json"), {}).close()
 
 
-def somebodys_files(folder):
-    folder.mkdir()
-    (folder / "thesis.tex").write_text("years of work")
+@pytest.mark.parametrize("occupied_by", ["another job", "files", "a file", "a broken ledger"])
+def test_a_folder_in_use_is_left_alone_and_fresh_deletes_nothing_but_searches(current, occupied_by):
+    there = current / "there"
+    if occupied_by == "another job":
+        another_job(there)
+    elif occupied_by == "a file":
+        there.write_text("not a folder")
+    else:
+        there.mkdir()
+        name = "thesis.tex" if occupied_by == "files" else "ledger.sqlite"
+        (there / name).write_bytes(b"years of work " * 1000)
+    before = files_below(current)
+    where = "there/ledger.sqlite" if occupied_by == "a broken ledger" else "--out: 'there'"
+    for option in [[], ["--fresh"]][: 1 if occupied_by == "another job" else 2]:
+        assert_refused(call("run", "digits", "--out", "there", *option), where)
+    assert files_below(current) == before
 
 
-def a_file(folder):
-    folder.write_text("not a folder")
-
-
-def a_broken_ledger(folder):
-    folder.mkdir()
-    (folder / "ledger.sqlite").write_bytes(b"garbage " * 1000)
-
-
-IN_USE = [
-    (another_job, ["--out: 'there'", "holds another job ('digits')"]),
-    (somebodys_files, ["--out: 'there'", "not a search folder"]),
-    (a_file, ["--out: 'there'", "not a search folder"]),
-    (a_broken_ledger, ["there/ledger.sqlite", "found"]),
-]
-
-
-@pytest.mark.parametrize(("occupy", "parts"), IN_USE)
-def test_a_folder_in_use_is_left_alone(call, place, occupy, parts):
-    occupy(place / "there")
-    before = files_below(place)
-    assert_refused(call("run", "digits", "--out", "there"), parts)
-    assert files_below(place) == before
-
-
-@pytest.mark.parametrize(("occupy", "parts"), IN_USE[1:])
-def test_fresh_deletes_nothing_but_searches(call, place, occupy, parts):
-    occupy(place / "there")
-    before = files_below(place)
-    assert_refused(call("run", "digits", "--out", "there", "--fresh"), parts)
-    assert files_below(place) == before
-
-
-def test_fresh_deletes_no_search_before_all_is_known_to_be_well(call, place):
-    another_job(place / "there")
+def test_fresh_deletes_no_search_before_all_is_known_to_be_well(current):
+    another_job(current / "there")
     refused = call("run", "digits", "--out", "there", "--fresh", "--set", "train.batch_size=2000")
     assert_refused(refused, "train.batch_size: 2000")
-    with Ledger.open(place / "there", read_only=True) as ledger:
+    with Ledger.open(current / "there", read_only=True) as ledger:
         assert ledger.job["train"]["seed"] == 7
 
 
 @pytest.mark.parametrize("verb", ["plan", "run"])
-def test_data_and_architectures_that_do_not_fit(call, place, verb):
-    missing = place.parent / "no-such-folder"
+def test_data_and_architectures_that_do_not_fit(current, verb):
+    missing = current.parent / "no-such-folder"
     refused = call(verb, "cifar10", "--set", f"data.root={missing}", "--out", "there")
     assert_refused(refused, ["data:", str(missing), "no such folder", "cifar-10-batches-py"])
     refused = call(verb, "digits", "--set", "architectures=[resnet8, vgg16_bn]", "--out", "there")
     assert_refused(refused, ["architectures[1]: 'vgg16_bn'"])
-    assert files_below(place) == []
+    assert files_below(current) == []
 
 
-def test_a_machine_that_has_no_gpu(place):
+def test_a_machine_that_has_no_gpu(current):
     """In a process of its own, which no other test's Ray lends GPUs to."""
     code = """
 import sys
@@ -317,13 +180,13 @@ for verb, change in (("plan", "resources.device=cuda"), ("run", "resources.gpus_
     for setting, line in zip(("device", "gpus_per_trial"), done.stderr.splitlines(), strict=True):
         assert line.startswith(f"resources.{setting}:")
         assert "there is no GPU here; valid: auto" in line
-    assert files_below(place) == []
+    assert files_below(current) == []
 
 
 @pytest.fixture
-def searched(place):
+def searched(current):
     """A small search: two methods, one trial each that completed, one that was pruned."""
-    folder = place / "small"
+    folder = current / "small"
     job = load_job("digits", ["name=small", "architectures=[resnet8]", "methods=[sam, base]"])
     with Ledger.create(folder, job.model_dump(mode="json"), {}) as ledger:
         for number, (method, accuracy, end) in enumerate(
@@ -340,7 +203,7 @@ def searched(place):
     return folder
 
 
-def test_export_writes_the_files_it_names(call, searched):
+def test_export_writes_the_files_it_names(searched):
     code, out, err = call("export", searched)
     assert (code, err) == (0, "")
     files = [Path(line) for line in out.splitlines()]
@@ -348,7 +211,7 @@ def test_export_writes_the_files_it_names(call, searched):
     assert len(pd.read_parquet(files[0])) == 3
 
 
-def test_compare_writes_the_same_rows_in_every_format(call, searched):
+def test_compare_writes_the_same_rows_in_every_format(searched):
     call("export", searched)
     table = compare([searched])
     answers = {
@@ -367,7 +230,7 @@ def test_compare_writes_the_same_rows_in_every_format(call, searched):
     assert call("compare", searched)[1] == text["table"]
 
 
-def test_names_are_never_taken_for_markup_or_emoji(call, searched):
+def test_names_are_never_taken_for_markup_or_emoji(searched):
     folder = searched.rename(searched.with_name("[bold]:smile:"))
     call("export", folder)
     twice = folder.with_name("[red]again")
@@ -380,7 +243,7 @@ def test_names_are_never_taken_for_markup_or_emoji(call, searched):
     assert_refused(call("compare", folder / "[/bold]:smile:"), "[/bold]:smile:")
 
 
-def test_an_unknown_format_is_refused(call, searched):
+def test_an_unknown_format_is_refused(searched):
     call("export", searched)
     code, out, err = call("compare", searched, "--format", "xml")
     assert (code, out) == (2, "")
@@ -388,12 +251,13 @@ def test_an_unknown_format_is_refused(call, searched):
         assert part in err
 
 
-def test_plan_writes_nothing(call, place):
-    code, out, err = call("plan", "digits", "--out", "there")
-    assert (code, err) == (0, "")
-    assert "48 trials, at most 960 epochs." in out
-    assert out.rstrip().endswith(" in there")
-    assert files_below(place) == []
+def test_plan_writes_nothing(current):
+    for folder in ("there", "/dev/null/x"):
+        code, out, err = call("plan", "digits", "--out", folder)
+        assert (code, err) == (0, "")
+        assert "48 trials, at most 960 epochs." in out
+        assert out.rstrip().endswith(f" in {folder}")
+    assert files_below(current) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -36,14 +36,8 @@ def piped():
 
 
 def terminal(width=100, height=24):
-    return Console(
-        file=io.StringIO(),
-        force_terminal=True,
-        width=width,
-        height=height,
-        color_system=None,
-        legacy_windows=False,
-    )
+    size = {"width": width, "height": height}
+    return Console(file=io.StringIO(), force_terminal=True, color_system=None, legacy_windows=False, **size)
 
 
 def trial(number, *, study="resnet8-sam", **state):
@@ -51,17 +45,17 @@ def trial(number, *, study="resnet8-sam", **state):
     return LiveTrial(f"{study}-{number:04d}", study, params, **state)
 
 
-def feed(progress, one, epochs, status=None, accuracy=0.5, error=None):
+def feed(progress, live, epochs, status=None, accuracy=0.5, error=None):
     """Reports a trial from its start; its last epoch ends it if `status` is given, as `Recorder` does."""
-    progress.on_change(one)
+    progress.on_change(live)
     for epoch in range(1, epochs + 1):
-        one.epoch, one.val_accuracy = epoch, accuracy
+        live.epoch, live.val_accuracy = epoch, accuracy
         if epoch < epochs or status in (None, "failed", "interrupted"):
-            progress.on_change(one)
+            progress.on_change(live)
     if status is not None:
-        one.status, one.error = status, error
-        progress.on_change(one)
-    return one
+        live.status, live.error = status, error
+        progress.on_change(live)
+    return live
 
 
 def shown(progress):
@@ -69,11 +63,6 @@ def shown(progress):
     console = progress._console
     lines = console.render_lines(progress._render(), console.options, pad=False)
     return ["".join(segment.text for segment in line).rstrip() for line in lines]
-
-
-def row_of(progress, study):
-    (row,) = [line for line in shown(progress) if line.startswith(f"{study} ")]
-    return row.split()
 
 
 def test_a_pipe_gets_one_line_for_the_start_and_one_for_each_finished_trial():
@@ -117,15 +106,6 @@ def test_errors_are_one_line_of_plain_text(error, printed, make_console):
     assert console.file.getvalue().splitlines() == [expected]
 
 
-def test_colours_that_are_forced_do_not_make_a_pipe_a_terminal():
-    console = Console(file=io.StringIO(), force_terminal=True, force_interactive=False, width=80)
-    with Progress(small_job(), console) as progress:
-        progress.on_start(SLOTS)
-        feed(progress, trial(0), 3, "pruned")
-    assert "\x1b[?25l" not in console.file.getvalue(), "the cursor was hidden"
-    assert len(console.file.getvalue().splitlines()) == 2
-
-
 def test_a_terminal_shows_every_study():
     progress = Progress(small_job(), terminal())
     feed(progress, trial(0), 9, "completed", 0.7)
@@ -137,16 +117,9 @@ def test_a_terminal_shows_every_study():
     lines = shown(progress)
     assert lines[0].split() == ["study", "done", "running", "pruned", "failed", "best", "with"]
     assert len(lines) == 4
-    assert row_of(progress, "resnet8-sam") == [
-        "resnet8-sam",
-        "3/4",
-        "1",
-        "1",
-        "0.7000",
-        "rho=0.05",
-        "lr=0.00123",
-    ]
-    assert row_of(progress, "resnet8-base") == ["resnet8-base", "2/4", "2"]
+    rows = {line.split()[0]: line.split() for line in lines[1:-1]}
+    assert rows["resnet8-sam"] == ["resnet8-sam", "3/4", "1", "1", "0.7000", "rho=0.05", "lr=0.00123"]
+    assert rows["resnet8-base"] == ["resnet8-base", "2/4", "2"]
     assert lines[-1].startswith("28 epochs, ")
 
 
@@ -242,28 +215,28 @@ def test_the_footer_counts_epochs_and_tells_the_time(clock):
     progress._live.stop()
     clock[0] += 7
     assert shown(progress)[-1] == "starting workers, 7s so far"
-    one = feed(progress, trial(0), 0)
+    live = feed(progress, trial(0), 0)
     assert shown(progress)[-1] == "starting workers, 7s so far"
     clock[0] += 3
-    one.epoch = 1
-    progress.on_change(one)
+    live.epoch = 1
+    progress.on_change(live)
     assert shown(progress)[-1] == "1 epoch, 10s so far"
     for epoch in range(2, 10):
         clock[0] += 2
-        one.epoch, one.status = epoch, "completed" if epoch == 9 else None
-        progress.on_change(one)
+        live.epoch, live.status = epoch, "completed" if epoch == 9 else None
+        progress.on_change(live)
     # 8 epochs in the 16 s since the first; 7 trials of 9 epochs to go.
     assert shown(progress)[-1] == "9 epochs, 26s so far, 0.5 epochs/s, about 2m06s left"
     clock[0] += 10_000
     assert "2h47m so far" in shown(progress)[-1]
 
 
-def test_a_resumed_trial_counts_what_it_trains_from_here_on(clock):
+def test_a_resumed_trial_counts_what_it_trains_from_here_on():
     progress = Progress(small_job(), terminal())
-    one = trial(0, epoch=5, val_accuracy=0.5)
-    progress.on_change(one)
-    one.epoch = 6
-    progress.on_change(one)
+    live = trial(0, epoch=5, val_accuracy=0.5)
+    progress.on_change(live)
+    live.epoch = 6
+    progress.on_change(live)
     assert shown(progress)[-1].startswith("1 epoch, ")
 
 

@@ -15,14 +15,14 @@ GRID = "space={q_p: {choice: [0.5, 0.9]}, rho: 0.05, lr: {choice: [0.01, 0.001, 
 
 def suggestions(job, study, numbers=None):
     """What Optuna is asked for, trial by trial; those before are told as completed."""
-    found = []
+    asked = []
     search = optuna.create_study()
     for number in range(job.search.num_trials) if numbers is None else numbers:
         search.sampler = sampler_of(job, study, number)
         trial = search.ask({name: to_optuna(job.space[name]) for name in study.parameters})
         search.tell(trial, 0.5 + number / 1000)
-        found.append(dict(trial.params))
-    return found
+        asked.append(dict(trial.params))
+    return asked
 
 
 def grid_job(*sets):
@@ -52,23 +52,25 @@ def test_points_of_a_grid_are_those_of_the_product():
 def test_every_round_of_a_repeated_grid_has_the_next_seed():
     job = grid_job("search.num_trials=18", "search.seeds=3", "train.seed=40")
     (study, _) = job.studies()
-    found = suggestions(job, study)
-    assert found[:6] == found[6:12] == found[12:]
-    assert len({str(point) for point in found}) == 6
-    seeds = [job.trial_spec(study, point, number).train.seed for number, point in enumerate(found)]
+    suggested = suggestions(job, study)
+    assert suggested[:6] == suggested[6:12] == suggested[12:]
+    assert len({str(point) for point in suggested}) == 6
+    seeds = [job.trial_spec(study, point, number).train.seed for number, point in enumerate(suggested)]
     assert seeds == [40] * 6 + [41] * 6 + [42] * 6
     more = grid_job("search.num_trials=24", "search.seeds=4", "train.seed=40")
-    assert suggestions(more, study)[:18] == found, "another seed comes last, so that a search can be extended"
-    assert more.trial_spec(study, found[7], 7) == job.trial_spec(study, found[7], 7)
+    assert suggestions(more, study)[:18] == suggested, (
+        "another seed comes last, so that a search can be extended"
+    )
+    assert more.trial_spec(study, suggested[7], 7) == job.trial_spec(study, suggested[7], 7)
 
 
 def test_random_configurations_are_repeated_too():
     job = load_job("digits", ["search={num_trials: 8, sampler: random, seeds: 2}"])
     for study in job.studies():
-        found = suggestions(job, study)
-        assert found[:4] == found[4:]
-        assert len({str(point) for point in found}) == 4
-        assert [job.trial_spec(study, found[n], n).train.seed for n in range(8)] == [0] * 4 + [1] * 4
+        suggested = suggestions(job, study)
+        assert suggested[:4] == suggested[4:]
+        assert len({str(point) for point in suggested}) == 4
+        assert [job.trial_spec(study, suggested[n], n).train.seed for n in range(8)] == [0] * 4 + [1] * 4
 
 
 def test_one_configuration_is_repeated_with_every_seed():
@@ -99,64 +101,39 @@ def test_studies_share_their_configurations_only_if_asked():
     ), "and the default is what it was"
 
 
-PROBLEMS = {
-    "tpe repeated": (
-        ["search.seeds=2", "search.first_points=[]"],
-        "search.sampler: 'tpe'",
-        "search.seeds above 1 excludes; valid: random, grid",
-    ),
+RANDOM, ONE = "search.sampler=random", "methods=[zsharp]"
+NO_FIRST_POINTS = "search.first_points=[]"
+PROBLEMS = {  # changes, the line's beginning, its words
+    "tpe repeated": (["search.seeds=2", NO_FIRST_POINTS], "search.sampler: 'tpe'", "valid: random, grid"),
     "gp shared": (
-        ["search.sampler=gp", "search.shared_configurations=true"],
-        "search.sampler: 'gp'",
-        "search.shared_configurations excludes; valid: random, grid",
+        ["search.sampler=gp", "search.shared_configurations=true"], "search.sampler: 'gp'", "random, grid",
     ),
-    "not a multiple": (
-        ["search.sampler=random", "search.seeds=3", "search.first_points=[]"],
-        "search.num_trials: 8",
-        "must be a multiple of search.seeds, which is 3",
-    ),
+    "not a multiple": ([RANDOM, "search.seeds=3", NO_FIRST_POINTS], "search.num_trials: 8", "which is 3"),
     "more seeds than trials": (
-        ["search.sampler=random", "search.seeds=9", "search.first_points=[]"],
-        "search.num_trials: 8",
-        "must be a multiple of search.seeds, which is 9",
+        [RANDOM, "search.seeds=9", NO_FIRST_POINTS], "search.num_trials: 8", "which is 9",
     ),
-    "first points repeated": (
-        ["search.sampler=random", "search.seeds=2"],
-        "search.first_points",
-        "search.seeds above 1 or the grid sampler",
-    ),
+    "first points repeated": ([RANDOM, "search.seeds=2"], "search.first_points", "search.seeds above 1"),
     "first points in a grid": (
-        [GRID, "search={num_trials: 6, sampler: grid, first_points: [{lr: 0.1}]}", "methods=[zsharp]"],
-        "search.first_points",
-        "search.seeds above 1 or the grid sampler",
+        [GRID, "search={num_trials: 6, sampler: grid, first_points: [{lr: 0.1}]}", ONE],
+        "search.first_points", "the grid sampler",
     ),
-    "a grid of a range": (
-        ["search={num_trials: 8, sampler: grid}"],
-        "space.lr",
-        "the grid sampler needs {choice: [number, ...]} or a plain number",
-    ),
+    "a grid of a range": (["search={num_trials: 8, sampler: grid}"], "space.lr", "a plain number"),
     "too few trials": (
-        [GRID, "search={num_trials: 5, sampler: grid}", "methods=[zsharp]"],
-        "search.num_trials: 5",
-        "the grid of method zsharp has 6 points, which with search.seeds = 1 makes 6 trials",
+        [GRID, "search={num_trials: 5, sampler: grid}", ONE], "search.num_trials: 5", "6 points, which",
     ),
     "too many trials": (
-        [GRID, "search={num_trials: 20, sampler: grid, seeds: 2}", "methods=[zsharp]"],
-        "search.num_trials: 20",
-        "makes 12 trials",
+        [GRID, "search={num_trials: 20, sampler: grid, seeds: 2}", ONE], "search.num_trials: 20", "12 trials",
     ),
     "a method with a smaller grid": (
         [GRID, "search={num_trials: 6, sampler: grid}", "methods=[zsharp, base]"],
-        "search.num_trials: 6",
-        "the grid of method base has 3 points",
+        "search.num_trials: 6", "the grid of method base has 3 points",
     ),
     "one point many times": (
         ["space={lr: 0.1}", "search={num_trials: 4, sampler: grid}", "methods=[base]"],
-        "search.num_trials: 4",
-        "the grid of method base has 1 point, which with search.seeds = 1 makes 1 trial",
+        "search.num_trials: 4", "has 1 point, which",
     ),
     "no seeds": (["search.seeds=0"], "search.seeds: 0", "at least 1"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", PROBLEMS)

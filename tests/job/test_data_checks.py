@@ -5,6 +5,7 @@ import pytest
 from tune_jobs.errors import JobError
 from tune_jobs.job.data_checks import check_data
 from tune_jobs.job.load import load_job
+from tune_jobs.search.folder import SearchFolder, check_folder
 
 
 @pytest.fixture(autouse=True)
@@ -37,32 +38,17 @@ def test_the_last_that_fits(sets):
 
 
 @pytest.mark.parametrize(
-    ("sets", "expected"),
+    ("sets", "path", "words"),
     [
-        (
-            ["data.max_images=1439"],
-            "data.max_images: 1439 is not valid: expected at most 1438, the training images",
-        ),
-        (
-            ["train.batch_size=1151"],
-            "train.batch_size: 1151 is not valid: expected at most 1150, the images to train on",
-        ),
-        (
-            ["data.max_images=100", "train.batch_size=81"],
-            "train.batch_size: 81 is not valid: expected at most 80, the images to train on",
-        ),
-        (
-            ["data.val_fraction=0.0003"],
-            "data.val_fraction: 0.0003 is not valid: leaves 0 of 1438 images to validate on",
-        ),
-        (
-            ["data.val_fraction=0.9997", "train.batch_size=1"],
-            "data.val_fraction: 0.9997 is not valid: leaves 1438 of 1438 images to validate on",
-        ),
+        (["data.max_images=1439"], "data.max_images: 1439", "at most 1438"),
+        (["train.batch_size=1151"], "train.batch_size: 1151", "at most 1150"),
+        (["data.max_images=100", "train.batch_size=81"], "train.batch_size: 81", "at most 80"),
+        (["data.val_fraction=0.0003"], "data.val_fraction: 0.0003", "leaves 0 of 1438"),
+        (["data.val_fraction=0.9997", "train.batch_size=1"], "data.val_fraction: 0.9997", "1438 of 1438"),
     ],
 )
-def test_too_few_images(sets, expected):
-    assert expected in refusal(*sets)
+def test_too_few_images(sets, path, words):
+    assert any(problem.startswith(path) and words in problem for problem in refusal(*sets))
 
 
 def test_architectures_that_cannot_take_the_images():
@@ -74,11 +60,8 @@ def test_architectures_that_cannot_take_the_images():
 
 def test_all_problems_at_once():
     problems = refusal("architectures=[vgg16_bn]", "data.max_images=2000", "train.batch_size=1900")
-    assert [problem.partition(":")[0] for problem in problems] == [
-        "architectures[0]",
-        "data.max_images",
-        "train.batch_size",
-    ]
+    where = [problem.partition(":")[0] for problem in problems]
+    assert where == ["architectures[0]", "data.max_images", "train.batch_size"]
 
 
 def test_files_that_are_missing_or_damaged(tmp_path):
@@ -97,8 +80,6 @@ def test_files_that_are_missing_or_damaged(tmp_path):
 
 
 def test_a_search_folder_below_a_file_is_refused(tmp_path):
-    from tune_jobs.search.folder import SearchFolder, check_folder
-
     (tmp_path / "file").write_text("")
     with pytest.raises(JobError, match="no folder can be made"):
         check_folder(load_job("digits"), SearchFolder(tmp_path / "file" / "search"))

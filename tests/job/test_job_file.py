@@ -7,7 +7,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from malformed_jobs import JUNK, places, put
+from malformed_jobs import JUNK, paths, put
 
 from tune_jobs.errors import NOTHING, JobError
 from tune_jobs.job.load import dump_job, load_job, presets
@@ -52,7 +52,7 @@ def problems_of(source: str, sets: tuple[str, ...] = ()) -> dict[str, tuple[obje
         load_job(source, sets)
     problems = caught.value.problems
     assert len(str(caught.value).splitlines()) == len(problems), "one line a problem"
-    assert len({problem.path for problem in problems}) == len(problems), "one problem a place"
+    assert len({problem.path for problem in problems}) == len(problems), "one problem a path"
     return {problem.path: (problem.value, problem.message) for problem in problems}
 
 
@@ -66,14 +66,6 @@ def changed(path: str, value: object) -> dict:
     return job
 
 
-def test_a_valid_job_loads(write):
-    job = load_job(write(JOB))
-    assert job.name == "small"
-    assert job.space["lr"].loguniform == (1e-4, 0.1)
-    assert job.train.augment.cutout == 2
-    assert len(job.studies()) == 4
-
-
 # What is changed in JOB, to what; the path of the problem; words that its message must have.
 BAD = [
     ("name", "a/b", "name", "letters, digits"),
@@ -83,6 +75,8 @@ BAD = [
     ("storage", "s3://key:secret@bucket/x", "storage", "must not hold credentials"),
     ("storage", "gs://bucket/../x", "storage", "without . and .."),
     ("storage", "", "storage", "not empty"),
+    ("storage", "gs://", "storage", "expected gs://bucket/folder"),
+    ("storage", "a\0b", "storage", "expected"),
     ("extra", 1, "extra", "unknown key 'extra'; valid: name, data, architectures"),
     ("data.nmae", "digits", "data.nmae", "did you mean name? valid: name, root"),
     ("data.name", "cifar-10", "data.name", f"did you mean cifar10? valid: {', '.join(DATASETS)}"),
@@ -128,12 +122,7 @@ BAD = [
     ("space.q_p", {"uniform": [0.1, 0.2, 0.3]}, "space.q_p.uniform", "exactly two numbers, [low, high]"),
     ("space.q_p", {"uniform": ["a", 0.9]}, "space.q_p.uniform[0]", "expected a number"),
     ("space.q_p", {"uniform": 0.9}, "space.q_p.uniform", "expected a list"),
-    (
-        "space.q_p",
-        {"unifrm": [0.5, 0.9]},
-        "space.q_p",
-        "did you mean uniform? valid: uniform, loguniform, choice",
-    ),
+    ("space.q_p", {"unifrm": [0.5, 0.9]}, "space.q_p", "did you mean uniform? valid: uniform, loguniform"),
     ("space.q_p", {"uniform": [0, 0.5], "choice": [1]}, "space.q_p", "{uniform: [low, high]}"),
     ("space.q_p", "0.5", "space.q_p", "or a plain number"),
     ("space.q_p", 1.0, "space.q_p", "at least 0 and below 1"),
@@ -143,12 +132,7 @@ BAD = [
     ("space.rho", {"choice": [0.1, -0.1]}, "space.rho.choice[1]", "at least 0"),
     ("space.lr", {"uniform": [0, 1]}, "space.lr.uniform[0]", "above 0"),
     ("space.lr", {"choice": [0, 1]}, "space.lr.choice[0]", "above 0"),
-    (
-        "space.momentum",
-        {"uniform": [0.5, 0.9]},
-        "space.momentum",
-        "train.base_optimizer is adamw, and only sgd",
-    ),
+    ("space.momentum", {"uniform": [0.5, 0.9]}, "space.momentum", "train.base_optimizer is adamw"),
     ("space", [], "space", "keys among q_p, rho"),
     ("search", {"sampler": "tpe"}, "search.num_trials", "missing"),
     ("search.num_trials", 0, "search.num_trials", "at least 1"),
@@ -159,12 +143,7 @@ BAD = [
     ("search.first_points", [{"rho": 0.05}], "search.first_points[0].rho", "one of 0.01, 0.1"),
     ("search.first_points", [{"weight_decay": 0}], "search.first_points[0].weight_decay", "fixed at 5e-05"),
     ("search.first_points", [{"eta": 1}], "search.first_points[0].eta", "not in this job's space"),
-    (
-        "search.first_points",
-        [{"lr": 0.01, "qp": 1}],
-        "search.first_points[0].qp",
-        "did you mean q_p? valid: q_p, rho",
-    ),
+    ("search.first_points", [{"lr": 0.01, "qp": 1}], "search.first_points[0].qp", "did you mean q_p? valid"),
     ("search.first_points", [{"lr": "x"}], "search.first_points[0].lr", "expected a number"),
     ("search.first_points", [{}], "search.first_points[0]", "at least 1"),
     ("search.first_points", {"lr": 0.1}, "search.first_points", "expected a list"),
@@ -183,19 +162,18 @@ BAD = [
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "path", "words"), BAD, ids=[f"{row[0]}={row[1]!r:.40}" for row in BAD]
+    ("setting", "value", "path", "words"), BAD, ids=[f"{row[0]}={row[1]!r:.40}" for row in BAD]
 )
-def test_bad_input(write, place: str, value: object, path: str, words: str):
-    source = write(changed(place, value))
-    problems = problems_of(source)
-    assert list(problems) == [path]
-    given, message = problems[path]
-    assert words in message
+def test_bad_input(write, setting: str, value: object, path: str, words: str):
     with pytest.raises(JobError) as caught:
-        load_job(source)
-    assert given is NOTHING or f"{path}: " in str(caught.value)
+        load_job(write(changed(setting, value)))
+    (problem,) = caught.value.problems
+    assert problem.path == path
+    assert words in problem.message
+    given, text = problem.value, str(caught.value)
+    assert given is NOTHING or f"{path}: " in text
     if isinstance(given, str | int | float) and not isinstance(given, bool) and len(str(given)) < 50:
-        assert repr(given) in str(caught.value), "the text names the value"
+        assert repr(given) in text
 
 
 @pytest.mark.parametrize("key", ["name", "data", "architectures", "methods", "space", "search"])
@@ -259,23 +237,29 @@ def test_momentum_is_searched_with_sgd(write):
     assert "momentum" in load_job(write(job)).studies()[0].parameters
 
 
-def test_the_range_may_end_just_below_one(write):
-    assert load_job(write(changed("space.q_p", {"uniform": [0.5, 0.99]})))
-    assert load_job(write(changed("space.q_p", {"uniform": [0, 0.999999]})), ("search.first_points=[]",))
-
-
 def test_a_file_and_its_resolved_form_are_the_same_job(write):
     job = load_job(write(JOB))
+    assert job.space["lr"].loguniform == (1e-4, 0.1)
     assert load_job(write(dump_job(job))) == job
 
 
 # YAML
 
 
-@pytest.mark.parametrize("text", ["", "\n\n", "# only a comment\n", "---\n", "null\n", "~"])
-def test_an_empty_file(write, text: str):
-    source = write(text)
-    assert "empty" in problems_of(source)[source][1]
+@pytest.mark.parametrize(
+    ("content", "where", "words"),
+    [
+        *((text, "{}", "empty") for text in ("", "\n\n", "# only a comment\n", "---\n", "null\n", "~")),
+        *((text, "{}", "lines of `key: value`") for text in ("- name: a\n", "name\n", "3\n")),
+        ("# " + "x" * 2**20, "job", "1048576 bytes"),
+        (b"name: a\nx: \xff\n", "{}, line 2", "not UTF-8"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_files_that_hold_no_mapping(tmp_path, content: str | bytes, where: str, words: str):
+    path = tmp_path / "job.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert words in problems_of(str(path))[where.format(path)][1]
 
 
 @pytest.mark.parametrize(
@@ -306,31 +290,10 @@ def test_not_plain_data(write, text: str, line: int, words: str):
     assert words in problems[f"{source}, line {line}"][1]
 
 
-@pytest.mark.parametrize("text", ["- name: a\n", "name\n", "3\n"])
-def test_not_a_mapping(write, text: str):
-    source = write(text)
-    assert "lines of `key: value`" in problems_of(source)[source][1]
-
-
-def test_a_file_that_is_too_long(write):
-    source = write("# " + "x" * 2**20)
-    assert "1048576 bytes" in problems_of(source)["job"][1]
-
-
-def test_a_file_that_is_not_text(tmp_path: Path):
-    path = tmp_path / "job.yaml"
-    path.write_bytes(b"name: a\nx: \xff\n")
-    assert "not UTF-8" in problems_of(str(path))[f"{path}, line 2"][1]
-
-
-@pytest.mark.parametrize("number", ["1e-3", "1E-3", "0.001", ".001", "1.0e-3", "+1e-3", "10e-4"])
-def test_numbers_as_people_write_them(write, number: str):
-    assert load_job("digits", (f"train.weight_decay={number}",)).train.weight_decay == 1e-3
-
-
 @pytest.mark.parametrize(
     ("text", "value"),
-    {
+    dict.fromkeys(["1e-3", "1E-3", "0.001", ".001", "1.0e-3", "+1e-3", "10e-4"], 1e-3).items()
+    | {
         "010": 10,
         "1.": 1.0,
         "-.inf": float("-inf"),
@@ -338,15 +301,7 @@ def test_numbers_as_people_write_them(write, number: str):
         "~": None,
         "": None,
         "'1'": "1",
-        "1:30": "1:30",
-        "no": "no",
-        "yes": "yes",
-        "on": "on",
-        "2020-01-01": "2020-01-01",
-        "0x10": "0x10",
-        "1_000": "1_000",
-        "<<": "<<",
-        "=": "=",
+        **{text: text for text in ["1:30", "no", "yes", "on", "2020-01-01", "0x10", "1_000", "<<", "="]},
     }.items(),
 )
 def test_plain_values(text: str, value: object):
@@ -446,20 +401,20 @@ def test_a_preset_wins_over_a_file_of_its_name(tmp_path: Path, monkeypatch):
 
 # Whatever is in the file: a job, or its problems.
 
-PLACES = [place for place in places(JOB) if place]
+PATHS = [path for path in paths(JOB) if path]
 
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from(PLACES), st.sampled_from(["replace", "remove", "add"]), JUNK),
+        st.tuples(st.sampled_from(PATHS), st.sampled_from(["replace", "remove", "add"]), JUNK),
         min_size=1,
         max_size=4,
     )
 )
 def test_malformed_jobs_give_a_job_or_its_problems(tmp_path_factory, changes: list):
     job = copy.deepcopy(JOB)
-    for place, action, junk in changes:
-        put(job, place, action, copy.deepcopy(junk))
+    for path, action, junk in changes:
+        put(job, path, action, copy.deepcopy(junk))
     path = tmp_path_factory.getbasetemp() / "malformed.yaml"
     path.write_text(write_mapping(job), encoding="utf-8")
     try:

@@ -1,4 +1,4 @@
-"""Makes malformed jobs: junk, the places of a job, and changes at them."""
+"""Makes malformed jobs: junk, the paths in a job, and changes at them."""
 
 from collections.abc import Iterator
 
@@ -27,30 +27,30 @@ JUNK = st.one_of(
 )
 
 
-def places(value: object, at: tuple = ()) -> Iterator[tuple]:
+def paths(value: object, at: tuple = ()) -> Iterator[tuple]:
     yield at
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in items:
-        yield from places(inner, (*at, key))
+        yield from paths(inner, (*at, key))
 
 
-def put(job: dict, place: tuple, action: str, junk: object) -> None:
-    """Replaces, removes, or adds beside what is at a place; does nothing if it is no longer there."""
+def put(job: dict, path: tuple, action: str, junk: object) -> None:
+    """Replaces, removes, or adds beside what is at a path; does nothing if it no longer exists."""
     inside = job
-    for key in place[:-1]:
+    for key in path[:-1]:
         try:
             inside = inside[key]
         except (LookupError, TypeError):
             return
-    if not isinstance(inside, dict | list) or (isinstance(inside, dict) != isinstance(place[-1], str)):
+    if not isinstance(inside, dict | list) or (isinstance(inside, dict) != isinstance(path[-1], str)):
         return
-    if isinstance(inside, list) and place[-1] >= len(inside):
+    if isinstance(inside, list) and path[-1] >= len(inside):
         return
     if action == "replace":
-        inside[place[-1]] = junk
-    elif action == "remove" and (isinstance(inside, list) or place[-1] in inside):
-        del inside[place[-1]]
+        inside[path[-1]] = junk
+    elif action == "remove" and (isinstance(inside, list) or path[-1] in inside):
+        del inside[path[-1]]
     elif isinstance(inside, list):
         inside.append(junk)
     else:
-        inside[junk if isinstance(junk, str) else f"{place[-1]}s"] = junk
+        inside[junk if isinstance(junk, str) else f"{path[-1]}s"] = junk
