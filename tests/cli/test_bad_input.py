@@ -1,8 +1,6 @@
 """Whatever a user gives to a verb: exit code 2, lines that say where, no traceback, and nothing written."""
 
-import contextlib
 import shutil
-import sqlite3
 import subprocess
 import sys
 from importlib.resources import files
@@ -194,22 +192,6 @@ def test_a_process_of_its_own_ends_without_a_traceback(current):
     command = [sys.executable, "-m", "tune_jobs", "export", "there"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert_refused((done.returncode, done.stdout, done.stderr), "there/ledger.sqlite")
-
-
-def test_a_finished_search_with_a_sampler_that_is_gone_is_read_but_not_extended(current, finished):
-    shutil.copytree(finished, "there")
-    with contextlib.closing(sqlite3.connect("there/ledger.sqlite")) as connection, connection:
-        connection.execute(
-            """UPDATE meta SET value = replace(value, '"sampler": "random"', '"sampler": "cmaes"')"""
-        )
-    with Ledger.open(Path("there"), read_only=True) as ledger:
-        assert ledger.job["search"]["sampler"] == "cmaes"
-    assert call("export", "there")[0] == 0
-    assert call("compare", "there")[0] == 0
-    before = files_below(Path("there/parquet"))
-    for arguments in ([], ["--set", "search.num_trials=4"]):
-        assert_refused(call("resume", "there", *arguments), ["search.sampler", "use tpe or gp"])
-    assert files_below(Path("there/parquet")) == before
 
 
 def damaged(content, where, how):

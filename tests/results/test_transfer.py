@@ -1,13 +1,10 @@
 """The transfer table of searches whose ledgers and Parquet files are real, against numbers given here."""
 
-import tempfile
 from math import exp, log
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from tune_jobs.errors import ResultsError
 from tune_jobs.job.load import load_job
 from tune_jobs.ledger.rows import Decision
 from tune_jobs.ledger.writer import Ledger
@@ -15,14 +12,6 @@ from tune_jobs.report.write import write_report
 from tune_jobs.results.read import read_all
 from tune_jobs.results.transfer import COLUMNS, describe, transfer
 from tune_jobs.results.write import export
-
-IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # many commits; a busy disk syncs slowly
-
-
-@pytest.fixture
-def folder():
-    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as path:
-        yield Path(path)
 
 
 def make_search(folder, rows):
@@ -33,16 +22,8 @@ def make_search(folder, rows):
             changes = more[0] if more else {}
             given = {"method": "sam", "dataset": "digits", "max_epochs": 2} | changes
             trial_id = f"{architecture}-{number:04d}"
-            ledger.start_trial(
-                trial_id,
-                study=f"{architecture}-{given['method']}",
-                number=number,
-                architecture=architecture,
-                variant=None,
-                seed=seed,
-                params=params,
-                **given,
-            )
+            given |= {"study": f"{architecture}-{given['method']}", "architecture": architecture}
+            ledger.start_trial(trial_id, number=number, variant=None, seed=seed, params=params, **given)
             status, value = (ending, 0.99) if isinstance(ending, str) else ("completed", ending)
             for epoch in (1, 2):
                 ledger.report(trial_id, epoch, {"val_accuracy": value * epoch / 2}, Decision("continue"))
@@ -123,11 +104,13 @@ def test_only_what_both_tried_and_what_is_alike_is_compared(folder):
     assert row["rank_correlation"] is None or pd.isna(row["rank_correlation"])
 
 
-def test_nothing_in_common_is_a_row_that_says_so(folder):
+def test_nothing_in_common_is_a_row_without_numbers_and_not_told(folder):
     p = points(2)
-    table = transfer(read_all([make_search(folder, [("a", p[0], 0.9, 0), ("b", p[1], 0.8, 0)])]))
+    results = read_all([make_search(folder, [("a", p[0], 0.9, 0), ("b", p[1], 0.8, 0)])])
+    table = transfer(results)
     assert table["num_configurations"].tolist() == table["n"].tolist() == [0, 0]
     assert table[["transferred", "own_best", "regret", "rank_correlation", "p_value"]].isna().all(axis=None)
+    assert describe(results) == []
 
 
 def test_searches_of_one_architecture_each_and_of_other_parameters(folder):
@@ -142,35 +125,14 @@ def test_searches_of_one_architecture_each_and_of_other_parameters(folder):
     assert only(table, "a", "c")["num_configurations"] == 0, "c was trained with a momentum"
 
 
-def test_a_folder_without_results_is_a_clear_message(tmp_path):
-    with pytest.raises(ResultsError, match="no such file"):
-        transfer(read_all([tmp_path]))
-
-
 def test_the_table_is_told_in_words_and_on_the_page(folder, monkeypatch):
     monkeypatch.setattr("tune_jobs.report.write.write_images", lambda pictures, files: None)  # takes seconds
-    points = [{"rho": 0.1, "lr": lr} for lr in (0.001, 0.003, 0.01)]
     accuracies = {"resnet8": (0.5, 0.7, 0.6), "vit_tiny": (0.3, 0.4, 0.35)}
-    make_search(
-        folder / "s",
-        [
-            (architecture, point, accuracy, 0)
-            for architecture, found in accuracies.items()
-            for point, accuracy in zip(points, found, strict=True)
-        ],
-    )
+    rows = [(a, p, v, 0) for a, values in accuracies.items() for p, v in zip(points(3), values, strict=True)]
+    make_search(folder / "s", rows)
     lines = describe(read_all([folder / "s"]))
     assert len(lines) == 2
-    assert (
-        "resnet8's best of 3 reaches 0.4000 on vit_tiny, whose own best has 0.4000 (regret 0.0000)"
-        in lines[0]
-    )
+    assert "resnet8's best of 3 reaches 0.4000 on vit_tiny, whose own best has 0.4000" in lines[0]
     assert "1.00 (Kendall's tau" in lines[0]
     page = write_report([folder / "s"], folder / "page.html").page.read_text()
     assert "Do settings carry over" in page
-
-
-def test_searches_without_common_configurations_are_not_told_about(folder):
-    rows = [("resnet8", {"rho": 0.1, "lr": 0.1}, 0.5, 0), ("vit_tiny", {"rho": 0.2, "lr": 0.1}, 0.5, 0)]
-    make_search(folder / "s", rows)
-    assert describe(read_all([folder / "s"])) == []

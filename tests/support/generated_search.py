@@ -97,12 +97,12 @@ def trial_rows(rng, job, architecture, method, number, rungs, error, still_runs)
         "rho": 10 ** rng.uniform(-2, math.log10(0.5)),
         "lr": 10 ** rng.uniform(math.log10(0.0003), math.log10(0.03)),
     }
-    params = {one: params[one] for one in PARAMS.get(method, ("lr",))}
+    params = {param: params[param] for param in PARAMS.get(method, ("lr",))}
     miss = abs(math.log10(params["lr"] / 0.004)) + 0.4 * abs(math.log10(params.get("rho", 0.07) / 0.07))
     top = 0.9 + GAIN.get(method, 0.0) - 0.12 * miss + rng.gauss(0, 0.01)
     trial_id = f"{architecture}-{method}-{number:04d}"
     common = {"job": job, "study": f"{architecture}-{method}", "trial_id": trial_id}
-    begun = START + timedelta(seconds=40 * number)
+    started = START + timedelta(seconds=40 * number)
     status, reason, reports = None, None, []
     fails = number % 11 == 7
     for epoch in range(1, rungs.rule.max_epochs + 1):
@@ -112,23 +112,11 @@ def trial_rows(rng, job, architecture, method, number, rungs, error, still_runs)
         decision = rungs.judge(trial_id, epoch, None if fails and number % 2 and epoch == 2 else accuracy)
         reports.append(
             common
-            | {
-                "epoch": epoch,
-                "val_accuracy": accuracy,
-                "train_loss": 2 - 2 * accuracy,
-                "val_loss": 2.2 - 2 * accuracy,
-            }
-            | {
-                "decision": decision.action,
-                "rung": decision.rung,
-                "cutoff": decision.cutoff,
-                "reason": decision.reason,
-            }
-            | {
-                "num_values": decision.num_values,
-                "reported_at": begun + timedelta(seconds=3 * epoch),
-                "epoch_s": 3.0,
-            }
+            | {"epoch": epoch, "val_accuracy": accuracy, "epoch_s": 3.0}
+            | {"train_loss": 2 - 2 * accuracy, "val_loss": 2.2 - 2 * accuracy}
+            | {"decision": decision.action, "rung": decision.rung, "cutoff": decision.cutoff}
+            | {"reason": decision.reason, "num_values": decision.num_values}
+            | {"reported_at": started + timedelta(seconds=3 * epoch)}
         )
         status = {"complete": "completed", "stop": "pruned", "diverge": "diverged"}.get(decision.action)
         reason = decision.reason
@@ -149,16 +137,16 @@ def trial_rows(rng, job, architecture, method, number, rungs, error, still_runs)
         "epochs_trained": length,
         "max_epochs": rungs.rule.max_epochs,
         "val_accuracy": reports[-1]["val_accuracy"],
-        "best_val_accuracy": max(one["val_accuracy"] for one in reports),
+        "best_val_accuracy": max(report["val_accuracy"] for report in reports),
         "val_loss": reports[-1]["val_loss"],
-        **{f"param.{one}": value for one, value in params.items()},
+        **{f"param.{param}": value for param, value in params.items()},
         "gradient_evaluations": length * (17 if method == "base" else 34),
         "wall_s": 3.1 * length,
         "train_s": 3.0 * length,
         "device": "cpu",
-        "started_at": begun,
+        "started_at": started,
         "number": number,
-        "finished_at": begun + timedelta(seconds=3 * length) if status else None,
+        "finished_at": started + timedelta(seconds=3 * length) if status else None,
         "error": error if status == "failed" else None,
         "peak_memory_bytes": 123_000_000,
     }
