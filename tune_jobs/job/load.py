@@ -12,6 +12,8 @@ from tune_jobs.job.overrides import apply_sets
 from tune_jobs.job.plain_yaml import MAX_BYTES, read_mapping, write_mapping
 from tune_jobs.job.spec import JobSpec
 from zsharp.names import did_you_mean
+from zsharp.settings import settings_of
+from zsharp.training.spec import AugmentSpec, DataSpec, TrainSpec
 
 __all__ = ["JobError", "Problem", "dump_job", "load_job", "presets", "schema"]
 
@@ -60,6 +62,13 @@ def schema() -> dict[str, Any]:
     properties["methods"] |= {"items": {"enum": list(METHODS)}, "uniqueItems": True}
     properties["space"]["propertyNames"] = {"enum": list(PARAMETERS)}
     schema["$defs"]["DataModel"]["properties"]["name"]["enum"] = list(DATASETS)
+    for model, declaration in (
+        ("DataModel", DataSpec),
+        ("TrainModel", TrainSpec),
+        ("AugmentModel", AugmentSpec),
+    ):
+        for setting in settings_of(declaration).values():
+            schema["$defs"][model]["properties"][setting.name]["description"] = setting.summary
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 

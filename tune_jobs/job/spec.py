@@ -59,7 +59,7 @@ class _Section(BaseModel, frozen=True):
 
 # The next three sections take their fields, with types, ranges and defaults, from zsharp's dataclasses.
 class DataModel(_Section, DataSpec, frozen=True):
-    """Which images, and how they are split (`zsharp.training.spec.DataSpec`)."""
+    """Which images, and how they are split."""
 
     # A search chooses by validation accuracy; only a confirmation trains on all images.
     val_fraction: InsideUnit = DataSpec.val_fraction
@@ -67,11 +67,11 @@ class DataModel(_Section, DataSpec, frozen=True):
 
 
 class AugmentModel(_Section, AugmentSpec, frozen=True):
-    """Random augmentation of the training images (`zsharp.training.spec.AugmentSpec`)."""
+    """Random changes of the training images."""
 
 
 class TrainModel(_Section, TrainSpec, frozen=True):
-    """How every trial trains (`zsharp.training.spec.TrainSpec`)."""
+    """How every trial trains."""
 
     seed: Seed = TrainSpec.seed  # repeats and confirmations count up from it
     augment: AugmentModel = AugmentModel()
@@ -158,10 +158,9 @@ class Study:
 
 
 class JobSpec(_Section, frozen=True):
-    """A resolved job: equal jobs are the same search.
+    """A job: what to search, on which data, with which budget. Equal jobs are the same search."""
 
-    Checks each section by itself; `tune_jobs.job.checks` also checks names, and ranges across sections.
-    """
+    # Each section is checked by itself here; `tune_jobs.job.checks` checks names, and what sections say together.
 
     name: FolderName
     data: DataModel

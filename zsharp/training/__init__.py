@@ -1,5 +1,6 @@
 """Training one model: specs, the loop, schedules and checkpoints."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from zsharp.training.spec import AugmentSpec, DataSpec, TrainSpec, TrialSpec
@@ -13,12 +14,7 @@ __all__ = ["AugmentSpec", "DataSpec", "TrainSpec", "Training", "TrialResult", "T
 
 def __getattr__(name: str) -> Any:
     """Loads what needs torch only when it is asked for, so that specs can be checked in an instant."""
-    if name in ("TrialResult", "train"):
-        from zsharp.training import run as loop
-
-        return getattr(loop, name)
-    if name == "Training":
-        from zsharp.training.training import Training
-
-        return Training
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    modules = {"TrialResult": "run", "train": "run", "Training": "training"}
+    if name not in modules:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{modules[name]}"), name)

@@ -1,4 +1,4 @@
-"""Which number format and memory layout a model trains fastest in on the hardware at hand."""
+"""Chooses the number format and memory layout in which a model trains fastest on this hardware."""
 
 import torch
 
@@ -16,8 +16,9 @@ def uses_bf16(
 ) -> bool:
     """Whether the forward pass runs under bfloat16 autocast.
 
-    `auto` takes it where the hardware gains: on recent GPUs; on CPUs with AMX tiles and on AMD's with AVX512_BF16
-    (Intel's without AMX lose) for images of at least 16 x 16 pixels and all but the narrowest architecture.
+    `auto` uses it where the hardware gains from it: on recent GPUs, and on CPUs with AMX tiles or AMD's with
+    AVX512_BF16 (Intel's without AMX are slower), for images of at least 16 x 16 pixels and all but the narrowest
+    architecture.
     """
     if precision != "auto":
         return precision == "bf16"

@@ -15,14 +15,14 @@ def learning_rate_factors(
 ) -> Tensor:
     """Returns the factor on the peak learning rate for every step of a run.
 
-    All schedules begin with a linear warm-up over `warmup_epochs` whose first step already trains: of W
-    warm-up steps, step i has the factor (i + 1) / W. After it:
+    Every schedule starts with a linear warm-up over `warmup_epochs`: of W warm-up steps, step i has the factor
+    (i + 1) / W, so that the first one trains already. After it:
 
     - `constant`: 1.
     - `cosine`: half a cosine from 1 to 0 over the remaining steps, first step 1.
     - `multistep`: 1, then 0.1 from half and 0.01 from three quarters of all steps.
-    - `paper`: 0.75 to the number of whole tens of epochs since the start (Yun, arXiv 2505.02369, experimental
-      settings). The authors' code decays every 30 epochs after the warm-up, and its epoch 0 has a rate of 0.
+    - `paper`: multiplied by 0.75 after every ten epochs (Yun, arXiv 2505.02369, experimental settings). The
+      authors' code decays every 30 epochs after the warm-up, and its epoch 0 has a rate of 0.
 
     Returns:
         float64 tensor of shape [num_steps] on the CPU, values in [0, 1].

@@ -25,22 +25,24 @@ _Seed = Annotated[int, Ge(0), Lt(2**62)]
 class DataSpec:
     """Which images, and how they are split."""
 
-    name: Annotated[str, "a row of `zsharp.data.DATASETS`"] = "digits"
-    root: Annotated[str | None, MinLen(1), "folder of the files; not needed for embedded data"] = None
-    val_fraction: Annotated[float, Ge(0), Lt(1), "share held out for validation, stratified"] = 0.1
-    split_seed: Annotated[_Seed, "seed of that split; the same for all trials of a job"] = 0
+    name: Annotated[str, "the data set; `tune-jobs list` shows all"] = "digits"
+    root: Annotated[str | None, MinLen(1), "folder with the files of the data set; `digits` needs none"] = (
+        None
+    )
+    val_fraction: Annotated[float, Ge(0), Lt(1), "share of the training images held out for validation"] = 0.1
+    split_seed: Annotated[_Seed, "seed of that split, which all trials of a job share"] = 0
     max_images: Annotated[
         int | None,
         Ge(1),
         Le(1_000_000),
-        "train on a stratified subset of this many images (validation included); null means all",
+        "use only this many of the training images, validation included; null uses all",
     ] = None
-    download: Annotated[bool, "fetch missing files where the data set has a public address"] = False
+    download: Annotated[bool, "download missing files, if the data set has a public address"] = False
     image_column: Annotated[
-        str | None, MinLen(1), "column of Parquet files with the images; null takes the usual names"
+        str | None, MinLen(1), "column of Parquet files with the images; null looks for the usual names"
     ] = None
     label_column: Annotated[
-        str | None, MinLen(1), "column of Parquet files with the labels; null takes the usual names"
+        str | None, MinLen(1), "column of Parquet files with the labels; null looks for the usual names"
     ] = None
 
 
@@ -48,8 +50,8 @@ class DataSpec:
 class TrainSpec:
     """How a trial trains; the same for all trials of a job."""
 
-    epochs: Annotated[_Count, "full fidelity: the epochs of a trial that is not stopped"] = 200
-    batch_size: Annotated[_Count, "images per step; the incomplete last batch of an epoch is dropped"] = 256
+    epochs: Annotated[_Count, "epochs of a trial that is not stopped early"] = 200
+    batch_size: Annotated[_Count, "images per step; an incomplete last batch of an epoch is dropped"] = 256
     base_optimizer: Annotated[BaseOptimizer, "the `torch.optim` optimizer that takes the descent step"] = (
         "adamw"
     )
@@ -64,16 +66,17 @@ class TrainSpec:
     ] = 5.0
     label_smoothing: LabelSmoothing = 0.0
     clip_grad_norm: Annotated[
-        float | None, Gt(0), "largest norm of the gradient that the base optimizer sees; null disables it"
+        float | None, Gt(0), "the base optimizer's gradient is scaled down to this norm; null disables it"
     ] = None
     ema_decay: Annotated[
         float | None,
         Gt(0),
         Lt(1),
-        "decay per step of an average of the weights that is evaluated instead; null disables it",
+        "decay per step of an average of the weights, which is evaluated in their place; null disables it",
     ] = None
     precision: Annotated[
-        Precision, "`bf16` is autocast with float32 weights; `auto` takes it where the hardware gains"
+        Precision,
+        "`bf16` uses autocast with float32 weights; `auto` does so where the hardware gains from it",
     ] = "auto"
     eval_batch_size: Annotated[_Count, "images per evaluation batch"] = 1024
     seed: Annotated[_Seed, "seed of the weights, the order of the images and the augmentation"] = 0
@@ -96,15 +99,11 @@ class TrialSpec:
     params: Mapping[str, float] = field(default_factory=dict)
     data: DataSpec = field(default_factory=DataSpec)
     train: TrainSpec = field(default_factory=TrainSpec)
-    device: Annotated[Device, "`auto` takes CUDA where there is a device"] = "auto"
+    device: Annotated[Device, "`auto` uses a CUDA device if there is one"] = "auto"
 
 
 def check_spec(spec: TrialSpec) -> None:
-    """Does nothing if the spec is valid by itself; whether it fits the data shows once they are loaded.
-
-    Raises:
-        ValueError: At the first name or number that is not valid: where, what was given, what is valid.
-    """
+    """Raises ValueError at the first name or number that is not valid; whether the spec fits the data shows later."""
     settings_of(TrialSpec)["device"].check(spec.device)
     check_settings(spec.data, "data.")
     check_settings(spec.train, "train.")
