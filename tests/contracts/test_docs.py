@@ -209,14 +209,11 @@ def test_every_measure_of_sharpness_is_described():
     assert all(f"`{name}`" in PAGES["docs/sharpness.md"] for name in MEASURES)
 
 
-def test_the_cluster_recipes_say_what_was_tried():
+def test_the_cluster_recipes_say_what_was_tried_and_the_limits_in_force():
     recipes = re.split(r"^## ", PAGES["docs/clusters.md"], flags=re.MULTILINE)[1:]
     assert len(recipes) == 6
     assert all(re.search(r"\*(not )?tried\*", recipe) for recipe in recipes)
     assert all("```" in recipe for recipe in recipes)
-
-
-def test_the_limits_of_clusters_are_the_ones_in_force():
     assert f"below {LIMIT_BYTES / 2**20:.0f} MiB" in PAGES["docs/clusters.md"]
     assert f"at most {MAX_BYTES / 2**20:.0f} MiB" in PAGES["docs/clusters.md"]
 
@@ -226,12 +223,8 @@ def test_the_limits_of_clusters_are_the_ones_in_force():
 
 def edges(text):
     """The arrows of a Mermaid flowchart, as pairs."""
-    found = set()
-    for line in text.splitlines():
-        if "-->" in line:
-            nodes = [node.strip() for node in line.split("-->")]
-            found |= set(itertools.pairwise(nodes))
-    return found
+    lines = [re.split(r"\s*-->\s*", line.strip()) for line in text.splitlines() if "-->" in line]
+    return {pair for nodes in lines for pair in itertools.pairwise(nodes)}
 
 
 def test_the_diagram_is_the_one_that_import_linter_enforces():
@@ -251,14 +244,11 @@ def test_the_diagram_is_the_one_that_import_linter_enforces():
     assert packages <= drawn
 
 
-def test_the_map_names_every_package():
+def test_the_map_names_every_package_and_its_files_are_there():
     text = PAGES["docs/structure.md"]
     for init in (*(ROOT / "tune_jobs").glob("*/__init__.py"), *(ROOT / "zsharp").glob("*/__init__.py")):
         assert f"| `{init.parent.relative_to(ROOT)}/` |" in text
-
-
-def test_the_files_of_the_map_are_there():
-    rows = re.findall(r"^\| `([\w/]+/)` \| .* \| (.*) \|$", PAGES["docs/structure.md"], re.MULTILINE)
+    rows = re.findall(r"^\| `([\w/]+/)` \| .* \| (.*) \|$", text, re.MULTILINE)
     files = [ROOT / package / name for package, cell in rows for name in re.findall(r"`(.+?)`", cell)]
     assert len(files) > 25
     assert not [file for file in files if not file.is_file()]

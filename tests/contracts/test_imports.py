@@ -36,6 +36,7 @@ READING = [*modules_of("tune_jobs/results", "tune_jobs/report", "tune_jobs/ledge
     ("modules", "loaded", "not_loaded"),
     [
         (["zsharp.optim"], {"torch"}, {"ray", "optuna", "pandas", "sklearn", "pyarrow", "torchvision"}),
+        (["zsharp"], set(), {"numpy", "torch"}),
         (["tune_jobs"], set(), {"torch", "ray", "optuna", "pandas", "pyarrow", "rich"}),
         (READING, {"pyarrow", "pandas", "plotly"}, {"ray", "torch", "torchvision", "optuna"}),
         (
@@ -50,10 +51,10 @@ READING = [*modules_of("tune_jobs/results", "tune_jobs/report", "tune_jobs/ledge
             {"ray", "torch", "optuna", "pandas"},
         ),
     ],
-    ids=["optimizers", "tune_jobs", "reading results", "statistics", "specs"],
+    ids=["optimizers", "version", "tune_jobs", "reading results", "statistics", "specs"],
 )
 def test_an_import_loads_no_more_than_it_needs(modules, loaded, not_loaded):
-    code = f"import {', '.join(modules)}\nimport sys\nprint(*sys.modules)"
+    code = f"import {', '.join(modules)}, zsharp, sys; zsharp.__version__; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     present = set(done.stdout.split())
     assert loaded <= present

@@ -7,6 +7,7 @@ import inspect
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import fields
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -19,14 +20,7 @@ from zsharp.training import TrainSpec, TrialSpec, train
 
 ROOT = Path(__file__).parents[2]
 OPTIMIZERS = {"SAM", "ASAM"}
-PACKAGES = (
-    "tune_jobs",
-    "zsharp.optim",
-    "zsharp.models",
-    "zsharp.data",
-    "zsharp.training",
-    "zsharp.sharpness",
-)
+PACKAGES = ("tune_jobs", *(f"zsharp.{name}" for name in ("optim", "models", "data", "training", "sharpness")))
 MODULES = sorted(module.name for module in pkgutil.walk_packages(zsharp.__path__, "zsharp."))
 
 
@@ -40,7 +34,11 @@ def test_every_public_name_exists(package):
         assert isinstance(value, Mapping) if name.isupper() and name not in OPTIMIZERS else value.__doc__
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+def test_version_is_that_of_the_distribution():
+    assert zsharp.__version__ == version("zsharp-tune")
+
+
+@pytest.mark.parametrize("package", ["zsharp", *PACKAGES])
 def test_a_name_that_does_not_exist_is_an_attribute_error(package):
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = importlib.import_module(package).no_such_name
@@ -59,6 +57,7 @@ def test_a_name_that_does_not_exist_is_an_attribute_error(package):
     ],
 )
 def test_functions_of_a_search(name, parameters):
+    assert name in tune_jobs.__all__
     names = list(inspect.signature(getattr(tune_jobs, name)).parameters)
     assert names[: len(parameters.split())] == parameters.split()
 
@@ -98,15 +97,8 @@ def test_the_two_forms_of_the_documentation_take_the_same_step(variant, threshol
         torch.manual_seed(0)
         model = torch.nn.Linear(6, 3)
         inputs = torch.randn(5, 6)
-        optimizer = ZSharp(
-            model.parameters(),
-            torch.optim.AdamW,
-            lr=1e-3,
-            rho=0.05,
-            q_p=0.5,
-            variant=variant,
-            threshold=threshold,
-        )
+        settings = {"lr": 1e-3, "rho": 0.05, "q_p": 0.5, "variant": variant, "threshold": threshold}
+        optimizer = ZSharp(model.parameters(), torch.optim.AdamW, **settings)
 
         def closure(model=model, inputs=inputs, optimizer=optimizer):
             optimizer.zero_grad()
@@ -128,18 +120,8 @@ def test_the_two_forms_of_the_documentation_take_the_same_step(variant, threshol
 
 
 def test_names_of_methods_and_trials():
-    expected = {
-        "base",
-        "sam",
-        "asam",
-        "friendly_sam",
-        "zsharp",
-        "zsharp_official",
-        "magnitude_sam",
-        "random_sam",
-        "layer_sam",
-        "sam_sqrt_l",
-    }
+    expected = {"base", "sam", "asam", "friendly_sam", "zsharp", "zsharp_official", "magnitude_sam"}
+    expected |= {"random_sam", "layer_sam", "sam_sqrt_l"}
     assert expected <= set(METHODS)
     assert {METHODS[name].rules.ascent for name in set(METHODS) - expected} == {"asam", "friendly_sam"}
     assert list(inspect.signature(make_optimizer).parameters)[:3] == ["params", "method", "base_optimizer"]
@@ -158,9 +140,3 @@ def test_the_examples_in_docstrings_run(tmp_path, monkeypatch):
                 num_tests += 1
                 assert runner.run(test).failed == 0, test.name
     assert num_tests >= 2
-
-
-def test_the_verbs_are_public_names_of_tune_jobs():
-    verbs = {"run", "resume", "confirm", "compare", "export", "read_results", "load_job"}
-    assert verbs <= set(tune_jobs.__all__)
-    assert all(callable(getattr(tune_jobs, verb)) for verb in verbs)

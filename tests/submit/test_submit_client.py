@@ -3,16 +3,16 @@
 import json
 import os
 import socketserver
-import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import command_line
 import pytest
+from command_line import assert_refused
 
-from tune_jobs.cli.app import main
 from tune_jobs.errors import ClusterError, JobError
 from tune_jobs.submit.client import checked_address, checked_id, connect
 from tune_jobs.submit.fetch import checked_environment, fetch
@@ -26,24 +26,14 @@ NOWHERE = "http://127.0.0.1:9"
 
 
 @pytest.fixture
-def call(tmp_path, monkeypatch, capsys):
-    """Runs the command line in an empty folder, without a token of the machine's; returns code, output and errors."""
+def call(tmp_path, monkeypatch):
+    """Runs the command line in an empty folder, where no token of this machine is known."""
     for name in [name for name in os.environ if name.startswith("RAY_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments, **environment):
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setattr(sys, "argv", ["tune-jobs", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        printed = capsys.readouterr()
-        assert list(tmp_path.iterdir()) == []
-        return stop.value.code, printed.out, printed.err
-
-    return call
+    yield command_line.call
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -64,9 +54,7 @@ def test_addresses(address, url):
     [
         *("ray://head:10001", "file:///etc/passwd", "os://x", "http://", "http://a:99999", ""),
         *("http://user:pw@head:8265", "http://head:8265/?x=1", "http://head/#x", "http://he ad:8265"),
-        "http://head\n:8265",
-        "http://he<ad>:8265",
-        "http://he\\ad:8265",
+        *("http://head\n:8265", "http://he<ad>:8265", "http://he\\ad:8265"),
     ],
 )
 def test_other_addresses_are_refused(address):
@@ -81,22 +69,18 @@ def test_ids_cannot_be_paths(job_id):
     assert checked_id("digits-a03daba2") == "digits-a03daba2"
 
 
-def test_without_a_token_nothing_is_asked(call):
-    code, out, err = call("submit", "digits", "--address", NOWHERE)
-    assert (code, out) == (2, "")
-    assert err.startswith("token: no token: ")
-    assert all(place in err for place in ("RAY_AUTH_TOKEN,", "RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token"))
+def test_nothing_is_asked_without_a_token_or_a_valid_job(call):
+    places = ("RAY_AUTH_TOKEN,", "RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")
+    assert_refused(call("submit", "digits", "--address", NOWHERE), ["token: no token: ", *places])
+    refused = call("submit", "digits", "--set", "methods=[zsharpp]", "--address", NOWHERE)
+    assert_refused(refused, "methods[0]: 'zsharpp'")
 
 
 @pytest.mark.parametrize("verb", ["submit", "status", "logs", "stop", "fetch"])
-def test_an_address_that_does_not_answer(call, verb):
-    code, out, err = call(
-        verb, *([] if verb == "status" else ["digits"]), "--address", NOWHERE, RAY_AUTH_TOKEN="abc"
-    )
-    assert (code, out) == (2, "")
-    assert err.startswith(f"--address: '{NOWHERE}' ")
-    assert len(err.splitlines()) == 1
-    assert "abc" not in err
+def test_an_address_that_does_not_answer(call, with_token, verb):
+    answer = call(verb, *([] if verb == "status" else ["digits"]), "--address", NOWHERE)
+    assert_refused(answer, f"--address: '{NOWHERE}' ")
+    assert "abc" not in answer[2]
 
 
 @pytest.mark.parametrize("token", ["two words", "line\nHost: other", "é", "   "])
@@ -124,7 +108,9 @@ def web_server(answer):
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))  # looks for its end so often
+        thread = threading.Thread(
+            target=server.serve_forever, args=(0.01,)
+        )  # seconds between its checks for a stop
         thread.start()
         try:
             yield f"http://127.0.0.1:{server.server_port}", received
@@ -249,12 +235,6 @@ def test_an_old_ray_is_refused(with_token, version):
         pytest.raises(JobError, match=f"runs Ray {version}; expected 2.60"),
     ):
         connect(address)
-
-
-def test_a_job_that_is_not_valid_is_refused_before_anything_else(call):
-    code, out, err = call("submit", "digits", "--set", "methods=[zsharpp]", "--address", NOWHERE)
-    assert (code, out) == (2, "")
-    assert err.startswith("methods[0]: 'zsharpp'")
 
 
 @pytest.mark.parametrize(
