@@ -1,24 +1,31 @@
 """Checks what an optimizer is given: settings in range, parameters that it can move and restore."""
 
+import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from zsharp.optim.methods import Rules
 from zsharp.parameters import ASCENT_PARAMETERS, PARAMETERS
 from zsharp.settings import settings_of
 
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _CHOICES = {switch.name: switch.choices for switch in settings_of(Rules).values()}
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
-    """Raises ValueError if a number is outside its range, or a name is not valid."""
+    """Raises TypeError if a number is none, ValueError if it is outside its range or a name is not valid."""
     for name in ASCENT_PARAMETERS:
-        PARAMETERS[name].check(float(settings[name]))
+        try:
+            value = float(settings[name])
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"{name} is {settings[name]!r}; valid: a number, or a tensor of one") from None
+        PARAMETERS[name].check(value)
     check_names(settings)
 
 
@@ -38,25 +45,87 @@ def check_removed(settings: Mapping[str, Any]) -> None:
         )
 
 
-def check_base(base_optimizer: Optimizer, ours: Iterable[str]) -> None:
-    """Raises ValueError if a base optimizer's settings have our names: it would read ours from the groups."""
+def check_base_class(base_optimizer: object) -> None:
+    """Raises TypeError if what should build the base optimizer is one already, a name, or cannot be called."""
+    if isinstance(base_optimizer, Optimizer) or not callable(base_optimizer):
+        given = (
+            base_optimizer if isinstance(base_optimizer, str) else f"of type {type(base_optimizer).__name__}"
+        )
+        raise TypeError(
+            f"base_optimizer is {given}; valid: a class such as torch.optim.AdamW, which is built here with the "
+            "arguments that follow"
+        )
+
+
+def check_base(base_optimizer: object, ours: Iterable[str]) -> None:
+    """Refuses base optimizers that cannot descend at w + e.
+
+    Raises:
+        TypeError: If it is no optimizer, or its steps need a closure.
+        ValueError: If its settings have our names: it would read ours from the groups.
+    """
+    valid = "all of torch.optim but Adadelta and LBFGS"
+    name = type(base_optimizer).__name__
+    if not isinstance(base_optimizer, Optimizer):
+        raise TypeError(f"base_optimizer builds a {name}; valid: a class such as torch.optim.AdamW")
+    parameters = list(inspect.signature(base_optimizer.step).parameters.values())
+    if parameters and parameters[0].default is inspect.Parameter.empty and parameters[0].kind in _POSITIONAL:
+        raise TypeError(
+            f"base_optimizer is {name}, whose steps evaluate the loss at several points; valid: {valid}"
+        )
     both = [name for name in ours if name in base_optimizer.defaults]
     if both:
         raise ValueError(
-            f"the settings {', '.join(both)} of {type(base_optimizer).__name__} have the names of the ascent's; "
-            "valid: base optimizers without such settings: all of torch.optim but Adadelta"
+            f"the settings {', '.join(both)} of {name} have the names of the ascent's; "
+            f"valid: base optimizers without such settings: {valid}"
         )
+
+
+def params_or_groups(params: Any) -> Any:
+    """Returns parameters or groups as they were given; raises TypeError if they are a model or its method."""
+    if isinstance(params, torch.nn.Module) or callable(params):
+        raise TypeError(f"params is {_described(params)}; valid: its parameters, as model.parameters()")
+    if params is None or isinstance(params, str | int | float):
+        raise TypeError(f"params is {params!r}; valid: parameters, as model.parameters(), or groups of them")
+    return params
+
+
+def check_group(group: object) -> None:
+    """Raises TypeError if a group of parameters is malformed."""
+    if not isinstance(group, Mapping) or "params" not in group:
+        raise TypeError(f"a group is {_described(group)}; valid: a dict with the parameters in 'params'")
+    params_or_groups(group["params"])
+
+
+def checked_loss(closure: object) -> Tensor:
+    """Calls a closure and returns its loss, detached; raises TypeError if that is none."""
+    if not callable(closure):
+        raise TypeError(f"the closure is {_described(closure)}; valid: a function that returns the loss")
+    loss = closure()
+    if not isinstance(loss, Tensor):
+        raise TypeError(f"the closure returned {_described(loss)}; valid: the loss, a tensor")
+    return loss.detach()
+
+
+def check_model(model: object) -> None:
+    """Raises TypeError if a model is none."""
+    if model is not None and not isinstance(model, torch.nn.Module):
+        raise TypeError(f"model is {_described(model)}; valid: a torch.nn.Module")
 
 
 def check_params(params: Iterable[Tensor], others: Iterable[Tensor] = ()) -> None:
     """Refuses parameters that an ascent would move wrongly.
 
     Raises:
-        TypeError: If a parameter is complex, or sharded (DTensor, FSDP).
+        TypeError: If a parameter is no tensor, complex, or sharded (DTensor, FSDP).
         ValueError: If the elements of a parameter do not fill its memory, or two parameters share theirs.
     """
     addresses = {_address(param) for param in others}
     for param in params:
+        if not isinstance(param, Tensor):
+            raise TypeError(f"a parameter is {_described(param)}; valid: tensors, as model.parameters()")
+        if is_lazy(param):
+            continue  # it has no memory yet
         if _is_sharded(param):
             raise TypeError(
                 "a parameter is sharded (DTensor or FSDP): its mean and percentile would be those of one shard; "
@@ -103,3 +172,7 @@ def _is_sharded(param: Tensor) -> bool:
 def _address(param: Tensor) -> int:
     """Returns where a parameter's memory starts; 0 for a subclass, whose memory is not its own."""
     return param.data_ptr() if type(param) in (Tensor, torch.nn.Parameter) else 0
+
+
+def _described(value: object) -> str:
+    return "None" if value is None else f"of type {type(value).__name__}"

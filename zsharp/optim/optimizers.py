@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from zsharp.optim.checks import check_base_class
 from zsharp.optim.methods import VARIANTS, Filter, OneDim, Rules, Scope, find_method
 from zsharp.optim.sharpness_aware import SharpnessAware
 
@@ -180,6 +181,7 @@ def make_optimizer(
                 f"unknown base optimizer {base_optimizer!r}; valid: {', '.join(BASE_OPTIMIZERS)}"
             )
         base_optimizer = BASE_OPTIMIZERS[base_optimizer]
+    check_base_class(base_optimizer)
     if row.rules.ascent == "none":
         return base_optimizer(params, **kwargs)
     return SharpnessAware(params, base_optimizer, rules=row.rules, **{**row.defaults, **kwargs})

@@ -15,7 +15,18 @@ from zsharp.optim.ascent.backups import Backups
 from zsharp.optim.ascent.host_filter import Scratch
 from zsharp.optim.ascent.layer import Observed
 from zsharp.optim.batch_norm import frozen_batch_norm
-from zsharp.optim.checks import check_base, check_params, check_removed, check_scaler, check_settings
+from zsharp.optim.checks import (
+    check_base,
+    check_base_class,
+    check_group,
+    check_model,
+    check_params,
+    check_removed,
+    check_scaler,
+    check_settings,
+    checked_loss,
+    params_or_groups,
+)
 from zsharp.optim.methods import Rules
 from zsharp.optim.state import Progress, scaled_step
 
@@ -67,7 +78,8 @@ class SharpnessAware(Optimizer):
     Raises:
         ValueError: If a setting is not valid, the base optimizer has one of the same name, or a parameter's memory
             has gaps or overlaps another's.
-        TypeError: If a parameter is complex, or sharded (DTensor, FSDP): its percentile would be that of a shard.
+        TypeError: If an argument is of the wrong type, the base optimizer's steps need a closure, or a parameter is
+            complex or sharded (DTensor, FSDP), as its percentile would be that of a shard.
     """
 
     def __init__(
@@ -86,6 +98,11 @@ class SharpnessAware(Optimizer):
         seed: int = 0,
         **base_kwargs: Any,
     ) -> None:
+        check_base_class(base_optimizer)
+        whole = {"interval": interval, "start_step": start_step, "seed": seed}
+        for name, number in whole.items():
+            if not isinstance(number, int):
+                raise TypeError(f"{name} is {number!r}; valid: a whole number")
         if interval < 1 or start_step < 0:
             raise ValueError(
                 f"interval is {interval}, start_step {start_step}; valid: at least 1, at least 0"
@@ -95,7 +112,7 @@ class SharpnessAware(Optimizer):
         check_settings(defaults)
         check_removed(base_kwargs)
         self._is_built = False
-        super().__init__(params, defaults)
+        super().__init__(params_or_groups(params), defaults)
         self.base_optimizer = base_optimizer(self.param_groups, **base_kwargs)
         check_base(self.base_optimizer, defaults)
         self._share()
@@ -168,12 +185,14 @@ class SharpnessAware(Optimizer):
 
         Raises:
             RuntimeError: If there is no closure; the message says what to do.
+            TypeError: If the closure does not return the loss.
         """
         if closure is None:
             raise RuntimeError(_CLOSURE_HELP)
+        check_model(model)
         is_due = self.is_ascent_due
         with torch.enable_grad(), _unsynchronised(model) if is_due and not sync_ascent else nullcontext():
-            loss = closure().detach()
+            loss = checked_loss(closure)
         if is_due:
             self.first_step(zero_grad=True, scaler=scaler)
             try:
@@ -202,7 +221,7 @@ class SharpnessAware(Optimizer):
         losses = []
         for closure in closures:
             with torch.enable_grad():
-                losses.append(closure().detach())
+                losses.append(checked_loss(closure))
             if self.is_ascent_due:
                 self.first_step(zero_grad=True)
                 try:
@@ -271,6 +290,7 @@ class SharpnessAware(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group to this and the base optimizer; missing settings take their defaults."""
+        check_group(param_group)
         check_settings({**self.defaults, **param_group})
         params = param_group["params"]
         if not isinstance(params, set):  # torch refuses sets, with its own message
@@ -355,7 +375,7 @@ class SharpnessAware(Optimizer):
 def _second_pass(closure: Closure, model: nn.Module | None) -> Tensor:
     """Returns the loss at w + e, detached; batch norm does not count the batch again."""
     with torch.enable_grad(), nullcontext() if model is None else frozen_batch_norm(model):
-        return closure().detach()
+        return checked_loss(closure)
 
 
 def _unsynchronised(model: nn.Module | None) -> AbstractContextManager[Any]:

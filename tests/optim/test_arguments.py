@@ -1,0 +1,143 @@
+"""What an optimizer refuses says what was given and what is valid; lazy parameters and scripted layers are taken."""
+
+import functools
+
+import pytest
+import torch
+from torch import nn
+
+from zsharp.optim import SAM, FriendlySAM, ZSharp, frozen_batch_norm, make_optimizer
+
+MODEL = nn.Linear(10, 2)
+INPUTS = torch.randn(8, 10, generator=torch.Generator().manual_seed(0))
+
+
+def build(params=None, base_optimizer=torch.optim.SGD, **settings):
+    params = MODEL.parameters() if params is None else params
+    return ZSharp(params, base_optimizer, lr=0.1, **settings)
+
+
+def step(returned=lambda loss: loss, **arguments):
+    optimizer = build()
+
+    def closure():
+        optimizer.zero_grad()
+        loss = MODEL(INPUTS).square().mean()
+        loss.backward()
+        return returned(loss)
+
+    return optimizer.step(closure, **arguments)
+
+
+# what is done, and words of the message
+REFUSED = {
+    "an instance": (
+        lambda: build(base_optimizer=torch.optim.SGD(MODEL.parameters(), lr=0.1)),
+        "base_optimizer.*SGD",
+    ),
+    "a name": (lambda: build(base_optimizer="adamw"), "base_optimizer is adamw"),
+    "an instance for the factory": (
+        lambda: make_optimizer(MODEL.parameters(), "base", torch.optim.SGD(MODEL.parameters(), lr=0.1)),
+        "base_optimizer.*SGD",
+    ),
+    "no optimizer": (lambda: build(base_optimizer=lambda groups, lr: None), "base_optimizer.*NoneType"),
+    "LBFGS": (lambda: build(base_optimizer=torch.optim.LBFGS), "LBFGS"),
+    "LBFGS, bound": (lambda: build(base_optimizer=functools.partial(torch.optim.LBFGS, lr=1.0)), "LBFGS"),
+    "a model": (lambda: build(MODEL), "params is.*Linear"),
+    "models in a list": (lambda: build([MODEL]), "parameter is.*Linear"),
+    "a model in a group": (lambda: build([{"params": MODEL}]), "params is.*Linear"),
+    "a method": (lambda: build(MODEL.parameters), "params is.*parameters"),
+    "a group without parameters": (lambda: build([{"rho": 0.1}]), "params"),
+    "text for a number": (lambda: build(rho="large"), "rho is 'large'"),
+    "several numbers": (lambda: build(rho=torch.ones(3)), "rho is"),
+    "no interval": (lambda: build(interval="2"), "interval is '2'"),
+    "no loss": (lambda: step(lambda loss: None), "closure returned None.*loss"),
+    "a number": (lambda: step(lambda loss: loss.item()), "closure returned.*float"),
+    "a loss with more": (lambda: step(lambda loss: (loss, 1)), "closure returned.*tuple"),
+    "a loss instead of a closure": (lambda: build().step(MODEL(INPUTS).mean()), "closure is.*Tensor"),
+    "no model": (lambda: step(model=[MODEL]), "model is.*list"),
+    "no closures": (lambda: build().step_groups([lambda: None]), "closure returned None"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_wrong_argument_is_a_type_error_that_names_it(kind):
+    attempt, words = REFUSED[kind]
+    with pytest.raises(TypeError, match=words):
+        attempt()
+
+
+def test_a_second_pass_without_a_loss_leaves_the_weights_at_w():
+    optimizer, before = build(), MODEL.weight.detach().clone()
+
+    def closure():
+        loss = MODEL(INPUTS).square().mean()
+        loss.backward()
+        return None if optimizer.is_perturbed else loss
+
+    with pytest.raises(TypeError, match="closure returned None"):
+        optimizer.step(closure)
+    assert torch.equal(MODEL.weight, before)
+
+
+@pytest.mark.parametrize("optimizer_class", [ZSharp, FriendlySAM])
+def test_lazy_parameters_train_as_if_they_had_been_there(optimizer_class):
+    def trained(build):
+        torch.manual_seed(0)
+        model = build()
+        optimizer = optimizer_class(model.parameters(), torch.optim.SGD, lr=0.1, momentum=0.9)
+        model(INPUTS)
+
+        def closure():
+            optimizer.zero_grad()
+            loss = model(INPUTS).square().mean()
+            loss.backward()
+            return loss
+
+        for _ in range(3):
+            optimizer.step(closure)
+        return model.weight
+
+    assert torch.equal(trained(lambda: nn.LazyLinear(2)), trained(lambda: nn.Linear(10, 2)))
+
+
+def layers():
+    return nn.Sequential(
+        nn.Linear(10, 6),
+        nn.BatchNorm1d(6),
+        nn.Unflatten(1, (2, 3)),
+        nn.InstanceNorm1d(2, track_running_stats=True),
+    )
+
+
+BUILDS = {
+    "as it is": layers,
+    "scripted": lambda: torch.jit.script(layers()),
+    "traced": lambda: torch.jit.trace(layers(), INPUTS),
+    "partly scripted": lambda: nn.Sequential(nn.Identity(), torch.jit.script(layers())),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("kind", BUILDS)
+def test_every_layer_with_running_statistics_counts_a_batch_once(kind):
+    torch.manual_seed(0)
+    twin = layers()
+    torch.manual_seed(0)
+    model = BUILDS[kind]()
+    twin.load_state_dict(dict(zip(twin.state_dict(), model.state_dict().values(), strict=True)))
+    twin(INPUTS)
+    optimizer = SAM(model.parameters(), torch.optim.SGD, lr=0.1)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = model(INPUTS).square().mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure, model=model)
+    with frozen_batch_norm(model):
+        loss = model(INPUTS).square().mean()
+    loss.backward()  # autograd looks whether statistics have changed since the forward pass
+    for expected, buffer in zip(twin.buffers(), model.buffers(), strict=True):
+        torch.testing.assert_close(buffer, expected)
