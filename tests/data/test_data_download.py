@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import tarfile
 import threading
+from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -14,42 +15,31 @@ from zsharp.data import DATASETS, DataError, prepare
 
 
 @pytest.fixture
-def server(tmp_path, monkeypatch):
-    """Serves `tmp_path / "remote"` on loopback; yields (folder, address, list of requested paths)."""
+def cifar10(tmp_path, monkeypatch):
+    """Serves a small CIFAR-10 archive on loopback; yields its content and the list of requested paths."""
     folder, requests = tmp_path / "remote", []
     folder.mkdir()
-
-    class Handler(SimpleHTTPRequestHandler):
-        def __init__(self, *arguments, **keywords):
-            super().__init__(*arguments, directory=str(folder), **keywords)
-
-        def log_message(self, *arguments):
-            requests.append(self.path)
-
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
-        thread = threading.Thread(target=listening.serve_forever, args=(0.01,))
-        thread.start()
-        yield folder, f"http://127.0.0.1:{listening.server_port}", requests
-        listening.shutdown()
-        thread.join()
-
-
-@pytest.fixture
-def cifar10(server, tmp_path, monkeypatch):
-    """Puts a small CIFAR-10 archive on the server and its checksums into the table."""
-    folder, address, requests = server
     expected = true_format.write_cifar(tmp_path / "made")
     archive = folder / "cifar-10-python.tar.gz"
     with tarfile.open(archive, "w:gz") as packed:
         packed.add(tmp_path / "made" / "cifar-10-batches-py", "cifar-10-batches-py")
-    source = DATASETS["cifar10"]
-    remote = dataclasses.replace(
-        source.archives[0], url=f"{address}/{archive.name}", md5=hashlib.md5(archive.read_bytes()).hexdigest()
-    )
-    md5 = true_format.md5_of(tmp_path / "made", source.md5)
-    monkeypatch.setitem(DATASETS, "cifar10", dataclasses.replace(source, md5=md5, archives=(remote,)))
-    return expected, requests
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *arguments):
+            requests.append(self.path)
+
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder))) as server:
+        url = f"http://127.0.0.1:{server.server_port}/{archive.name}"
+        source, md5 = DATASETS["cifar10"], hashlib.md5(archive.read_bytes()).hexdigest()
+        remote = dataclasses.replace(source.archives[0], url=url, md5=md5)
+        small = true_format.md5_of(tmp_path / "made", source.md5)
+        monkeypatch.setitem(DATASETS, "cifar10", dataclasses.replace(source, md5=small, archives=(remote,)))
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield expected, requests
+        server.shutdown()
+        thread.join()
 
 
 def test_downloads_unpacks_and_does_so_only_where_it_must(cifar10, tmp_path):

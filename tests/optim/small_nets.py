@@ -66,7 +66,7 @@ def same(one, two):
     return len(one) == len(two) > 0 and all(torch.equal(p, q) for p, q in zip(one, two, strict=True))
 
 
-def close(found, expected, rtol=1e-9):
+def close(actual, expected, rtol=1e-9):
     """Asserts that two lists of tensors or arrays are equal up to rounding."""
-    for one, two in zip(found, expected, strict=True):
+    for one, two in zip(actual, expected, strict=True):
         torch.testing.assert_close(one, torch.as_tensor(two), rtol=rtol, atol=rtol / 100)

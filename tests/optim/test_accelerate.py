@@ -68,12 +68,12 @@ def test_a_prepared_loop_equals_a_plain_one(method, form):
             inner.step(closure, model=model)
         scheduler.step()
     expected, _ = plain(method)
-    found = accelerator.unwrap_model(model)
-    assert same(found.parameters(), expected.parameters())
+    trained = accelerator.unwrap_model(model)
+    assert same(trained.parameters(), expected.parameters())
     if form == "optimizer.step":  # why the other forms are recommended
-        assert int(found.norm.num_batches_tracked) == 2 * NUM
+        assert int(trained.norm.num_batches_tracked) == 2 * NUM
     else:
-        assert same(found.buffers(), expected.buffers())
+        assert same(trained.buffers(), expected.buffers())
     assert optimizer.param_groups[0]["lr"] == 0.01 * 0.5 ** (NUM // 2)
 
 

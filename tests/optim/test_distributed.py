@@ -17,8 +17,8 @@ from zsharp.optim import frozen_batch_norm, make_optimizer
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    """What both processes found, by rank."""
+def ranks(tmp_path_factory):
+    """What each process returned, by rank."""
     folder = tmp_path_factory.mktemp("ranks")
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     context = torch.multiprocessing.get_context("forkserver")
@@ -46,9 +46,9 @@ def build(method, **kwargs):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_weights_stay_the_same_on_both_processes(found, method):
+def test_weights_stay_the_same_on_both_processes(ranks, method):
     ways = ("local", "by hand", "synchronised")
-    local, by_hand, synchronised = ([rank[way][method] for rank in found] for way in ways)
+    local, by_hand, synchronised = ([rank[way][method] for rank in ranks] for way in ways)
     assert same(*local) and same(*synchronised)
     assert same(by_hand[0], local[0]) and same(by_hand[1], local[1])
     assert not same(local[0], weights(classifier().double()))
@@ -56,7 +56,7 @@ def test_weights_stay_the_same_on_both_processes(found, method):
 
 # Friendly-SAM's running gradient is each process's own.
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "friendly_sam"])
-def test_by_default_each_process_ascends_along_its_own_gradient(found, method):
+def test_by_default_each_process_ascends_along_its_own_gradient(ranks, method):
     model, _ = build(method)
     descent = slow_twin.Descent("sgd", 0.1)
     w = [p.numpy().copy() for p in weights(model)]
@@ -73,19 +73,19 @@ def test_by_default_each_process_ascends_along_its_own_gradient(found, method):
             e = slow_twin.perturb_by(TABLE[method], w, gradients_at(w, shard))
             up.append(gradients_at([wi + ei for wi, ei in zip(w, e, strict=True)], shard))
         w = descent.step(w, [np.mean(pair, axis=0) for pair in zip(*up, strict=True)])
-    close(found[0]["local"][method], w)
+    close(ranks[0]["local"][method], w)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_synchronised_ascent_is_one_process_on_the_whole_batch(found, method):
+def test_a_synchronised_ascent_is_one_process_on_the_whole_batch(ranks, method):
     model, optimizer = build(method)
     for x, y in batches(NUM_STEPS):
         optimizer.step(closure_for(model, optimizer, (x.double(), y)))
-    close(found[0]["synchronised"][method], weights(model))
-    assert not torch.allclose(found[0]["synchronised"][method][1], found[0]["local"][method][1], rtol=1e-6)
+    close(ranks[0]["synchronised"][method], weights(model))
+    assert not torch.allclose(ranks[0]["synchronised"][method][1], ranks[0]["local"][method][1], rtol=1e-6)
 
 
-def test_batch_norm_sees_each_batch_once_on_every_process(found):
+def test_batch_norm_sees_each_batch_once_on_every_process(ranks):
     """The processes' statistics are the first one's: DDP hands them round before each forward pass."""
     model, optimizer = build("zsharp", batch_norm=True)
 
@@ -96,25 +96,25 @@ def test_batch_norm_sees_each_batch_once_on_every_process(found):
     for one, two in zip(shards(0), shards(1), strict=True):
         first, second = (closure_for(model, optimizer, shard) for shard in (one, two))
         optimizer.step_groups([first, partial(unseen, second)], model=model)
-    close(found[0]["batch norm"], list(model.state_dict().values()))
-    for name, one, two in zip(model.state_dict(), *(rank["batch norm"] for rank in found), strict=True):
+    close(ranks[0]["batch norm"], list(model.state_dict().values()))
+    for name, one, two in zip(model.state_dict(), *(rank["batch norm"] for rank in ranks), strict=True):
         assert torch.equal(one, two) or "running" in name
         assert not name.endswith("num_batches_tracked") or int(two) == NUM_STEPS
 
 
-def test_an_overflow_in_one_process_is_a_step_left_out_in_both(found):
-    for steps, scale in (rank["overflow"] for rank in found):
+def test_an_overflow_in_one_process_is_a_step_left_out_in_both(ranks):
+    for steps, scale in (rank["overflow"] for rank in ranks):
         (before, running), (after, running_after), (last, _) = steps
         assert same(after, before)
         assert same(running_after, running)
         assert not same(last, after)
         assert all(p.isfinite().all() for p in last)
         assert scale == 512.0
-    assert same(*(rank["overflow"][0][-1][0] for rank in found))
+    assert same(*(rank["overflow"][0][-1][0] for rank in ranks))
 
 
-def test_sharded_parameters_are_refused_and_nothing_is_added(found):
-    for refused in (rank["refused"] for rank in found):
+def test_sharded_parameters_are_refused_and_nothing_is_added(ranks):
+    for refused in (rank["refused"] for rank in ranks):
         assert list(refused) == ["FSDP2", "flat", "views"]
         for built, added, num_groups in refused.values():
             assert "a parameter is sharded" in built and built == added

@@ -102,7 +102,7 @@ def check_counts(last, params, moving, filtered, rules, q_p):
 @pytest.mark.parametrize("method", SHARP)
 def test_where_nothing_stands_out_it_is_the_ascent_without_a_filter(method, path):
     """Equal gradients have no z-scores, and single elements none but zero."""
-    found = []
+    results = []
     for q_p in (0.95, 0.0):
         values = ([[2.0, 1.0]], [0.5], 0.25, [[1.0], [3.0], [2.0]])
         params = [nn.Parameter(torch.tensor(value)) for value in values]
@@ -111,10 +111,10 @@ def test_where_nothing_stands_out_it_is_the_ascent_without_a_filter(method, path
             p.grad = torch.full_like(p, 0.5)
         optimizer.first_step()
         assert optimizer.last.kept.sum() > 0
-        found.append(weights(nn.ParameterList(params)))
-    assert all(w.isfinite().all() for w in found[0])
+        results.append(weights(nn.ParameterList(params)))
+    assert all(w.isfinite().all() for w in results[0])
     if "random" not in method and METHODS[method].rules.norm == "global":
-        assert same(*found)
+        assert same(*results)
 
 
 @pytest.mark.parametrize("values", [["nan"], ["inf"], ["-inf"], ["inf", "-inf"], ["3e38", "3e38"]])
@@ -227,7 +227,7 @@ def test_gradients_that_come_later_or_stop_coming(method, path):
 @pytest.mark.parametrize("make", [torch.Tensor.t, lambda w: w.view(6, 2, 2).permute(2, 0, 1)])
 @pytest.mark.parametrize("method", SHARP)
 def test_permuted_parameters(method, make, path):
-    found = []
+    results = []
     for is_permuted in (True, False):
         torch.manual_seed(0)
         value = make(torch.randn(6, 4, dtype=torch.double))
@@ -240,11 +240,11 @@ def test_permuted_parameters(method, make, path):
             optimizer.first_step()
             optimizer.second_step()
         optimizer.first_step()
-        found.append(param.detach())
+        results.append(param.detach())
         if "random" in method:  # drawn in the order of memory
             assert int(optimizer.last.kept) == 24 - 1 - 11
             return
-    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(*results, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("size", [(4, 3, 3, 3), (64, 16, 9, 9)])  # of those that move together, and alone

@@ -124,14 +124,14 @@ def train(optimizer_of, num=4):
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("method", SHARP)
 def test_radius_zero_is_the_base_optimizer_bit_for_bit(method, base):
-    found = train(lambda params: make_optimizer(params, method, base, lr=0.01, rho=0.0))
-    assert same(found, train(lambda params: make_optimizer(params, "base", base, lr=0.01)))
+    results = train(lambda params: make_optimizer(params, method, base, lr=0.01, rho=0.0))
+    assert same(results, train(lambda params: make_optimizer(params, "base", base, lr=0.01)))
 
 
 @pytest.mark.parametrize("settings", [{"q_p": 0.0}, {"filter": "none"}])
 def test_zsharp_without_a_filter_is_sam(settings):
-    found = train(lambda params: ZSharp(params, torch.optim.SGD, lr=0.1, **settings))
-    assert same(found, train(lambda params: SAM(params, torch.optim.SGD, lr=0.1)))
+    results = train(lambda params: ZSharp(params, torch.optim.SGD, lr=0.1, **settings))
+    assert same(results, train(lambda params: SAM(params, torch.optim.SGD, lr=0.1)))
 
 
 def test_random_filter_keeps_as_many_and_differs_from_step_to_step():

@@ -147,7 +147,7 @@ def test_state_dict_hooks_are_called():
 
 @pytest.mark.parametrize("method", SHARP)
 def test_clipping_the_first_gradient_changes_nothing_but_friendly_sams_mean(method):
-    found = []
+    results = []
     for clip in (float("inf"), 0.01):
         model = classifier().double()
         optimizer = make_optimizer(model.parameters(), method, "sgd", lr=0.1)
@@ -157,16 +157,16 @@ def test_clipping_the_first_gradient_changes_nothing_but_friendly_sams_mean(meth
             optimizer.first_step(zero_grad=True)
             loss_of(model, (x.double(), y)).backward()
             optimizer.second_step(zero_grad=True)
-        found.append(torch.cat([w.flatten() for w in weights(model)]))
+        results.append(torch.cat([w.flatten() for w in weights(model)]))
     # Friendly-SAM's first gradients are clipped by different factors, and then mixed.
-    assert torch.allclose(*found, rtol=1e-9, atol=1e-12) == ("friendly" not in method)
+    assert torch.allclose(*results, rtol=1e-9, atol=1e-12) == ("friendly" not in method)
 
 
 @pytest.mark.parametrize("numbers", [{}, {"rho": torch.tensor(0.05)}], ids=["default", "tensor"])
 @pytest.mark.parametrize("method", SHARP)
 def test_maximizing_an_objective_is_minimizing_its_negative(method, numbers):
     """The perturbation goes down the objective, and the base step up: bit for bit the mirror image."""
-    found = []
+    results = []
     for sign in (1, -1):
         model = classifier()
         optimizer = make_optimizer(model.parameters(), method, "adamw", lr=0.01, maximize=sign < 0, **numbers)
@@ -181,30 +181,30 @@ def test_maximizing_an_objective_is_minimizing_its_negative(method, numbers):
             optimizer.step(closure)
             assert float(optimizer.last_loss_increase) * sign > 0 or method != "sam"
         assert float(optimizer.last.norm) > 0
-        found.append([*weights(model), optimizer.last.norm])
-    assert same(*found)
+        results.append([*weights(model), optimizer.last.norm])
+    assert same(*results)
 
 
 @pytest.mark.parametrize("base", ["sgd", "adam", "adamw"])
 @pytest.mark.parametrize("method", ["sam", "asam", "zsharp_official", "zsharp_friendly_sam"])
 def test_implementations_of_the_base_optimizer_agree(method, base):
-    found = []
+    results = []
     for implementation in ({"foreach": False}, {"foreach": True}, {"fused": True}):
         model = classifier().double()
         settings = {"lr": 0.01, "weight_decay": 0.1, **implementation}
         optimizer = make_optimizer(model.parameters(), method, base, **settings)
         for x, y in batches(5):
             optimizer.step(closure_for(model, optimizer, (x.double(), y)))
-        found.append(weights(model))
-    close(found[1], found[0])
-    close(found[2], found[0])
+        results.append(weights(model))
+    close(results[1], results[0])
+    close(results[2], results[0])
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("method", [name for name in SHARP if "random" not in name])
 def test_parameters_on_several_devices(method):
     """The norm is of both; each tensor is ranked where it lies."""
-    found = []
+    results = []
     for device in ("cpu", "cuda"):
         torch.manual_seed(0)
         values = [torch.randn(20, 5).double(), torch.randn(30).double().to(device)]
@@ -217,8 +217,8 @@ def test_parameters_on_several_devices(method):
             optimizer.first_step()
             optimizer.second_step()
         last = optimizer.last
-        found.append([x.detach().cpu() for x in (*params, last.kept, last.norm)])
-    close(found[1], found[0], rtol=1e-7)
+        results.append([x.detach().cpu() for x in (*params, last.kept, last.norm)])
+    close(results[1], results[0], rtol=1e-7)
 
 
 @pytest.mark.parametrize("way", ["deepcopy", "pickle"])

@@ -137,9 +137,9 @@ CASES = cases()
 INTERPRETED = [name for i, name in enumerate(CASES) if i % 4 in (0, 3)]
 
 
-def assert_equal(found, grads, q_p, kind):
+def assert_equal(results, grads, q_p, kind):
     expected = np.array([twin(grad, q_p, kind) for grad in grads], dtype=np.float32).T
-    for part, wanted in zip(found, expected, strict=True):
+    for part, wanted in zip(results, expected, strict=True):
         np.testing.assert_array_equal(part.cpu().numpy(), wanted, strict=True)
 
 
@@ -161,20 +161,20 @@ def applied(device, **settings):
     return {"params": params, "backups": backups, "squares": squares, "counts": counts}
 
 
-def assert_applied(found, bfloat16_rounding=0.0):
+def assert_applied(results, bfloat16_rounding=0.0):
     params, grads, _ = to_move("cpu")
     factors = torch.linspace(0.1, 2, len(grads))
-    assert found["squares"].dtype == torch.float64 and found["counts"].dtype == torch.int64
+    assert results["squares"].dtype == torch.float64 and results["counts"].dtype == torch.int64
     for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
         centre, value = (torch.tensor(number) for number in twin(grad, 0.5, "zscore"))
         is_kept = (grad.float() - centre).abs() > (value if i else -1)
-        assert found["counts"][i] == is_kept.sum()
+        assert results["counts"][i] == is_kept.sum()
         square = grad[is_kept].double().square().sum().item()
-        assert found["squares"][i].item() == pytest.approx(square, 1e-12)
-        assert torch.equal(found["backups"][i].cpu(), param)
+        assert results["squares"][i].item() == pytest.approx(square, 1e-12)
+        assert torch.equal(results["backups"][i].cpu(), param)
         moved = param.float() + torch.where(is_kept, grad.float() * factors[i], 0)
         rounding = bfloat16_rounding if param.dtype == torch.bfloat16 else 0.0
-        torch.testing.assert_close(found["params"][i].cpu(), moved.to(param.dtype), rtol=rounding, atol=0)
+        torch.testing.assert_close(results["params"][i].cpu(), moved.to(param.dtype), rtol=rounding, atol=0)
 
 
 def ascents(method, device="cpu"):
@@ -184,7 +184,7 @@ def ascents(method, device="cpu"):
     model.register_parameter("gain", nn.Parameter(torch.ones(1)))
     model = model.to(memory_format=torch.channels_last).to(device)
     optimizer = make_optimizer(model.parameters(), method, "sgd", lr=0.1, q_p=0.8)
-    found = []
+    results = []
     for step in range(NUM_STEPS):
         generator = torch.Generator().manual_seed(step)
         for param in model.parameters():
@@ -195,12 +195,12 @@ def ascents(method, device="cpu"):
         optimizer.first_step()
         perturbed = [param.detach().clone().cpu() for param in model.parameters()]
         last = optimizer.last
-        found.append(
+        results.append(
             (perturbed, [x.cpu() for x in (last.norm, last.kept, last.kept_fraction, last.grad_norm)])
         )
         optimizer.restore()
         assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
-    return found
+    return results
 
 
 def interpreted():
@@ -337,12 +337,12 @@ def test_gpu_kernels_equal_a_sort(name):
 def test_gpu_vgg16_on_several_streams(kind):
     grads = [torch.randn(shape, generator=random(i)).cuda() for i, shape in enumerate(VGG16)]
     torch.cuda.synchronize()
-    found = []
+    results = []
     for _ in range(4):
         with torch.cuda.stream(torch.cuda.Stream()):
-            found.append(cutoffs(grads, 0.95, kind))
+            results.append(cutoffs(grads, 0.95, kind))
     torch.cuda.synchronize()
-    for values in found:
+    for values in results:
         assert_equal(values, grads, 0.95, kind)
 
 
@@ -376,10 +376,10 @@ def test_gpu_without_a_host_synchronisation():
     cutoffs(grads, q_p, "zscore")
     try:
         torch.cuda.set_sync_debug_mode("error")
-        found = [cutoffs(values, q_p, "zscore") for values in (grads, others)]
+        results = [cutoffs(values, q_p, "zscore") for values in (grads, others)]
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    for values in found:
+    for values in results:
         assert_equal(values, grads, 0.75, "zscore")
 
 
@@ -391,7 +391,7 @@ def test_gpu_graph_follows_new_gradients_and_percentiles():
     cutoffs(grads, q_p, "zscore")
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        found = cutoffs(grads, q_p, "zscore")
+        results = cutoffs(grads, q_p, "zscore")
     for i in range(2 * triton_tables.MAX_TABLES):  # what the graph reads outlives the cache
         cutoffs([torch.zeros(10 + i, device="cuda")], 0.5, "zscore")
     for seed, value in enumerate((0.0, 0.29, 0.95, 0.999)):
@@ -399,7 +399,7 @@ def test_gpu_graph_follows_new_gradients_and_percentiles():
             grad.copy_(torch.randn(grad.shape, generator=random(seed)))
         q_p.fill_(value)
         graph.replay()
-        assert_equal(found, grads, value, "zscore")
+        assert_equal(results, grads, value, "zscore")
 
 
 @pytest.mark.gpu

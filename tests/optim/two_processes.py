@@ -26,7 +26,7 @@ def run(rank, port, folder):
     torch.set_num_threads(1)
     store = dist.TCPStore("127.0.0.1", port, is_master=False)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    found = {
+    results = {
         "local": {method: train(rank, method) for method in METHODS},
         "synchronised": {method: train(rank, method, sync_ascent=True) for method in METHODS},
         "by hand": {method: train_by_hand(rank, method) for method in METHODS},
@@ -34,7 +34,7 @@ def run(rank, port, folder):
         "overflow": overflow_on_one(rank),
         "refused": refuse_sharded(),
     }
-    torch.save(found, folder / f"{rank}.pt")
+    torch.save(results, folder / f"{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
 
@@ -68,7 +68,7 @@ def overflow_on_one(rank):
     parallel = DistributedDataParallel(model)
     optimizer = make_optimizer(model.parameters(), "friendly_sam", "sgd", lr=0.1)
     scaler = GradScaler("cpu", init_scale=1024.0)
-    found = []
+    results = []
     for i, (x, y) in enumerate(shards(rank)[:3]):
 
         def closure(x=x, y=y, is_bad=i == 1 and rank == 1):
@@ -79,8 +79,8 @@ def overflow_on_one(rank):
 
         optimizer.step(closure, model=parallel, scaler=scaler)
         scaler.update()
-        found.append((weights(model), [g.clone() for g in optimizer._progress.running.values.values()]))
-    return found, scaler.get_scale()
+        results.append((weights(model), [g.clone() for g in optimizer._progress.running.values.values()]))
+    return results, scaler.get_scale()
 
 
 def refuse_sharded():

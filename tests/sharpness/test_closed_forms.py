@@ -43,9 +43,9 @@ def largest_in_ball(matrix, w, rho):
 def test_one_step_of_a_quadratic():
     g = A @ W
     expected = half_square(A, W + RHO * g / g.norm()) - half_square(A, W)
-    found = worst_case(quadratic(W, A), rho=RHO)
-    assert found.increase == pytest.approx(expected, rel=1e-12)
-    assert found.losses == pytest.approx((half_square(A, W), half_square(A, W) + expected), rel=1e-12)
+    result = worst_case(quadratic(W, A), rho=RHO)
+    assert result.increase == pytest.approx(expected, rel=1e-12)
+    assert result.losses == pytest.approx((half_square(A, W), half_square(A, W) + expected), rel=1e-12)
 
 
 def test_many_steps_find_the_maximum_over_the_ball():
@@ -61,8 +61,8 @@ def test_many_steps_find_the_maximum_over_the_ball():
 def test_at_a_minimum_the_worst_case_is_half_rho_squared_times_the_largest_eigenvalue():
     """The gradient there is exactly zero, so the first direction is random."""
     surface = quadratic(torch.zeros(5), A)
-    found = worst_case(surface, rho=RHO, num_steps=60, seed=1)
-    assert found.increase == pytest.approx(0.5 * RHO**2 * 6.0, rel=1e-9)
+    result = worst_case(surface, rho=RHO, num_steps=60, seed=1)
+    assert result.increase == pytest.approx(0.5 * RHO**2 * 6.0, rel=1e-9)
     assert worst_case(surface, rho=RHO, seed=1).increase != worst_case(surface, rho=RHO, seed=2).increase
 
 
@@ -71,8 +71,8 @@ def test_the_adaptive_ball_is_scaled_by_the_weights():
     scale = W.abs() + eta
     g = A @ W
     e = RHO * scale**2 * g / (scale * g).norm()
-    found = worst_case(quadratic(W, A), rho=RHO, adaptive=True, eta=eta)
-    assert found.increase == pytest.approx(half_square(A, W + e) - half_square(A, W), rel=1e-12)
+    result = worst_case(quadratic(W, A), rho=RHO, adaptive=True, eta=eta)
+    assert result.increase == pytest.approx(half_square(A, W + e) - half_square(A, W), rel=1e-12)
     many = worst_case(quadratic(W, A), rho=RHO, adaptive=True, eta=eta, num_steps=60)
     # in u = e / T the loss is quadratic again, with the matrix TAT around w / T
     expected = largest_in_ball(scale[:, None] * A * scale, W / scale, RHO)
@@ -109,46 +109,46 @@ def test_m_sharpness_of_a_linear_loss(m):
     vectors = torch.randn(7, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     groups = torch.split(vectors, m)
     expected = sum(len(group) * RHO * float(group.mean(0).norm()) for group in groups) / 7
-    found = m_sharpness(linear([0.1, 0.2, 0.3], vectors, [4, 1, 2]), rho=RHO, m=m)
-    assert found.increase == pytest.approx(expected, rel=1e-12)
-    assert found.num_groups == len(groups)
+    result = m_sharpness(linear([0.1, 0.2, 0.3], vectors, [4, 1, 2]), rho=RHO, m=m)
+    assert result.increase == pytest.approx(expected, rel=1e-12)
+    assert result.num_groups == len(groups)
 
 
 def test_the_average_case_of_a_quadratic():
     sigma, num_pairs = 0.2, 400
-    found = average_case(quadratic(W, A), sigma=sigma, num_pairs=num_pairs)
+    result = average_case(quadratic(W, A), sigma=sigma, num_pairs=num_pairs)
     expected = 0.5 * sigma**2 * sum(EIGENVALUES)
-    assert abs(found.increase - expected) < 3 * found.standard_error
+    assert abs(result.increase - expected) < 3 * result.standard_error
     # the variance of e'Ae / 2 is sigma^4 ||A||^2 / 2; the gradient at w has no part in it
     expected_error = sigma**2 * math.sqrt(sum(x * x for x in EIGENVALUES) / 2 / num_pairs)
-    assert found.standard_error == pytest.approx(expected_error, rel=0.2)
-    assert found.num_pairs == num_pairs
+    assert result.standard_error == pytest.approx(expected_error, rel=0.2)
+    assert result.num_pairs == num_pairs
 
 
 def test_the_largest_eigenvalue_is_not_the_one_of_largest_size():
     matrix = symmetric([-9.0, -8.0, 2.0, 1.0, 0.0, 0.5])
-    found = largest_eigenvalue(quadratic(torch.ones(6), matrix), tolerance=1e-8)
-    assert found.value == pytest.approx(2.0, rel=1e-8)
-    assert found.converged and found.residual <= 2e-8
-    assert found.num_products <= 7
+    result = largest_eigenvalue(quadratic(torch.ones(6), matrix), tolerance=1e-8)
+    assert result.value == pytest.approx(2.0, rel=1e-8)
+    assert result.converged and result.residual <= 2e-8
+    assert result.num_products <= 7
 
 
 def test_an_eigenvalue_that_has_not_converged_says_so():
     matrix = symmetric([1 + i / 40 for i in range(40)])
     surface = quadratic(torch.ones(40), matrix)
-    found = largest_eigenvalue(surface, max_products=4, tolerance=1e-3)
-    assert (found.converged, found.num_products) == (False, 4)
-    assert found.residual > 1e-3 * found.value
+    result = largest_eigenvalue(surface, max_products=4, tolerance=1e-3)
+    assert (result.converged, result.num_products) == (False, 4)
+    assert result.residual > 1e-3 * result.value
     eigenvalues = torch.linalg.eigvalsh(matrix)
-    assert float((eigenvalues - found.value).abs().min()) <= found.residual
-    assert 0.5 * float(eigenvalues[-1]) < found.value < float(eigenvalues[-1])
+    assert float((eigenvalues - result.value).abs().min()) <= result.residual
+    assert 0.5 * float(eigenvalues[-1]) < result.value < float(eigenvalues[-1])
     assert largest_eigenvalue(surface, max_products=42, tolerance=1e-3).converged
 
 
 def test_a_loss_without_curvature():
     surface = linear([1.0, 2.0], [[1.0, -1.0]], [1])
-    found = largest_eigenvalue(surface)
-    assert (found.value, found.residual, found.converged) == (0, 0, True)
+    result = largest_eigenvalue(surface)
+    assert (result.value, result.residual, result.converged) == (0, 0, True)
     assert hessian_trace(surface, num_vectors=3).value == 0
 
 
@@ -156,11 +156,11 @@ def test_the_trace():
     diagonal = hessian_trace(quadratic(W, torch.diag(torch.arange(5.0))), num_vectors=4)
     assert diagonal.value == pytest.approx(10.0, rel=1e-12)  # exact for random signs
     assert diagonal.standard_error == pytest.approx(0, abs=1e-12)
-    found = hessian_trace(quadratic(W, A), num_vectors=200)
-    assert abs(found.value - sum(EIGENVALUES)) < 3 * found.standard_error
+    result = hessian_trace(quadratic(W, A), num_vectors=200)
+    assert abs(result.value - sum(EIGENVALUES)) < 3 * result.standard_error
     off_diagonal = A - torch.diag(A.diag())
     expected_error = math.sqrt(2 * float(off_diagonal.square().sum()) / 200)
-    assert found.standard_error == pytest.approx(expected_error, rel=0.2)
+    assert result.standard_error == pytest.approx(expected_error, rel=0.2)
 
 
 def unequal_batches(inputs, targets):
@@ -193,9 +193,9 @@ def test_known_hessians(kind):
     size = len(surface.weights)
     columns = torch.stack([surface.hessian_product(row) for row in torch.eye(size, dtype=torch.float64)], 1)
     assert torch.allclose(columns, hessian, rtol=1e-9, atol=1e-12)
-    found = largest_eigenvalue(surface, max_products=size + 1, tolerance=1e-6)
-    assert found.converged
-    assert found.value == pytest.approx(float(torch.linalg.eigvalsh(hessian)[-1]), rel=1e-9)
+    result = largest_eigenvalue(surface, max_products=size + 1, tolerance=1e-6)
+    assert result.converged
+    assert result.value == pytest.approx(float(torch.linalg.eigvalsh(hessian)[-1]), rel=1e-9)
     trace = hessian_trace(surface, num_vectors=100)
     assert abs(trace.value - float(hessian.trace())) < 3 * trace.standard_error
 
@@ -227,5 +227,5 @@ def test_a_loss_that_is_not_finite_gives_no_number(bad):
     assert math.isnan(average_case(surface, sigma=1).increase)
     curved = quadratic([1.0, 2.0], [[bad, 1.0], [1.0, 1.0]])
     assert math.isnan(hessian_trace(curved).value)
-    found = largest_eigenvalue(curved)
-    assert not math.isfinite(found.value) and not found.converged
+    result = largest_eigenvalue(curved)
+    assert not math.isfinite(result.value) and not result.converged

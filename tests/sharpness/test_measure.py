@@ -28,12 +28,12 @@ SMALL = ["--max-images", "100", "--batch-size", "50", "--threads", "1", "--epoch
 
 def test_every_number_is_that_of_its_function():
     model, batch = mlp()
-    found = measure(model, [batch], rho=0.1, m=5, seed=3, adaptive_rho=0.4, sigma=0.02)
+    row = measure(model, [batch], rho=0.1, m=5, seed=3, adaptive_rho=0.4, sigma=0.02)
     surface = LossSurface(model, [batch], F.cross_entropy, seed=3)
     average = average_case(surface, sigma=0.02, seed=3)
     largest = largest_eigenvalue(surface, max_products=20, seed=3)
     trace = hessian_trace(surface, num_vectors=8, seed=3)
-    assert found == {
+    assert row == {
         "loss": surface.loss(),
         "worst_1step": worst_case(surface, rho=0.1).increase,
         "worst_nstep": worst_case(surface, rho=0.1, num_steps=10).increase,
@@ -47,12 +47,12 @@ def test_every_number_is_that_of_its_function():
         "hessian_trace": trace.value,
         "hessian_trace_se": trace.standard_error,
     }
-    assert list(found) == list(MEASURES)
+    assert list(row) == list(MEASURES)
     other = measure(model, [batch], rho=0.1, m=5, seed=4, adaptive_rho=0.4, sigma=0.02)
     for name in ("average", "hessian_max_residual", "hessian_trace"):
-        assert found[name] != other[name]
-    assert found["worst_nstep"] >= found["worst_1step"] > 0
-    assert all(type(value) is float for value in found.values())
+        assert row[name] != other[name]
+    assert row["worst_nstep"] >= row["worst_1step"] > 0
+    assert all(type(value) is float for value in row.values())
 
 
 def test_the_cost_is_bounded_as_documented(monkeypatch):
@@ -77,18 +77,18 @@ def test_the_cost_is_bounded_as_documented(monkeypatch):
 def test_examples_beyond_the_maximum_are_left_out():
     model, (inputs, targets) = mlp()
     batches = [(inputs[:5], targets[:5]), (inputs[5:], targets[5:])]
-    found = measure(model, batches, max_examples=7)
-    assert found == measure(model, [batches[0], (inputs[5:7], targets[5:7])])
-    assert found["loss"] == pytest.approx(F.cross_entropy(model(inputs[:7]), targets[:7]).item())
+    row = measure(model, batches, max_examples=7)
+    assert row == measure(model, [batches[0], (inputs[5:7], targets[5:7])])
+    assert row["loss"] == pytest.approx(F.cross_entropy(model(inputs[:7]), targets[:7]).item())
 
 
 def test_what_is_not_finite_is_none():
     model, batch = mlp()
     with torch.no_grad():
         model[2].bias[0] = math.nan
-    found = measure(model, [batch])
-    assert found.pop("hessian_max_converged") == 0
-    assert set(found.values()) == {None}
+    row = measure(model, [batch])
+    assert row.pop("hessian_max_converged") == 0
+    assert set(row.values()) == {None}
 
 
 def small_training(seed=0):
@@ -102,10 +102,10 @@ def test_a_training_run_is_measured_on_its_training_images():
     data = training.data
     loss, _ = training.evaluate(data.images[data.train_indices], data.labels[data.train_indices])
     assert measure_training(training)["loss"] == pytest.approx(loss, rel=1e-5)
-    found = measure_training(training, num_images=10)
-    assert found == measure_training(training, num_images=10)
-    assert found["loss"] != pytest.approx(loss, rel=1e-5)
-    assert found != measure_training(small_training(seed=1), num_images=10)
+    row = measure_training(training, num_images=10)
+    assert row == measure_training(training, num_images=10)
+    assert row["loss"] != pytest.approx(loss, rel=1e-5)
+    assert row != measure_training(small_training(seed=1), num_images=10)
 
 
 def test_in_json_and_in_text(capsys):

@@ -18,13 +18,13 @@ def test_lines_and_planes_through_a_quadratic(seeds):
     directions = [
         torch.randn(2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in seeds
     ]
-    found = loss_slice(quadratic(w, A), seeds=seeds, coordinates=steps.tolist(), normalise=False)
+    result = loss_slice(quadratic(w, A), seeds=seeds, coordinates=steps.tolist(), normalise=False)
     points = w
     for d in directions:
         points = points[..., None, :] + steps[:, None] * d
     expected = 0.5 * torch.einsum("...i,ij,...j->...", points, A, points)
-    assert found.coordinates.tolist() == steps.tolist()
-    np.testing.assert_allclose(found.losses, expected.numpy(), rtol=1e-12, strict=True)
+    assert result.coordinates.tolist() == steps.tolist()
+    np.testing.assert_allclose(result.losses, expected.numpy(), rtol=1e-12, strict=True)
 
 
 def test_filters_have_the_length_of_those_in_the_weights():

@@ -80,11 +80,11 @@ def test_list_has_every_row(as_json, capsys):
     tables = {"method": METHODS, "architecture": ARCHITECTURES, "data": DATASETS}
     expected = [(kind, row.name, row.summary) for kind, table in tables.items() for row in table.values()]
     if as_json:
-        found = [tuple(json.loads(line).values()) for line in lines]
+        listed = [tuple(json.loads(line).values()) for line in lines]
     else:
-        found = [tuple(re.split(r" {2,}", line, maxsplit=2)) for line in lines]
-    assert found == expected
-    assert len(found) > 25
+        listed = [tuple(re.split(r" {2,}", line, maxsplit=2)) for line in lines]
+    assert listed == expected
+    assert len(listed) > 25
 
 
 @pytest.mark.parametrize(
