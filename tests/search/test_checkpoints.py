@@ -10,13 +10,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from ledgers import IN_MEMORY
 from simulated_search import Driver, Trials, small_job
 
 from tune_jobs.search.checkpoints import Checkpoints, Retention
 from tune_jobs.search.folder import SearchFolder
 from tune_jobs.search.trial import LiveTrial
-
-IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
 @pytest.fixture(scope="module")

@@ -19,11 +19,11 @@ def driver(tmp_path):
 
 def test_a_trial_whose_node_is_lost_goes_on_and_has_no_retry(driver):
     recorder = driver.recorder
-    began = driver.search.suggest("a")
+    config = driver.search.suggest("a")
     for epoch, (ray_id, next_id) in enumerate([("a", "b"), ("b", "c"), ("c", "d"), ("d", "e")], 1):
         recorder.report(ray_id, ROW | {"epoch": epoch})
         recorder.move(ray_id, "its node has died")
-        assert driver.search.suggest(next_id) == began | {"epoch": epoch}
+        assert driver.search.suggest(next_id) == config | {"epoch": epoch}
     (trial,) = driver.ledger.trials()
     assert (trial["status"], trial["retries"]) == (None, 0)
     events = [event for event in driver.ledger.events() if event["kind"] == "move"]

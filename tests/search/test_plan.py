@@ -1,7 +1,6 @@
 """What a plan says, against hand computations, the real splits, and a ledger as long as the plan's longest."""
 
 import io
-from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -14,8 +13,6 @@ from tune_jobs.provenance import provenance
 from tune_jobs.results.write import export
 from tune_jobs.search.plan import make_plan, render_plan
 from zsharp.training import Training
-
-IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # many commits; a busy disk syncs slowly
 
 
 @pytest.fixture(autouse=True)

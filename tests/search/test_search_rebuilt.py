@@ -9,6 +9,7 @@ import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ledgers import IN_MEMORY
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
@@ -18,7 +19,6 @@ from simulated_search import Driver, Trials, small_job, timeless
 from tune_jobs.job.spec import Sampler
 from tune_jobs.search.optuna_journal import FILE_NAME, new_journal
 
-IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 SAMPLERS = Sampler.__args__
 GRID = "space={rho: {choice: [0.01, 0.05, 0.2]}, lr: {choice: [0.001, 0.01]}}"
 

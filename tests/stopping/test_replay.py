@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
+from ledgers import IN_MEMORY
 from simulated_search import Driver, Trials, small_job
 
 from tune_jobs.ledger.writer import Ledger
@@ -16,7 +17,6 @@ from tune_jobs.search.recorder import Recorder
 from tune_jobs.stopping.asha import Rule
 from tune_jobs.stopping.replay import replay, rungs_at_end
 
-IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # many commits; a busy disk syncs slowly
 SEARCHES = st.fixed_dictionaries(
     {
         "seed": st.integers(0, 2**31),
@@ -169,7 +169,5 @@ def test_a_failed_trial_counts_from_the_moment_it_failed(tmp_path):
     assert_replays(driver)
     trials, reports = driver.ledger.trials(), driver.ledger.reports()
     trials[2]["ended_after"] = 1
-    assert [one.trial_id for one in replay(rules(driver.ledger), trials, reports)] == [
-        "resnet8-sam-0001",
-    ]
+    assert [one.trial_id for one in replay(rules(driver.ledger), trials, reports)] == ["resnet8-sam-0001"]
     driver.close()

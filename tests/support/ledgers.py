@@ -1,5 +1,8 @@
 """What tests of the ledger share: a job, a decision, how a trial starts, and what a refused call leaves."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,3 +28,31 @@ def unchanged_by(ledger, call, match):
         call()
     assert str(ledger.file) in str(caught.value)
     assert (ledger.trials(), ledger.reports()) == before
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from tune_jobs.ledger.rows import Decision
+from tune_jobs.ledger.writer import Ledger
+folder, name = Path(sys.argv[1]), sys.argv[2]
+ledger = Ledger.open(folder) if (folder / "ledger.sqlite").exists() else Ledger.create(folder, {"name": "x"}, {})
+given = dict(study="s", dataset="d", architecture="a", method="m", variant=None, seed=0, params={}, max_epochs=3)
+number = 0
+while True:
+    number += 1
+    trial = f"{name}-{number}"
+    ledger.start_trial(trial, number=number, **given)
+    ledger.report(trial, 1, {"val_loss": 0.5}, Decision("continue"))
+    ledger.retry_trial(trial, "x" * 300)
+    ledger.report(trial, 2, {"val_loss": 0.5}, Decision("stop", reason="weak"), "pruned")
+    ledger.extend({"name": "x", "number": number})
+    print(number, flush=True)
+"""
+
+
+def writer(folder, name):
+    """A process that records one trial after another, and says which are recorded."""
+    command = [sys.executable, "-c", WRITER, str(folder), name]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True)
