@@ -10,6 +10,12 @@ validates and reports. The cost is the cycle without the training: `cycle - epoc
 is `wall_s - epoch_s` (building the model, and validating on twenty images, which is not taken off). On all slots it is
 `(slots x time - sum of epoch_s) / trials`. The first trial of each worker, which starts cold, is left out.
 
+Start and end of a command. `tune-jobs run digits` with two trials of three epochs runs as a command, in turn with a
+script that does as little with Ray Tune as one can: two trials at once that import torch and report once. The first
+is timed from the command to its first report, and from its last report to the end; the second to its first report.
+Most of the first report's time is Ray's own start and torch's import, in the driver and in each worker, so the ratio
+of the two says what is ours.
+
 Wall time. The `digits` preset runs on all cores. Its ideal is `sum over trials of (epochs run x solo seconds per epoch
 of its study) / slots`, where solo seconds are those of `zsharp.training` with no tuner, training and validation, taken
 before and after each search: once with the machine otherwise idle (`alone`), once with the same load on every other
@@ -27,6 +33,8 @@ import logging
 import multiprocessing
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -47,6 +55,19 @@ from tune_jobs.search.run import run
 from zsharp.training import Training
 
 TARGET_START_S, TARGET_WALL = 0.2, 1.25
+TARGET_FIRST_REPORT_S, TARGET_PROMPT_S = 7.0, 2.0
+BARE_RAY_TUNE = """
+import time
+from ray import tune
+
+def train(config):
+    import torch
+    torch.set_num_threads(1)
+    tune.report({"loss": float(torch.ones(1)), "at": time.time()})
+
+tuner = tune.Tuner(train, param_space={"x": tune.grid_search([0, 1])}, run_config=tune.RunConfig(verbose=0))
+print(min(result.metrics["at"] for result in tuner.fit()))
+"""
 NUM_SOLO_EPOCHS = 4
 QUIET_SHARE = 0.95
 _SHARE = "share of a core"
@@ -60,6 +81,7 @@ def main() -> None:
     )
     parser.add_argument("--trials", type=int, default=40, help="trials of each start-up measurement")
     parser.add_argument("--repeats", type=int, default=1, help="searches of the digits preset")
+    parser.add_argument("--commands", type=int, default=3, help="commands timed from start to end")
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/search_overhead-cpu.json")
     arguments = parser.parse_args()
     load_before = os.getloadavg()[0]
@@ -74,6 +96,8 @@ def main() -> None:
     print(
         f"{cpu}, {slots} cores, a slot of one thread on each; {named}; load average before {load_before:.2f}"
     )
+    with tempfile.TemporaryDirectory() as scratch:
+        commands = _commands(Path(scratch), arguments.commands)
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     began = time.perf_counter()
     cluster.start_local(totals, 1)
@@ -91,6 +115,7 @@ def main() -> None:
         "num_threads": 1,
         "load_average_before": load_before,
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commands": commands,
         "ray_start_s": ray_s,
         "startup": startup,
         "wall": wall,
@@ -98,6 +123,51 @@ def main() -> None:
     out = arguments.out or Path(__file__).parent / "results" / "search_overhead-cpu.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _commands(scratch: Path, repeats: int) -> dict[str, list[float]]:
+    """Times `tune-jobs run` and bare Ray Tune in turn, each as a process of its own."""
+    sets = [
+        "search.num_trials=2", "train.epochs=3", "architectures=[resnet8]", "methods=[sam]", "asha.enabled=false",
+        "resources.max_concurrent=2",
+    ]  # fmt: skip
+    seconds: dict[str, list[float]] = {"first_report_s": [], "prompt_s": [], "bare_first_report_s": []}
+    for repeat in range(repeats):
+        folder = scratch / f"command-{repeat}"
+        options = [word for item in sets for word in ("--set", item)]
+        start = time.time()
+        subprocess.run(
+            [sys.executable, "-m", "tune_jobs", "run", "digits", "--out", folder, *options],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        end = time.time()
+        reported = [row["reported_at"].timestamp() for row in _reports(folder)]
+        seconds["first_report_s"].append(min(reported) - start)
+        seconds["prompt_s"].append(end - max(reported))
+        start = time.time()
+        bare = subprocess.run(
+            [sys.executable, "-c", BARE_RAY_TUNE],
+            check=True,
+            capture_output=True,
+            text=True,
+            cwd=scratch,
+            env={**os.environ, "HOME": str(scratch)},
+        )
+        seconds["bare_first_report_s"].append(float(bare.stdout.split()[-1]) - start)
+    first, bare_first = (
+        statistics.median(seconds[name]) for name in ("first_report_s", "bare_first_report_s")
+    )
+    print(
+        f"from the command to the first report: {_summary(seconds['first_report_s'])} s; n = {repeats}; "
+        f"target {TARGET_FIRST_REPORT_S:g} s {_verdict(first, TARGET_FIRST_REPORT_S)}; "
+        f"bare Ray Tune {_summary(seconds['bare_first_report_s'])} s; ratio {first / bare_first:.2f}"
+    )
+    print(
+        f"from the last report to the prompt: {_summary(seconds['prompt_s'])} s; n = {repeats}; "
+        f"target {TARGET_PROMPT_S:g} s {_verdict(statistics.median(seconds['prompt_s']), TARGET_PROMPT_S)}"
+    )
+    return seconds
 
 
 def _startup(scratch: Path, num_trials: int, slots: int) -> dict[str, Any]:
