@@ -72,7 +72,7 @@ def test_a_diverged_trial_ends_and_counts_as_worst_where_it_was_heading(value):
 def test_a_crash_at_the_start_counts_in_the_first_rung():
     rungs = Rungs(Rule(27, 3, 3))
     rungs.record_worst("a")
-    assert rungs.values[3] == {"a": WORST}
+    assert rungs.values == {3: {"a": WORST}, 9: {}}
     decision = rungs.judge("b", 3, 0.1)
     assert (decision.action, decision.num_values) == ("continue", 1)
 
