@@ -1,9 +1,10 @@
-"""One real Ray for all tests of this folder: 4 logical CPUs and GPUs on whatever the machine has."""
+"""Shared by this folder: one real Ray with 4 logical CPUs and GPUs, and one search from the command line."""
 
 import os
 
 import pytest
 import ray
+from searches import SHORT, Row, Search
 
 from tune_jobs.cluster import ray as cluster
 
@@ -24,3 +25,12 @@ def ray_with_four_gpus(home):
     cluster.start_local(cluster.Totals(cpus=4, gpus=4), threads_per_trial=1)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def searched(home, tmp_path_factory):
+    """`tune-jobs run` in a process of its own, on one slot; tests that change its folder copy it."""
+    search = Search(tmp_path_factory.mktemp("searched") / "search", Row("none")).begin(*SHORT)
+    assert search.end(120) == 0, search.printed
+    search.check()
+    return search

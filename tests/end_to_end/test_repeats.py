@@ -12,18 +12,18 @@ pytestmark = pytest.mark.usefixtures("ray_with_four_gpus")
 
 def test_the_ablation_on_digits(tmp_path):
     sets = [
-        "data={name: digits, max_images: 200}", "architectures=[resnet8]", "train.epochs=2", "train.warmup_epochs=0",
-        "train.batch_size=30", "space.q_p={choice: [0, 0.75, 0.95]}", "search.seeds=2", "search.num_trials=6",
+        "data={name: digits, max_images: 200}", "architectures=[resnet8]", "train.epochs=1", "train.warmup_epochs=0",
+        "train.batch_size=30", "space.q_p={choice: [0, 0.95]}", "search.seeds=2", "search.num_trials=4",
         "resources={device: cpu, max_concurrent: 1}",
     ]  # fmt: skip
     run(load_job("qp_ablation", sets), tmp_path / "search")
     results = read_results(tmp_path / "search")
     trials = results.trials.sort_values("number")
-    assert trials["param.q_p"].tolist() == [0, 0.75, 0.95] * 2
-    assert trials["seed"].tolist() == [0, 0, 0, 1, 1, 1]
+    assert trials["param.q_p"].tolist() == [0, 0.95] * 2
+    assert trials["seed"].tolist() == [0, 0, 1, 1]
     assert set(trials["status"]) == {"completed"}
-    assert set(trials["epochs_trained"]) == {2}
-    assert trials["train_loss"].nunique() == 6
+    assert set(trials["epochs_trained"]) == {1}
+    assert trials["train_loss"].nunique() == 4
     epochs = results.epochs.merge(trials[["trial_id", "param.q_p"]], on="trial_id")
     assert (epochs["kept_fraction"] - (1 - epochs["param.q_p"])).abs().max() < 0.02
     assert (epochs["perturbation_norm"] - 0.05).abs().max() < 1e-4
@@ -32,9 +32,5 @@ def test_the_ablation_on_digits(tmp_path):
         for q_p, runs in trials.groupby("param.q_p")
     }
     pairs = compare_methods(by_value)
-    assert [(pair.a, pair.b, pair.n) for pair in pairs] == [
-        ("0.0", "0.75", 2),
-        ("0.0", "0.95", 2),
-        ("0.75", "0.95", 2),
-    ]
+    assert [(pair.a, pair.b, pair.n) for pair in pairs] == [("0.0", "0.95", 2)]
     assert {pair.verdict for pair in pairs} == {"not enough seeds to tell"}

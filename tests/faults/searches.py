@@ -29,6 +29,15 @@ ONE_SLOT = (
     *("architectures=[resnet8]", "methods=[zsharp, sam]", "search.num_trials=4", "search.keep_checkpoints=1"),
     *("asha={grace_epochs: 1, reduction_factor: 2, protect_top: 1}", "resources={device: cpu, max_concurrent: 1}"),
 )  # fmt: skip
+SHORT = (  # a constant learning rate, so that it can be extended to more epochs
+    *(
+        *ONE_SLOT,
+        "methods=[zsharp, base]",
+        "search.num_trials=2",
+        "train.epochs=4",
+        "train.schedule=constant",
+    ),
+)
 TWO_SLOTS = (*ONE_SLOT, "resources.max_concurrent=2", "resources.cpus_per_trial=0.5")
 FIRST_POINT = {"q_p": 0.95, "rho": 0.05, "lr": 1e-3}
 # What differs between two runs of one search: clocks and processes, and how often it went wrong.

@@ -67,9 +67,9 @@ def test_a_few_bad_answers_are_got_over(gate, address, kind):
 
 def test_a_slow_server_is_waited_for(gate, address):
     gate.delay_s = 0.3
-    began = time.monotonic()
+    start_s = time.monotonic()
     RemoteFolder(address).write("a", b"1")
-    assert time.monotonic() - began > 0.3
+    assert time.monotonic() - start_s > 0.3
     gate.heal()
     assert RemoteFolder(address).read("a") == b"1"
 
