@@ -83,18 +83,6 @@ def test_the_printed_schema_is_that_of_jobs():
     assert json.loads(call("validate", "--schema")[1]) == json.loads(json.dumps(schema()))
 
 
-def test_all_problems_are_said_at_once(current):
-    changes = {
-        "train.epoch=3": "epochs?",
-        "methods=[zsharpp]": "zsharp?",
-        "space.q_p=1.5": "below 1",
-        "asha.grace_epochs=99": "at most",
-    }
-    sets = [part for change in changes for part in ("--set", change)]
-    assert_refused(call("run", "digits", *sets, "--out", "there"), *changes.values())
-    assert files_below(current) == []
-
-
 @pytest.mark.parametrize(
     ("verb", "change", "parts"),
     [

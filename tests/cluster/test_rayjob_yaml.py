@@ -61,10 +61,10 @@ def test_the_crd_takes_it():
 )
 def test_the_crd_refuses_a_broken_copy(where, key, value):
     broken = copy.deepcopy(JOB)
-    place = broken
+    inside = broken
     for step in where.split("."):
-        place = place[int(step) if step.isdecimal() else step]
-    place[key] = value
+        inside = inside[int(step) if step.isdecimal() else step]
+    inside[key] = value
     with pytest.raises(jsonschema.ValidationError):
         check(broken)
 
@@ -86,26 +86,21 @@ def test_it_can_be_suspended_ends_and_resumes():
     for pod in PODS:
         (container,) = pod["spec"]["containers"]
         (mount,) = [mount for mount in container["volumeMounts"] if out.startswith(mount["mountPath"] + "/")]
-        claim = {volume["name"]: volume for volume in pod["spec"]["volumes"]}[mount["name"]][
-            "persistentVolumeClaim"
-        ]
-        assert claim["claimName"] == CLAIM["metadata"]["name"], "the folder outlives the cluster"
+        (volume,) = [volume for volume in pod["spec"]["volumes"] if volume["name"] == mount["name"]]
+        claim = volume["persistentVolumeClaim"]["claimName"]
+        assert claim == CLAIM["metadata"]["name"], "the folder outlives the cluster"
     assert CLAIM["spec"]["accessModes"] == ["ReadWriteMany"]
     assert volumes["job"]["configMap"]["name"] == CONFIG_MAP["metadata"]["name"]
     job_file = Path(words[4])
     assert job_file.name in CONFIG_MAP["data"]
-    assert any(
-        mount["mountPath"] == str(job_file.parent)
-        for mount in PODS[0]["spec"]["containers"][0]["volumeMounts"]
-    )
+    mounts = PODS[0]["spec"]["containers"][0]["volumeMounts"]
+    assert str(job_file.parent) in [mount["mountPath"] for mount in mounts]
 
 
 def test_a_stop_reaches_the_search():
     variables = yaml.safe_load(JOB["spec"]["runtimeEnvYAML"])["env_vars"]
-    assert (variables["RAY_JOB_STOP_SIGNAL"], variables["RAY_JOB_STOP_WAIT_TIME_S"]) == (
-        "SIGTERM",
-        str(STOP_WAIT_S),
-    )
+    assert variables["RAY_JOB_STOP_SIGNAL"] == "SIGTERM"
+    assert variables["RAY_JOB_STOP_WAIT_TIME_S"] == str(STOP_WAIT_S)
 
 
 def test_its_job_is_valid_and_its_data_are_on_the_volume():
@@ -113,7 +108,7 @@ def test_its_job_is_valid_and_its_data_are_on_the_volume():
     assert not problems
     assert job.data.root.startswith("/mnt/zsharp/")
     words = shlex.split(JOB["spec"]["entrypoint"])
-    assert words[-1].startswith("--wait-for-workers="), "there are no workers when it begins"
+    assert words[-1].startswith("--wait-for-workers="), "no workers have started yet"
     assert isinstance(job.resources.max_concurrent, int)
 
 

@@ -89,12 +89,7 @@ def test_a_share_that_uses_a_gpu_fully_is_not_blamed(share: float):
     assert not any("unused" in line for line in plan(16, 1, gpus_per_trial=share).explanation)
 
 
-@given(
-    st.floats(0.001, 64),
-    st.integers(0, 16),
-    st.floats(0.001, 4),
-    st.just("auto") | st.floats(0, 1),
-)
+@given(st.floats(0.001, 64), st.integers(0, 16), st.floats(0.001, 4), st.just("auto") | st.floats(0, 1))
 def test_never_more_than_there_is(cpus: float, gpus: int, cpus_per_trial: float, gpus_per_trial: object):
     try:
         slots = plan(cpus, gpus, cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial)

@@ -206,10 +206,11 @@ def test_sides_shifts_and_orders(triples, shift, random):
 
 def test_summary_by_formula():
     values = [0.91, 0.93, 0.92, 0.95, 0.90]
-    found = summarize(values)
-    assert (found.n, found.mean, found.std) == (5, pytest.approx(fmean(values)), pytest.approx(stdev(values)))
-    assert min(values) <= found.low < found.mean < found.high <= max(values)
-    assert summarize([*values, None, NAN]) == found
+    result = summarize(values)
+    assert (result.n, result.mean) == (5, pytest.approx(fmean(values)))
+    assert result.std == pytest.approx(stdev(values))
+    assert min(values) <= result.low < result.mean < result.high <= max(values)
+    assert summarize([*values, None, NAN]) == result
 
 
 def test_summaries_of_too_few_or_equal_values():
@@ -229,10 +230,10 @@ def test_summaries_of_too_few_or_equal_values():
 @example([0.0, 0.0, 8.784198524573146e-143])
 @given(st.lists(st.floats(-1e6, 1e6), min_size=3, max_size=12))
 def test_an_interval_lies_around_the_mean_within_the_values(values):
-    found = summarize(values)
+    result = summarize(values)
     slack = 1e-9 * max(map(abs, values))
-    assert min(values) - slack <= found.low <= found.mean + slack
-    assert found.mean - slack <= found.high <= max(values) + slack
+    assert min(values) - slack <= result.low <= result.mean + slack
+    assert result.mean - slack <= result.high <= max(values) + slack
 
 
 def test_the_interval_is_efrons_with_hesterbergs_level():
@@ -251,8 +252,8 @@ def test_the_interval_is_efrons_with_hesterbergs_level():
     for sign in (-1, 1):
         moved = bias + sign * z
         ends.append(float(np.quantile(means, normal.cdf(bias + moved / (1 - acceleration * moved)))))
-    found = summarize(values.tolist())
-    assert (found.low, found.high) == pytest.approx(ends, rel=0.03)
+    result = summarize(values.tolist())
+    assert (result.low, result.high) == pytest.approx(ends, rel=0.03)
 
 
 def test_coverage_of_the_interval():
@@ -261,8 +262,8 @@ def test_coverage_of_the_interval():
     for draw, least in ((lambda: rng.normal(0, 1, 8), 0.92), (lambda: rng.exponential(1, 8) - 1, 0.9)):
         inside = 0
         for _ in range(200):
-            found = summarize(draw().tolist())
-            inside += found.low <= 0 <= found.high
+            result = summarize(draw().tolist())
+            inside += result.low <= 0 <= result.high
         assert least <= inside / 200 <= 0.98
 
 
@@ -278,13 +279,13 @@ def test_false_verdicts_are_as_rare_as_promised():
 
 def test_rank_correlation_by_counting_pairs():
     a, b = [1, 2, 3, 4, 5], [1, 3, 2, 4, 5]
-    found = rank_correlation(a, b)
-    assert (found.tau, found.n) == (pytest.approx((9 - 1) / 10), 5)
+    result = rank_correlation(a, b)
+    assert (result.tau, result.n) == (pytest.approx((9 - 1) / 10), 5)
     at_least = sum(abs(concordance(a, order)) >= 8 for order in permutations(range(5))) / math.factorial(5)
-    assert found.p_value == pytest.approx(at_least)
-    assert rank_correlation(b, a) == found
-    assert rank_correlation([-x for x in a], b).tau == -found.tau
-    assert rank_correlation([math.exp(x) for x in a], b) == found
+    assert result.p_value == pytest.approx(at_least)
+    assert rank_correlation(b, a) == result
+    assert rank_correlation([-x for x in a], b).tau == -result.tau
+    assert rank_correlation([math.exp(x) for x in a], b) == result
     # tau-b: concordant less discordant over the root of the pairs without ties in a times those in b
     tied = rank_correlation([1, 1, 2, 3], [1, 2, 2, 3])
     assert tied.tau == pytest.approx(4 / math.sqrt(5 * 5))
@@ -300,8 +301,8 @@ def test_rank_correlation_leaves_out_what_is_missing_and_says_when_it_is_undefin
         [1, 2, 3], [10, 20, 40]
     )
     for a, b in (([], []), ([1], [2]), ([1, 1, 1], [1, 2, 3]), ([1, 2, 3], [0.5, 0.5, NAN])):
-        found = rank_correlation(a, b)
-        assert (found.tau, found.p_value) == (None, None)
-    assert found.n == 2
+        result = rank_correlation(a, b)
+        assert (result.tau, result.p_value) == (None, None)
+    assert result.n == 2
     with pytest.raises(ValueError, match=r"shorter|longer"):
         rank_correlation([1, 2], [1])
