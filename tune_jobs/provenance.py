@@ -29,7 +29,7 @@ def provenance(gpus: Sequence[str] = ()) -> dict[str, Any]:
     """
     commit, dirty = _sent_from() or git_state(Path(__file__))
     return {
-        "package_versions": {name: found for name in PACKAGES if (found := _version(name))},
+        "package_versions": {name: number for name in PACKAGES if (number := _version(name))},
         "python_version": platform.python_version(),
         "git_commit": commit,
         "git_dirty": dirty,

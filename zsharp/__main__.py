@@ -78,10 +78,8 @@ def _add_settings(parser: _Parser, declaration: type) -> None:
     """Adds an option for each setting of a dataclass but its name."""
     defaults = vars(declaration()) | _DEFAULTS
     for setting in settings_of(declaration).values():
-        option, summary = (
-            f"--{setting.name.replace('_', '-')}",
-            setting.summary.partition("; null ")[0].replace("%", "%%"),
-        )
+        option = f"--{setting.name.replace('_', '-')}"
+        summary = setting.summary.partition("; null ")[0].replace("%", "%%")
         default = defaults[setting.name]
         if setting.kind is bool:
             parser.add_argument(option, action="store_true", help=summary)

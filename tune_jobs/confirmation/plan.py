@@ -42,11 +42,6 @@ class Confirmation:
         """Identifies the run within its search, also after the search was extended."""
         return f"{self.winner.trial_id}/{self.budget}/{self.spec.train.epochs}/{self.seed}"
 
-    @property
-    def gradient_evaluations_per_step(self) -> int:
-        """Gradient evaluations per step of its method."""
-        return find_method(self.spec.method).gradient_evaluations_per_step
-
 
 def winners(
     job: JobSpec, trials: Sequence[Mapping[str, Any]], reports: Sequence[Mapping[str, Any]], top: int

@@ -88,7 +88,9 @@ def to_element(table: Table) -> Element:
     SubElement(figure, "figcaption").text = table.caption
     scroller = SubElement(figure, "div", {"class": "scroller", "tabindex": "0"})
     grid = SubElement(scroller, "table")
-    kinds = ["number" if one.is_number else "prose" if one.wraps else "text" for one in table.columns]
+    kinds = [
+        "number" if column.is_number else "prose" if column.wraps else "text" for column in table.columns
+    ]
     head = SubElement(SubElement(grid, "thead"), "tr")
     for column, kind in zip(table.columns, kinds, strict=True):
         SubElement(head, "th", {"class": kind, "scope": "col"}).text = column.header

@@ -22,17 +22,17 @@ def some_of(trials: Sequence[FrozenTrial], most: int = MOST_TOLD) -> list[Frozen
 
     Running ones come on top; failed ones, which TPE leaves out, are left out. Larger values are better.
     """
-    ended = [one for one in trials if one.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    running = [one for one in trials if one.state is TrialState.RUNNING]
+    ended = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    running = [trial for trial in trials if trial.state is TrialState.RUNNING]
     if len(ended) > most:
-        completed = [one for one in ended if one.state is TrialState.COMPLETE]
-        completed.sort(key=lambda one: (-(one.value or 0.0), one.number))
-        best = {one.number for one in completed[: min(_BEST, most // 2)]}
-        others = [one for one in ended if one.number not in best]
+        completed = [trial for trial in ended if trial.state is TrialState.COMPLETE]
+        completed.sort(key=lambda trial: (-(trial.value or 0.0), trial.number))
+        best = {trial.number for trial in completed[: min(_BEST, most // 2)]}
+        others = [trial for trial in ended if trial.number not in best]
         room = most - len(best)
         chosen = best | {others[i * len(others) // room].number for i in range(room)}
-        ended = [one for one in ended if one.number in chosen]
-    return sorted([*ended, *running], key=lambda one: one.number)
+        ended = [trial for trial in ended if trial.number in chosen]
+    return sorted([*ended, *running], key=lambda trial: trial.number)
 
 
 class PartialTPESampler(TPESampler):
@@ -53,28 +53,28 @@ class PartialTPESampler(TPESampler):
         """Returns the parameters that are suggested together."""
         if trial.number > self._most:
             return self._space
-        found: dict[str, BaseDistribution] = super().infer_relative_search_space(study, trial)
-        return found
+        searched: dict[str, BaseDistribution] = super().infer_relative_search_space(study, trial)
+        return searched
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Returns a suggestion for all parameters together."""
         part: Any = _Part(study, some_of(study.get_trials(deepcopy=False), self._most))
-        found: dict[str, Any] = super().sample_relative(part, trial, search_space)
-        return found
+        suggestion: dict[str, Any] = super().sample_relative(part, trial, search_space)
+        return suggestion
 
 
 class _Part:
     """A study of which only some trials are seen. Should Optuna ask for them in another way, it sees all of them."""
 
     def __init__(self, study: Study, trials: Sequence[FrozenTrial]) -> None:
-        self._whole, self._seen = study, trials
+        self._study, self._seen = study, trials
 
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
-        return [one for one in self._seen if states is None or one.state in states]
+        return [trial for trial in self._seen if states is None or trial.state in states]
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._whole, name)
+        return getattr(self._study, name)

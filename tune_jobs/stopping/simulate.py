@@ -53,7 +53,7 @@ def _spend(rule: Rule, num_trials: int, num_slots: int, improving: bool, rng: np
     while arrivals or started < num_trials:
         if free and started < num_trials:
             now, slot = free.pop()
-            trial, station, began, started = started, 0, 0, started + 1
+            trial, station, last_epoch, started = started, 0, 0, started + 1
         else:
             now, slot, trial, station = heapq.heappop(arrivals)
             epoch = stations[station]
@@ -62,8 +62,8 @@ def _spend(rule: Rule, num_trials: int, num_slots: int, improving: bool, rng: np
                 spent += epoch
                 free.append((now, slot))
                 continue
-            began, station = epoch, station + 1
+            last_epoch, station = epoch, station + 1
         # Slots drift apart as real ones do.
-        later = now + (stations[station] - began) * rng.uniform(0.95, 1.05)
+        later = now + (stations[station] - last_epoch) * rng.uniform(0.95, 1.05)
         heapq.heappush(arrivals, (later, slot, trial, station))
     return spent
