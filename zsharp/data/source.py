@@ -54,33 +54,22 @@ class Archive:
 
 @dataclass(frozen=True)
 class Source:
-    """One row of the table of data sets.
+    """One row of the table of data sets."""
 
-    Attributes:
-        name: The name used in job files.
-        summary: One line for listings.
-        flip: Whether a mirrored image still shows its class.
-        find: (source, root) -> the files, without reading them; raises `DataError` if some are missing.
-        read: (source, root) -> the decoded data; raises `DataError` if a file is damaged. Called only after
-            the files in `md5` are verified.
-        obtain: How to get the data set, for the message when it is missing.
-        needs_root: Whether a folder must be given.
-        md5: Official checksums by path below the root. These files are verified before they are read.
-        archives: What `download=True` fetches; empty if the data set cannot be downloaded.
-        has_columns: Whether columns of a table can be named.
-        image_column: The column that holds the images; None takes the usual names.
-        label_column: The column that holds the labels; None takes the usual names.
-    """
-
-    name: str
-    summary: str
-    flip: bool
+    name: str  # the name used in job files
+    summary: str  # one line for listings
+    flip: bool  # whether a mirrored image still shows its class
+    # (source, root) -> the files, without reading them; raises `DataError` if some are missing.
     find: Callable[["Source", Path], SourceFiles]
+    # (source, root) -> the decoded data; raises `DataError` if a file is damaged. Called only after the files
+    # in `md5` are verified.
     read: Callable[["Source", Path], Decoded]
-    obtain: str
-    needs_root: bool = True
+    obtain: str  # how to get the data set, for the message when it is missing
+    needs_root: bool = True  # whether a folder must be given
+    # Official checksums by path below the root. These files are verified before they are read.
     md5: Mapping[str, str] = field(default_factory=dict)
+    # What `download=True` fetches; empty if the data set cannot be downloaded.
     archives: tuple[Archive, ...] = ()
-    has_columns: bool = False
-    image_column: str | None = None
-    label_column: str | None = None
+    has_columns: bool = False  # whether columns of a table can be named
+    image_column: str | None = None  # the column that holds the images; None takes the usual names
+    label_column: str | None = None  # the column that holds the labels; None takes the usual names

@@ -17,21 +17,13 @@ from zsharp.data.split import split_indices, subset_indices
 
 @dataclass(frozen=True)
 class TrainingData:
-    """A training set, split into a part to train on and a part to validate on. Holds no test images.
+    """A training set, split into a part to train on and a part to validate on. Holds no test images."""
 
-    Attributes:
-        info: Shape, classes, channel statistics.
-        images: uint8 [N, C, H, W], read-only.
-        labels: int64 [N].
-        train_indices: int64 [num_train], rows to train on.
-        val_indices: int64 [num_val], rows to validate on; empty if `val_fraction` is 0.
-    """
-
-    info: DataInfo
-    images: Tensor
-    labels: Tensor
-    train_indices: Tensor
-    val_indices: Tensor
+    info: DataInfo  # shape, classes, channel statistics
+    images: Tensor  # uint8 [N, C, H, W], read-only
+    labels: Tensor  # int64 [N]
+    train_indices: Tensor  # int64 [num_train], rows to train on
+    val_indices: Tensor  # int64 [num_val], rows to validate on; empty if `val_fraction` is 0
 
 
 def load_training_data(
