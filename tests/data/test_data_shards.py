@@ -1,7 +1,10 @@
 """Which Parquet files make up a data set, and what their labels mean."""
 
+import os
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import true_format
 
@@ -154,3 +157,69 @@ def test_columns_can_be_named_and_each_choice_has_a_copy_of_its_own(tmp_path):
         prepare("parquet", tmp_path, cache=tmp_path / "cache", image_column="photo")
     with pytest.raises(DataError, match="digits, which has no columns"):
         prepare("digits", label_column="species")
+
+
+def pipe(root):
+    os.mkfifo(root / "train-0.parquet")
+
+
+def device(root):
+    (root / "train-0.parquet").symlink_to("/dev/zero")
+
+
+def folder(root):
+    (root / "train-0.parquet").mkdir()
+
+
+def sparse(root):
+    (root / "train-0.parquet").touch()
+    os.truncate(root / "train-0.parquet", 2**43)
+
+
+def many_announced(root):
+    (root / "train-00000-of-99999999999.parquet").touch()
+
+
+def large_label(root):
+    true_format.write_shard(root / "train-0.parquet", IMAGES, LABELS + 10**9, image="image")
+
+
+def many_rows(root):
+    labels = pa.array(np.zeros(2**24 + 1, np.int8))
+    pq.write_table(
+        pa.table({"image": pa.nulls(len(labels), pa.binary()), "label": labels}), root / "train-0.parquet"
+    )
+
+
+def unpacked_bytes(root):
+    rows = pa.array([bytes(2**26)] * 2, pa.binary())
+    table = pa.table({"image": rows, "label": [0, 1]})
+    pq.write_table(table, root / "train-0.parquet", use_dictionary=False, compression="zstd")
+
+
+def many_names(root):
+    names = [str(number) for number in range(2**16 + 1)]
+    true_format.write_shard(root / "train-0.parquet", IMAGES, LABELS, image="image", names=names)
+
+
+ABSURD = (pipe, device, folder, sparse, many_announced, large_label, many_rows, unpacked_bytes, many_names)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("spoil", ABSURD)
+def test_absurd_files_are_refused_at_once(spoil, tmp_path):
+    true_format.write_shard(tmp_path / "test.parquet", TEST_IMAGES, TEST_LABELS, image="image")
+    spoil(tmp_path)
+    with pytest.raises(DataError, match="train-0"):
+        prepare("parquet", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "metadata", [b"[" * 100_000, b"3", b'{"info": []}', b'{"info": {"features": {"label": {"names": 7}}}}']
+)
+def test_metadata_of_other_types_is_ignored(metadata, tmp_path):
+    write(tmp_path)
+    for path in tmp_path.glob("*.parquet"):
+        table = pq.read_table(path)
+        pq.write_table(table.replace_schema_metadata({"huggingface": metadata}), path)
+    assert labels_of(tmp_path) == (LABELS.tolist(), TEST_LABELS.tolist())

@@ -160,6 +160,19 @@ def write_tiny_imagenet(root, num=4, side=16):
     )
 
 
+def sort_val(root, below="images"):
+    """Moves the validation images into a folder of each class, as many scripts do; returns their labels in order."""
+    val = root / "tiny-imagenet-200" / "val"
+    lines = (val / "val_annotations.txt").read_text().splitlines()
+    class_of = dict(line.split("\t")[:2] for line in lines)
+    for name, wnid in class_of.items():
+        (val / wnid / below).mkdir(parents=True, exist_ok=True)
+        (val / "images" / name).rename(val / wnid / below / name)
+    (val / "val_annotations.txt").unlink()
+    (val / "images").rmdir()
+    return sorted(WNIDS.index(wnid) for wnid in class_of.values())
+
+
 def _write_jpeg(path, image):
     path.write_bytes(encode(image, "JPEG"))
     return np.asarray(Image.open(path).convert("RGB")).transpose(2, 0, 1)

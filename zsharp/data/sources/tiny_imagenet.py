@@ -4,7 +4,8 @@ The official test images have no public labels, so the validation images, which 
 the test set.
 """
 
-import os
+import itertools
+import struct
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable
@@ -16,22 +17,52 @@ import numpy as np
 from zsharp.data.checks import missing
 from zsharp.data.decode import decode_images
 from zsharp.data.errors import data_error, parsing
+from zsharp.data.limits import (
+    MAX_CLASSES,
+    MAX_IMAGE_BYTES,
+    MAX_IMAGES,
+    MAX_TEXT_BYTES,
+    check_count,
+    check_regular,
+    entries_of,
+    is_stray,
+    read_regular,
+)
 from zsharp.data.source import Archive, Decoded, Source, SourceFiles, Split
 
 _NAME = "tiny-imagenet-200"
 _ANNOTATIONS = "val/val_annotations.txt"
+_MAX_ZIP_BYTES = 2**34  # the official one has 0.25 GB
+_ZIP_TAIL_BYTES = 2**16 + 1000  # a comment of the greatest length, and the records before it
 
 
 def _find(source: Source, root: Path) -> SourceFiles:
     location = _folder_or_zip(source, root)
     if location.is_file():
         return SourceFiles(root, (location,))
-    for required in ("wnids.txt", _ANNOTATIONS, "train", "val/images"):
-        if not (location / required).exists():
-            raise missing(source, location / required)
-    classes = sorted(path / "images" for path in (location / "train").iterdir() if path.is_dir())
-    files = (location / "wnids.txt", location / _ANNOTATIONS)
-    return SourceFiles(location, files, (*classes, location / "val/images"))
+    train, val = _class_folders(location / "train"), _class_folders(location / "val")
+    files = [location / "wnids.txt"]
+    unsorted = location / "val/images"
+    if unsorted.is_dir() and any(entries_of(unsorted, MAX_IMAGES)):
+        files.append(location / _ANNOTATIONS)
+        val = [unsorted]
+    for required in (*files, location / "train", location / "val"):
+        if not required.exists():
+            raise missing(source, required)
+    if not val:
+        raise missing(source, unsorted)
+    for file in files:
+        check_regular(file, MAX_TEXT_BYTES)
+    return SourceFiles(location, tuple(files), (*train, *val))
+
+
+def _class_folders(split: Path) -> list[Path]:
+    """Returns the folder of each class's images, links among them: `CLASS/images`, or `CLASS` itself."""
+    if not split.is_dir():
+        return []
+    folders = [Path(entry.path) for entry in entries_of(split, MAX_IMAGES) if entry.is_dir()]
+    classes = [folder for folder in folders if folder.name != "images"]
+    return sorted(folder / "images" if (folder / "images").is_dir() else folder for folder in classes)
 
 
 def _folder_or_zip(source: Source, root: Path) -> Path:
@@ -40,72 +71,109 @@ def _folder_or_zip(source: Source, root: Path) -> Path:
         if (folder / "wnids.txt").is_file():
             return folder
     packed = root / f"{_NAME}.zip"
-    if not packed.is_file():
+    if not packed.exists():
         raise missing(source, packed)
+    check_regular(packed, _MAX_ZIP_BYTES)
     return packed
 
 
 def _read(source: Source, root: Path) -> Decoded:
     location = _folder_or_zip(source, root)
     if location.is_dir():
-        return _read_tree(str(location), _walk(location), lambda name: (location / name).read_bytes())
+        names = _names(location, _find(source, root))
+        return _read_tree(str(location), names, lambda name: read_regular(location / name))
     expected = "the complete official zip file (delete a damaged one and download it again)"
     with parsing(location, expected):
+        _check_directory(location)
         archive = zipfile.ZipFile(location)
     prefix = f"{_NAME}/"
     names = sorted(name.removeprefix(prefix) for name in archive.namelist() if name.startswith(prefix))
+    check_count(len(names), MAX_IMAGES, location, "files")
+    for name, following in itertools.pairwise(names):
+        if name == following:
+            raise data_error(location, f"found {name[:80]!r} twice", expected)
 
     def read(name: str) -> bytes:
         with parsing(location, expected):
+            size_bytes = archive.getinfo(prefix + name).file_size
+            check_count(size_bytes, MAX_IMAGE_BYTES, f"{location}/{name}", "bytes")
             return archive.read(prefix + name)
 
     with closing(archive):
         return _read_tree(str(location / _NAME), names, read)
 
 
-def _walk(root: Path) -> list[str]:
-    names = []
-    for folder, _, files in os.walk(root):  # one Path per folder, not per file: there are 110,000
-        relative = Path(folder).relative_to(root)
-        prefix = "" if relative == Path() else f"{relative.as_posix()}/"
-        names += [prefix + file for file in files]
+def _check_directory(path: Path) -> None:
+    """Refuses a zip file whose list of members would fill memory; `zipfile` reads all of it at once."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _ZIP_TAIL_BYTES))
+        tail = file.read()
+    for signature, number in ((b"PK\5\6", struct.Struct("<12xI")), (b"PK\6\6", struct.Struct("<40xQ"))):
+        at = tail.rfind(signature)
+        if at >= 0 and len(tail) >= at + number.size:
+            (size_bytes,) = number.unpack_from(tail, at)
+            if size_bytes != 2**32 - 1:  # then the 64-bit record has the size
+                check_count(size_bytes, MAX_IMAGE_BYTES, path, "bytes of names")
+
+
+def _names(root: Path, files: SourceFiles) -> list[str]:
+    """Returns the sorted names of a folder's files, with forward slashes."""
+    names = [path.relative_to(root).as_posix() for path in files.files]
+    for folder in files.folders:
+        prefix = folder.relative_to(root).as_posix()
+        names += [f"{prefix}/{entry.name}" for entry in entries_of(folder, MAX_IMAGES)]
     return sorted(names)
 
 
 def _read_tree(where: str, names: list[str], read: Callable[[str], bytes]) -> Decoded:
-    for required in ("wnids.txt", _ANNOTATIONS):
-        if required not in names:
-            raise data_error(f"{where}/{required}", "not found", "as in the official archive")
+    if "wnids.txt" not in names:
+        raise data_error(f"{where}/wnids.txt", "not found", "as in the official archive")
     with parsing(f"{where}/wnids.txt", "one class a line"):
         wnids = read("wnids.txt").decode().split()
-    with parsing(f"{where}/{_ANNOTATIONS}", "lines of text"):
-        annotations = read(_ANNOTATIONS).decode()
+    check_count(len(wnids), MAX_CLASSES, f"{where}/wnids.txt", "classes")
     class_of = {wnid: label for label, wnid in enumerate(wnids)}
     if len(class_of) != len(wnids):
         raise data_error(f"{where}/wnids.txt", "found a class listed twice", "each class once")
-    train = _train_images(where, names, class_of)
-    test = _test_images(where, names, class_of, annotations)
+    train = _sorted_images(where, "train", names, class_of)
+    if any(name.startswith("val/images/") and _is_jpeg(name) for name in names):
+        if _ANNOTATIONS not in names:
+            raise data_error(f"{where}/{_ANNOTATIONS}", "not found", "as in the official archive")
+        with parsing(f"{where}/{_ANNOTATIONS}", "lines of text"):
+            annotations = read(_ANNOTATIONS).decode()
+        test = _annotated_images(where, names, class_of, annotations)
+    else:
+        test = _sorted_images(where, "val", names, class_of)
     return Decoded(_decode(where, train, read), _decode(where, test, read), len(wnids))
 
 
-def _train_images(where: str, names: list[str], class_of: dict[str, int]) -> list[tuple[str, int]]:
-    """Returns (name, label) of each training image, class by class in the order of wnids.txt."""
-    by_class: dict[str, list[str]] = defaultdict(list)
-    for name in names:
-        parts = name.split("/")
-        if len(parts) == 4 and parts[0] == "train" and parts[2] == "images" and _is_jpeg(name):
-            by_class[parts[1]].append(name)
+def _sorted_images(
+    where: str, split: str, names: list[str], class_of: dict[str, int]
+) -> list[tuple[str, int]]:
+    """Returns (name, label) of each image in a folder of its class, class by class in the order of wnids.txt."""
+    nested: dict[str, list[str]] = defaultdict(list)
+    flat: dict[str, list[str]] = defaultdict(list)
+    for name in filter(_is_jpeg, names):
+        match name.split("/"):
+            case [top, wnid, "images", _] if top == split:
+                nested[wnid].append(name)
+            case [top, wnid, _] if top == split and wnid != "images":
+                flat[wnid].append(name)
+    by_class = {**flat, **nested}
     for wnid in by_class.keys() - class_of.keys():
         raise data_error(
-            f"{where}/train/{wnid}", "found a class that wnids.txt lacks", "only classes listed there"
+            f"{where}/{split}/{wnid}", "found a class that wnids.txt lacks", "only classes listed there"
         )
     for wnid in class_of:
-        if not by_class[wnid]:
-            raise data_error(f"{where}/train/{wnid}/images", "found no images", "*.JPEG files of this class")
+        if wnid not in by_class:
+            raise data_error(
+                f"{where}/{split}/{wnid}/images", "found no images", "*.JPEG files of this class"
+            )
     return [(name, label) for wnid, label in class_of.items() for name in by_class[wnid]]
 
 
-def _test_images(where: str, names: list[str], class_of: dict[str, int], text: str) -> list[tuple[str, int]]:
+def _annotated_images(
+    where: str, names: list[str], class_of: dict[str, int], text: str
+) -> list[tuple[str, int]]:
     """Returns (name, label) of each validation image, in the order of the annotations."""
     present = {name for name in names if name.startswith("val/images/") and _is_jpeg(name)}
     labelled: dict[str, int] = {}
@@ -133,6 +201,8 @@ def _test_images(where: str, names: list[str], class_of: dict[str, int], text: s
 
 
 def _is_jpeg(name: str) -> bool:
+    if any(map(is_stray, name.split("/"))):
+        return False
     return name.upper().endswith((".JPEG", ".JPG"))
 
 
