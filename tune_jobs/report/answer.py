@@ -156,10 +156,6 @@ def _searched_sentence(report: Report, workload: str) -> str:
     return sentence + "; these are single trials (n = 1 seed each), so a difference is not established."
 
 
-def _num_budgets(compared: list[Contest]) -> int:
-    return len({contest.budget for contest in compared})
-
-
 def _methods_table(report: Report, confirmed: list[Contest]) -> Table:
     contests_of: dict[str, list[Contest | None]] = {workload: [] for workload in report.workloads}
     for contest in confirmed:
@@ -174,7 +170,7 @@ def _methods_table(report: Report, confirmed: list[Contest]) -> Table:
         Column("architecture", lambda row: row["workload"], is_number=False),
         Column("method", lambda row: row["label"], is_number=False),
     ]
-    if _num_budgets(confirmed) > 1:
+    if len({contest.budget for contest in confirmed}) > 1:
         columns.append(Column("equal", lambda row: row["budget"] or NONE, is_number=False))
     if confirmed:
         columns += [
@@ -258,7 +254,7 @@ def _differences_table(name: str, compared: list[Contest]) -> Table:
         for pair in contest.comparisons
     ]
     columns = [Column("architecture", lambda row: row["workload"], is_number=False)]
-    if _num_budgets(compared) > 1:
+    if len({contest.budget for contest in compared}) > 1:
         columns.append(Column("equal", lambda row: row["budget"], is_number=False))
     columns += [
         Column("a", lambda row: row["a"], is_number=False),

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tune_jobs.errors import ResultsError
+from tune_jobs.ledger.file import is_there
 from tune_jobs.results.schema import (
     LATER_COLUMNS,
     SCHEMA_VERSION,
@@ -93,11 +94,7 @@ def by_merit(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def _read(file: Path, expected: pa.Schema) -> pa.Table:
-    try:
-        exists = file.is_file()
-    except OSError:  # its name is too long
-        exists = False
-    if not exists:
+    if not is_there(file):
         raise ResultsError(f"{file}: no such file; expected a search folder with exported results")
     try:
         table = pq.read_table(file, page_checksum_verification=True)
