@@ -341,3 +341,23 @@ def test_an_ascent_that_fails_leaves_nothing_to_restore(path):
     assert not optimizer.is_perturbed
     optimizer.restore()
     assert all(torch.equal(p, torch.ones_like(p)) for p in params)
+
+
+def test_tied_parameters_are_one():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encode, self.decode = nn.Linear(6, 4), nn.Linear(4, 6)
+            self.decode.weight = nn.Parameter(self.encode.weight.t().contiguous())
+            self.encode.weight = self.decode.weight
+
+        def forward(self, x):
+            return self.decode(nn.functional.linear(x, self.encode.weight.t(), self.encode.bias))[:, :4]
+
+    torch.manual_seed(0)
+    model, (batch,) = Tied(), batches(1)
+    optimizer = ZSharp(model.parameters(), torch.optim.SGD, lr=0.1)
+    assert len(optimizer.param_groups[0]["params"]) == 3
+    optimizer.step(closure_for(model, optimizer, batch))
+    assert model.encode.weight is model.decode.weight
+    assert len(optimizer.last.kept) == 3

@@ -356,3 +356,26 @@ def test_step_freezes_batch_norm_in_the_second_pass_if_it_knows_the_model():
         optimizer = ZSharp(model.parameters(), torch.optim.SGD, lr=0.1)
         optimizer.step(closure_for(model, optimizer, batch), model=known)
         assert int(model[1].num_batches_tracked) == counted
+
+
+@pytest.mark.parametrize(("method", "base"), [*zip(SHARP, itertools.cycle(BASES), strict=False)])
+def test_accumulated_micro_batches_equal_one_batch(method, base):
+    model, (batch,) = conv_net(), batches(1)
+    twin = copy.deepcopy(model)
+    whole = make_optimizer(model.parameters(), method, base, lr=0.01)
+    parts = make_optimizer(twin.parameters(), method, base, lr=0.01)
+
+    def accumulate():
+        parts.zero_grad()
+        losses = []
+        for x, y in zip(batch[0].chunk(4), batch[1].chunk(4), strict=True):
+            loss = loss_of(twin, (x, y)) / 4
+            loss.backward()
+            losses.append(loss.detach())
+        return sum(losses)
+
+    for _ in range(3):
+        one = whole.step(closure_for(model, whole, batch))
+        assert float(parts.step(accumulate)) == pytest.approx(float(one), rel=1e-9)
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-9)
