@@ -1,11 +1,15 @@
 """What may change when a search goes on, and what may not: each refusal says what and why."""
 
 import pytest
+import true_format
 from simulated_search import Driver, small_job
 
 from tune_jobs.errors import JobError
+from tune_jobs.job.data_checks import check_data
+from tune_jobs.job.load import load_job
 from tune_jobs.ledger.writer import Ledger
-from tune_jobs.search.extend import extended, reopen_for_more_epochs
+from tune_jobs.search.extend import check_same_data, extended, reopen_for_more_epochs
+from tune_jobs.search.recorder import dataset_name, first_data
 
 SETS = ("methods=[sam, base]", "search.num_trials=4", "search.sampler=random")
 CONSTANT = (*SETS, "train.schedule=constant")
@@ -143,3 +147,42 @@ def test_a_larger_number_of_trials_is_searched_on_from_the_same_results(tmp_path
     ]
     assert driver.recorder.is_over
     driver.close()
+
+
+def on_images(folder, root, monkeypatch):
+    """A search of images in a folder, given by a relative path, whose first session has just started."""
+    true_format.write_parquet(root, num=40)
+    monkeypatch.chdir(root.parent)
+    job = load_job(
+        "digits",
+        ["data.name=parquet", f"data.root={root.name}", "train.batch_size=8", "architectures=[resnet8]"],
+    ).with_absolute_root()
+    ledger = Ledger.create(folder, job.model_dump(mode="json"), {})
+    ledger.record_event("start", {"data_checksum": check_data(job).checksum})
+    ledger.close()
+    monkeypatch.chdir("/")
+
+
+def resumed(folder, *sets):
+    with Ledger.open(folder, read_only=True) as ledger:
+        before, job = extended(ledger, sets)
+        check_same_data(ledger, before, job, check_data(job).checksum)
+        return job, dataset_name(first_data(ledger))
+
+
+def test_data_that_moved_are_told_and_keep_their_name(tmp_path, monkeypatch):
+    on_images(tmp_path / "search", tmp_path / "images", monkeypatch)
+    assert resumed(tmp_path / "search")[0].data.root == str(tmp_path / "images")
+    (tmp_path / "images").rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    job, name = resumed("search", "data.root=moved")
+    assert (job.data.root, name) == (str(tmp_path / "moved"), "images")
+
+
+@pytest.mark.parametrize("root", ["images", "others"])
+def test_other_data_are_refused_wherever_they_are(root, tmp_path, monkeypatch):
+    on_images(tmp_path / "search", tmp_path / "images", monkeypatch)
+    true_format.write_parquet(tmp_path / root, num=42)
+    with pytest.raises(JobError) as refused:
+        resumed(tmp_path / "search", f"data.root={tmp_path / root}")
+    assert [problem.path for problem in refused.value.problems] == ["data.root"]

@@ -223,6 +223,14 @@ class JobSpec(_Section, frozen=True):
     def _is_searched(self, parameter: str) -> bool:
         return parameter in self.space and fixed_value(self.space[parameter]) is None
 
+    def with_absolute_root(self) -> Self:
+        """Returns the job with an absolute `data.root`, so that it can be resumed from any folder."""
+        root = self.data.root
+        if root is None or root.startswith("~"):
+            return self
+        data = self.data.model_copy(update={"root": str(Path(root).absolute())})
+        return self.model_copy(update={"data": data})
+
     def trial_spec(self, study: Study, params: Mapping[str, float], number: int = 0) -> TrialSpec:
         """Returns a study's trial with the given values of its searched parameters.
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from tune_jobs.errors import JobError, Problem
 from tune_jobs.job.checks import check_job
+from tune_jobs.job.data_checks import check_data
 from tune_jobs.job.overrides import apply_sets
 from tune_jobs.job.spec import JobSpec
 from tune_jobs.ledger.writer import Ledger
@@ -12,7 +13,15 @@ from tune_jobs.search.checkpoints import Checkpoints
 from zsharp.settings import flat
 
 # Anything else would change what trials are or how they are judged, so old and new ones could not be compared.
-_FREE = ("budget", "failures", "resources", "search.num_trials", "search.keep_checkpoints", "train.epochs")
+_FREE = (
+    "budget",
+    "data.root",
+    "failures",
+    "resources",
+    "search.num_trials",
+    "search.keep_checkpoints",
+    "train.epochs",
+)
 
 
 def extended(ledger: Ledger, sets: Sequence[str]) -> tuple[JobSpec, JobSpec]:
@@ -27,10 +36,42 @@ def extended(ledger: Ledger, sets: Sequence[str]) -> tuple[JobSpec, JobSpec]:
     if problems:
         raise JobError(problems)
     job = _checked(values)
+    if job.data.root != before.data.root:
+        job = job.with_absolute_root()
     problems = [*_unfit_changes(before, job), *_shortened(before, job, len(ledger.trials()))]
     if problems:
         raise JobError(problems)
     return before, job
+
+
+def check_same_data(ledger: Ledger, before: JobSpec, job: JobSpec, checksum: str) -> None:
+    """Raises JobError if the data are not those that the search began with.
+
+    Args:
+        ledger: The search's.
+        before: Its job until now.
+        job: Its job from now on, whose `data.root` may be another one.
+        checksum: That of the data of `job`.
+    """
+    expected = next(
+        (event["data"].get("data_checksum") for event in ledger.events() if event["kind"] == "start"), None
+    )
+    if expected is None:  # version 0.1 recorded none
+        if job.data.root == before.data.root or not ledger.trials():
+            return
+        try:
+            expected = check_data(before).checksum
+        except JobError as error:
+            text = "the search recorded no checksum of its data and they are no longer there to compare with"
+            raise JobError(
+                [Problem("data.root", job.data.root, f"{text}; expected {before.data.root}")]
+            ) from error
+    if checksum != expected:
+        text = (
+            f"the data have checksum {checksum}, the search began with {expected}; expected the same files "
+            "(those of an unpacked Tiny ImageNet with their times, as cp -a copies them)"
+        )
+        raise JobError([Problem("data.root", job.data.root, text)])
 
 
 def reopen_for_more_epochs(job: JobSpec, ledger: Ledger, checkpoints: Checkpoints) -> None:

@@ -187,7 +187,7 @@ def check_folder(job: JobSpec, folder: SearchFolder) -> bool:
     with folder.open(read_only=True) as ledger:
         other = ledger.job
     same, _ = check_job(other)  # an earlier version's may lack settings that have come since
-    if same != job:
+    if same is None or same.with_absolute_root() != job.with_absolute_root():
         text = f"it holds another job ({other['name']!r}); expected another folder"
         raise JobError([Problem("--out", folder.address, text)])
     return True

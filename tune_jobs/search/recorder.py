@@ -59,6 +59,7 @@ class Recorder:
         self._moved_at: dict[str, int] = {}  # how many epochs a trial had when its node was lost
 
         rows, reports = ledger.trials(), ledger.reports()
+        self._dataset = dataset_name(first_data(ledger))
         rule = Rule.of_job(job.model_dump())
         self.rungs = {study.name: Rungs(rule) for study in job.studies()}
         self.rungs |= rungs_at_end(rule, rows, reports)
@@ -83,7 +84,7 @@ class Recorder:
             trial_id,
             study=study.name,
             number=number,
-            dataset=dataset_name(spec.data),
+            dataset=self._dataset,
             architecture=spec.architecture,
             method=spec.method,
             variant=find_method(spec.method).variant,
@@ -224,9 +225,15 @@ class Recorder:
             self._on_change(trial)
 
 
+def first_data(ledger: Ledger) -> DataSpec:
+    """Returns the data that a search began with; their folder may have moved since, but they keep their name."""
+    data = ledger.jobs()[0][1]["data"]
+    return DataSpec(data["name"], data.get("root"))
+
+
 def dataset_name(data: DataSpec) -> str:
     """Returns what results call a data set: folders of images, all named `parquet` in jobs, go by their own names."""
-    return Path(data.root).name if data.name == "parquet" and data.root is not None else data.name
+    return Path(data.root).absolute().name if data.name == "parquet" and data.root is not None else data.name
 
 
 def _add_epoch(trial: LiveTrial, row: Mapping[str, Any]) -> None:

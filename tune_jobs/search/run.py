@@ -15,7 +15,7 @@ from tune_jobs.ledger.writer import Ledger
 from tune_jobs.provenance import provenance
 from tune_jobs.results.write import export
 from tune_jobs.search.checkpoints import Checkpoints
-from tune_jobs.search.extend import extended, reopen_for_more_epochs
+from tune_jobs.search.extend import check_same_data, extended, reopen_for_more_epochs
 from tune_jobs.search.folder import SearchFolder, check_folder, search_folder
 from tune_jobs.search.recorder import Recorder
 from tune_jobs.search.trial import LiveTrial
@@ -77,19 +77,19 @@ def run(
     Raises:
         JobError: If the job does not fit the data, the machine or the folder; nothing was started or written.
     """
-    job = load_job(job) if isinstance(job, str) else job
+    job = (load_job(job) if isinstance(job, str) else job).with_absolute_root()
     folder = search_folder(job, out)
     replaces = fresh and folder.has_search()
     if replaces:
         folder.check_unused()
     elif check_folder(job, folder):
         return resume(folder, on_change=on_change, on_start=on_start)
-    check_data(job)
+    checksum = check_data(job).checksum
     slots, totals = plan_resources(job)
     if replaces:
         folder.delete()
     with folder.create(job.model_dump(mode="json"), provenance(totals.gpu_names)) as ledger:
-        return _search(job, folder, ledger, slots, totals, on_change, on_start)
+        return _search(job, checksum, folder, ledger, slots, totals, on_change, on_start)
 
 
 def resume(
@@ -117,13 +117,14 @@ def resume(
     search = folder if isinstance(folder, SearchFolder) else SearchFolder(folder, writes=True)
     with search.open() as ledger:
         before, job = extended(ledger, sets)
-        check_data(job)
+        checksum = check_data(job).checksum
+        check_same_data(ledger, before, job, checksum)
         slots, totals = plan_resources(job)
         if job != before:
             ledger.extend(job.model_dump(mode="json"))
             if job.train.epochs > before.train.epochs:
                 reopen_for_more_epochs(job, ledger, Checkpoints(search))
-        return _search(job, search, ledger, slots, totals, on_change, on_start)
+        return _search(job, checksum, search, ledger, slots, totals, on_change, on_start)
 
 
 def plan_resources(job: JobSpec) -> tuple[Slots, cluster.Totals]:
@@ -140,6 +141,7 @@ def plan_resources(job: JobSpec) -> tuple[Slots, cluster.Totals]:
 
 def _search(
     job: JobSpec,
+    data_checksum: str,
     folder: SearchFolder,
     ledger: Ledger,
     slots: Slots,
@@ -157,7 +159,9 @@ def _search(
         if not recorder.is_over and not wind_down.has_begun:
             from tune_jobs.search.tuner import run_trials
 
-            ledger.record_event("start", {"slots": slots.num_slots, "hardware": provenance(totals.gpu_names)})
+            hardware = provenance(totals.gpu_names)
+            started = {"slots": slots.num_slots, "hardware": hardware, "data_checksum": data_checksum}
+            ledger.record_event("start", started)
             recorder.clean_checkpoints()
             if on_start is not None:
                 on_start(slots, list(recorder.trials.values()))
