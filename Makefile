@@ -10,7 +10,7 @@ TEST_ENV := OMP_NUM_THREADS=1; export OMP_NUM_THREADS; if ! ($(BROWSER)) >/dev/n
 # uv leaves compiling to the first import. Where this variable forbids keeping the result, every start takes twice as long.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: search test test-slow browser check docs dist format bench clean
+.PHONY: search test test-slow browser latex check docs dist format bench clean
 
 search: .venv/runs
 	$(BIN)/tune-jobs run digits --out $(RESULTS) --fresh
@@ -23,10 +23,14 @@ test: .venv/installed
 
 test-slow: .venv/installed
 	@$(MAKE) --silent browser || echo "No Chromium: tests in a browser are left out."
+	@$(MAKE) --silent latex || echo "No pdflatex: the test that compiles tables is left out."
 	$(TEST_ENV); $(BIN)/python -m pytest -m slow --numprocesses 2
 
 browser:
 	@($(BROWSER)) >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium >/dev/null)
+
+latex:
+	@command -v pdflatex >/dev/null || (apt-get update -qq && apt-get install -y -qq --no-install-recommends texlive-latex-base >/dev/null)
 
 check: .venv/installed
 	$(BIN)/ruff check .

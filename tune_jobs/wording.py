@@ -1,6 +1,9 @@
-"""Words that many messages share: numbers with their nouns, and the line of an error that says what happened."""
+"""Words that many messages share: numbers with their nouns, errors in a line, and text that is safe to print."""
 
 import re
+import unicodedata
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def counted(number: float, noun: str, nouns: str | None = None) -> str:
@@ -17,3 +20,18 @@ def last_line(text: str) -> str:
     plain = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
     lines = [line.strip() for line in plain.splitlines() if line.strip()]
     return "".join(char for char in lines[-1] if char.isprintable()) if lines else ""
+
+
+def printable(line: str) -> str:
+    """Returns a line without colours, and with all other control characters as escapes such as `\\x07`.
+
+    The characters that change the direction of text count as control characters, and so do halves of surrogate pairs.
+    """
+    if line.isprintable():
+        return line
+    plain = _COLOURS.sub("", line).rstrip("\r")
+    return "".join(char if _is_harmless(char) else repr(char)[1:-1] for char in plain)
+
+
+def _is_harmless(char: str) -> bool:
+    return char.isprintable() or char == "\t" or unicodedata.category(char) == "Zs"  # all kinds of spaces

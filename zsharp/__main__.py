@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from zsharp.cpu import num_cpus
+from zsharp.home import ensure_home
 from zsharp.run_output import result_facts, run_facts, show_json, show_text
 from zsharp.settings import settings_of
 
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.list:
             return _list(options.json)
         try:
+            ensure_home()
             training = _prepare(options)
         except (ValueError, OSError) as error:
             return _complain(str(error), _BAD_INPUT)

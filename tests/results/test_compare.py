@@ -5,7 +5,9 @@ import io
 import json
 import math
 import random
+import shutil
 import statistics
+import subprocess
 
 import pandas as pd
 import pytest
@@ -14,11 +16,14 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from rich.console import Console
 
+from tune_jobs.cli.printing import console
 from tune_jobs.errors import ResultsError
 from tune_jobs.ledger.rows import Decision
 from tune_jobs.ledger.writer import Ledger
-from tune_jobs.results.compare import comparison, render_table, to_csv, to_json, to_markdown
+from tune_jobs.results import tables
+from tune_jobs.results.compare import comparison, render_table, to_csv, to_json, to_latex, to_markdown
 from tune_jobs.results.write import export
+from tune_jobs.wording import printable
 
 ENDS = ("completed", "pruned", "diverged", "failed", "interrupted", None)
 METHODS = {"base": ("lr",), "sam": ("lr", "rho"), "zsharp": ("lr", "rho", "q_p"), "odd": ("lr", "momentum")}
@@ -306,4 +311,69 @@ def table_of_one(tmp_path_factory):
 )
 def test_markdown_shows_any_name(table_of_one, name):
     _, rows = parsed(to_markdown(table_of_one.assign(architecture=f"x{name}x")))
-    assert rows[1][1] == " ".join(f"x{name}x".split())
+    assert rows[1][1] == " ".join(printable(f"x{name}x").split())
+
+
+HOSTILE = [
+    "=1+1",
+    "+1+1",
+    "-1+1",
+    "@SUM(A1)",
+    "\t=1",
+    " =1",
+    "＝1",
+    "\x1b[2Jx",
+    "\x1b]0;x\x07",
+    "\x00x",
+    "\u202ex",
+    "\x9b2J",
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_move_no_cursor_and_start_no_formula(table_of_one, name):
+    table = table_of_one.assign(architecture=name, method=name)
+    forms = {
+        "csv": to_csv(table),
+        "markdown": to_markdown(table),
+        "latex": to_latex(table),
+        "json": to_json(table),
+    }
+    screen = console()
+    with screen.capture() as captured:
+        screen.print(render_table(table))
+    for form, text in {**forms, "terminal": captured.get()}.items():
+        assert all(printable(line) == line for line in text.split("\n")), form
+    assert json.loads(forms["json"])[0]["architecture"] == name
+    for field in pd.read_csv(io.StringIO(forms["csv"]), keep_default_na=False)["architecture"]:
+        assert field.lstrip()[0] not in "=+-@＝＋－＠"
+    assert tables.escape_markdown(name).strip()[0] not in "=+-@"
+
+
+def test_numbers_below_zero_stay_numbers_in_csv(table_of_one):
+    table = table_of_one.assign(best_val_loss=-1.5)
+    assert pd.read_csv(io.StringIO(to_csv(table)))["best_val_loss"].tolist() == [-1.5]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    shutil.which("pdflatex") is None, reason="no pdflatex: Debian has it in texlive-latex-base"
+)
+def test_latex_compiles_with_any_name(table_of_one, tmp_path):
+    """Among them names that start like an argument of the line break before them, which LaTeX would drop."""
+    names = ["*", "[3pt]", "*star", "\\input{/etc/passwd}", "%x", "é±≤", "中", "a&b#c$d_e^f~g{h}", *HOSTILE]
+    table = pd.concat(
+        [table_of_one.assign(architecture=name, method=name) for name in names], ignore_index=True
+    )
+    rules = r"\def\toprule{\hline}\def\midrule{\hline}\def\bottomrule{\hline}"
+    preamble = (
+        rf"\documentclass{{article}}\IfFileExists{{booktabs.sty}}{{\usepackage{{booktabs}}}}{{{rules}}}"
+    )
+    text = f"{preamble}\n\\begin{{document}}\n{to_latex(table)}\\end{{document}}\n"
+    (tmp_path / "table.tex").write_text(text, encoding="utf-8")
+    done = subprocess.run(
+        ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "table.tex"],
+        cwd=tmp_path, capture_output=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]
+    assert rb"\\*" not in text.encode() and "\n*" not in text and "\n[" not in text

@@ -1,23 +1,39 @@
 """Prints to a terminal or a pipe, and makes text from elsewhere safe to print."""
 
-import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Any
 
 import typer
 from rich.console import Console
+from rich.segment import Segment
 
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+from tune_jobs.wording import printable
+
+_LONGEST_LINE = 2**20
 _print = partial(typer.echo, nl=False)
 
 
 def console() -> Console:
     """Returns the console to print to; in a pipe, lines are not wrapped and nothing is redrawn."""
     if sys.stdout.isatty():
-        return Console(highlight=False, emoji=False)
+        return _Neutral(highlight=False, emoji=False)
     # CI systems force colours in a pipe, which rich would take for a terminal.
-    return Console(highlight=False, emoji=False, width=1000, force_interactive=False)
+    return _Neutral(highlight=False, emoji=False, width=1000, force_interactive=False)
+
+
+class _Neutral(Console):
+    """A console that shows control characters in names and errors as escapes, since they may come from anybody."""
+
+    def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
+        """Renders as rich does, and makes the text of each segment printable."""
+        for segment in super().render(renderable, options):
+            text, style, control = segment
+            if control is None and not text.isprintable():
+                yield Segment("\n".join(map(printable, text.split("\n"))), style)
+            else:
+                yield segment
 
 
 class Printable:
@@ -32,15 +48,11 @@ class Printable:
         *lines, self._line = (self._line + text).split("\n")
         for line in lines:
             self._write(printable(line) + "\n")
+        if len(self._line) > _LONGEST_LINE:  # a line without an end would fill the memory
+            self.close()
 
     def close(self) -> None:
         """Prints a last line that has no newline."""
         if self._line:
             self._write(printable(self._line) + "\n")
             self._line = ""
-
-
-def printable(line: str) -> str:
-    """Returns a line without colours, and with all other control characters as escapes such as `\\x07`."""
-    plain = _COLOURS.sub("", line).rstrip("\r")
-    return "".join(char if char.isprintable() or char == "\t" else repr(char)[1:-1] for char in plain)

@@ -25,9 +25,10 @@ def compare(
     """Compare architectures and methods side by side."""
     from tune_jobs.results import compare as comparison
 
+    page = None if html is None else _page(html)
     searched = local_folders(folders)
-    if html is not None:
-        _write_report(searched, html)
+    if page is not None:
+        _write_report(searched, page)
     elif form == "table":
         print_comparison(console(), searched)
     else:
@@ -88,6 +89,26 @@ def local_folders(addresses: list[str]) -> list[Path]:
     from tune_jobs.search.folder import SearchFolder
 
     return [SearchFolder(address).results() for address in addresses]
+
+
+def _page(html: Path) -> Path:
+    """Returns the file that a page is to be written to; of a link, the file it leads to.
+
+    Raises:
+        BadParameter: If something that is no file is there, such as a folder or a device.
+    """
+    try:
+        page = html.resolve()
+        is_taken = html.exists() and not page.is_file()
+        is_taken = is_taken or html.absolute().parts[1:2] in (
+            ("dev",),
+            ("proc",),
+        )  # streams that lead to files
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, or a name with a NUL
+        raise typer.BadParameter(f"cannot be used: {error}", param_hint="--html") from None
+    if is_taken or not html.name:  # Path('') is the folder '.'
+        raise typer.BadParameter(f"{str(html)!r} is no file; expected a file's name", param_hint="--html")
+    return page
 
 
 def _write_report(folders: list[Path], page: Path) -> None:

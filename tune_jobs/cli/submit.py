@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tune_jobs.cli.arguments import Job, Sets
-from tune_jobs.cli.printing import Printable, printable
+from tune_jobs.cli.printing import Printable
 from tune_jobs.errors import EXIT_FAILED, ClusterError
 from tune_jobs.submit.protocol import FOLDER
+from tune_jobs.wording import printable
 
 if TYPE_CHECKING:
     from tune_jobs.submit.client import Cluster

@@ -2,20 +2,26 @@
 
 import logging
 import os
+import secrets
 import socket
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
 
 from tune_jobs.cluster.slots import Slots
-from tune_jobs.errors import JobError, Problem
+from tune_jobs.errors import ClusterError, JobError, Problem
+from tune_jobs.wording import last_line
 from zsharp.cpu import num_cpus
 
 _ANSWERS_WITHIN_S = 5
+# Of 107 bytes that the name of a socket may have, Ray takes 68: /ray/session_DATE_TIME_PID/sockets/plasma_store.
+_LONGEST_TMPDIR = 39
 
 # Ray Tune reads these when a run starts. They switch off its own files, loggers and snapshots: the ledger has it all.
 _TUNE_ENV = {
@@ -62,12 +68,15 @@ def connect() -> None:
     address = os.environ["RAY_ADDRESS"]
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
+        if "://" in address and not address.startswith("ray://"):
+            raise ValueError("it is not an address of Ray's own port")
         if host and port.isdecimal():  # Ray itself would retry and log for minutes
             socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWERS_WITHIN_S).close()
         with _without_future_warnings():
             ray.init(logging_level=logging.WARNING)
-    except (OSError, OverflowError, ValueError) as error:
-        message = f"no Ray answers there ({error}); expected host:port of a running Ray, or no RAY_ADDRESS"
+    except (OSError, OverflowError, ValueError, RuntimeError, ray.exceptions.RayError, ImportError) as error:
+        reason = last_line(str(error)) or type(error).__name__
+        message = f"no Ray answers there ({reason}); expected host:port of a running Ray, or no RAY_ADDRESS"
         raise JobError([Problem("RAY_ADDRESS", address, message)]) from error
 
 
@@ -118,13 +127,74 @@ def start_local(totals: Totals, threads_per_trial: int) -> None:
     # On one machine nobody looks at metrics and usage reports, which cost processes and threads.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_enable_metrics_collection", "0")
-    with _without_future_warnings():
-        ray.init(
-            num_cpus=int(totals.cpus),
-            num_gpus=int(totals.gpus),
-            include_dashboard=False,
-            logging_level=logging.WARNING,
-        )
+    make_token()
+    try:
+        with _without_future_warnings():
+            ray.init(
+                address="local",  # else Ray would connect to one that runs on this machine already
+                num_cpus=int(totals.cpus),
+                num_gpus=int(totals.gpus),
+                include_dashboard=False,
+                logging_level=logging.WARNING,
+            )
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        raise ClusterError(f"Ray does not start: {last_line(str(error))}") from error
+
+
+def check_can_start() -> None:
+    """Checks what Ray needs to start on this machine and would not say, or only after something was written.
+
+    Where nobody chose a folder for its sockets and the temporary folder's path is too long, it gets /tmp.
+
+    Raises:
+        JobError: If Ray could not start.
+    """
+    if is_running_elsewhere():
+        return
+    # Ray splits the command line of its workers at spaces; they never start, and nobody says so.
+    for path in (sys.executable, str(Path(ray.__file__).parent)):
+        if any(char.isspace() or char in "'\"\\" for char in path):
+            message = (
+                "Ray cannot start workers from a path with spaces or quotes; expected another environment"
+            )
+            raise JobError([Problem("Python", path, message)])
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    if "RAY_TMPDIR" not in os.environ and len(os.fsencode(folder)) > _LONGEST_TMPDIR:
+        folder = os.environ["RAY_TMPDIR"] = "/tmp"
+    problem = None
+    if len(os.fsencode(folder)) > _LONGEST_TMPDIR:
+        problem = f"too long for Ray's sockets; expected a path of at most {_LONGEST_TMPDIR} bytes"
+    elif not folder.isprintable() or not folder.startswith(
+        "/"
+    ):  # nor are halves of surrogate pairs printable
+        problem = "expected an absolute path in UTF-8"
+    else:
+        above = next(path for path in (Path(folder), *Path(folder).parents) if path.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+            problem = f"{above} cannot be written; expected a folder for Ray's sockets and logs"
+    if problem is not None:
+        name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
+        raise JobError([Problem(name, folder, problem)])
+
+
+def make_token() -> None:
+    """Makes the token of a Ray on this machine, if there is none, readable by its owner only; Ray's is by all."""
+    given = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token" or any(map(os.environ.get, given)):
+        return
+    token = secrets.token_hex(32)
+    file = Path.home() / ".ray" / "auth_token"
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        number = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        if file.stat().st_mode & 0o077:  # an earlier version, or Ray itself, has made it
+            file.chmod(0o600)
+    except OSError:  # the home cannot be written: Ray's processes inherit the token instead
+        os.environ["RAY_AUTH_TOKEN"] = token
+    else:
+        with open(number, "w") as opened:  # noqa: PTH123
+            opened.write(token)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from tune_jobs.cluster.ray import ray_session
+from tune_jobs.cluster.ray import check_can_start, ray_session
 from tune_jobs.cluster.slots import Slots
 from tune_jobs.confirmation.plan import Budget, Confirmation, done_already, plan_confirmations, result_row
 from tune_jobs.job.data_checks import check_data
@@ -68,6 +68,8 @@ def confirm(
             ledger.confirm(run.key, row)
         recorded = ledger.confirmations()
         waiting = [run for run in runs if run.key not in recorded]
+        if waiting:
+            check_can_start()
         if on_start is not None:
             on_start(len(runs), len(runs) - len(waiting))
         try:

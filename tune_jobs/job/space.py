@@ -1,6 +1,7 @@
 """How each parameter of the search space is drawn."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -26,7 +27,7 @@ def _check_order(ends: tuple[float, float]) -> tuple[float, float]:
 
 
 def _check_distinct(choices: tuple[float, ...]) -> tuple[float, ...]:
-    twice = [choice for choice in choices if choices.count(choice) > 1]
+    twice = [choice for choice, count in Counter(choices).items() if count > 1]
     if twice:
         raise PydanticCustomError("distinct", f"{twice[0]:g} is listed twice")
     return choices

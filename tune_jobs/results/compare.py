@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 from rich.console import Group
 from rich.text import Text
 
@@ -103,7 +104,11 @@ def to_latex(table: pd.DataFrame) -> str:
 
 def to_csv(table: pd.DataFrame) -> str:
     """Returns a comparison as CSV: all columns, numbers in full, empty where a value is missing."""
-    return table.to_csv(index=False, lineterminator="\n")
+    shown = table.copy()
+    for name, column in table.items():
+        if not is_numeric_dtype(column):
+            shown[name] = column.map(tables.csv_field, na_action="ignore")
+    return shown.rename(columns=tables.csv_field).to_csv(index=False, lineterminator="\n")
 
 
 def to_json(table: pd.DataFrame) -> str:

@@ -16,6 +16,8 @@ from rich.console import Group
 from rich.table import Table as Grid
 from rich.text import Text
 
+from tune_jobs.wording import printable
+
 NONE = "–"
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -28,8 +30,14 @@ _LATEX = {
     "–": "--",
     "−": "$-$",
     "×": r"$\times$",
+    "±": r"$\pm$",
+    "≤": r"$\leq$",
+    "≥": r"$\geq$",
     "ρ": r"$\rho$",
+    "σ": r"$\sigma$",
 }
+# What spreadsheets take for the start of a formula.
+_FORMULA = re.compile(r"[=+\-@\t\r＝＋－＠]")
 
 
 @dataclass(frozen=True)
@@ -106,16 +114,33 @@ def to_element(table: Table) -> Element:
 
 def to_csv(table: Table) -> str:
     """Returns all values of all rows as CSV, with empty fields where values are missing."""
+    names = list(table.rows[0]) if table.rows else []
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(table.rows[0]) if table.rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table.rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(csv_field, names))
+    writer.writerows([csv_field(row[name]) for name in names] for row in table.rows)
     return text.getvalue()
+
+
+def csv_field(value: Any) -> Any:
+    """Returns a value for a field of a CSV file, in which no spreadsheet sees a formula and no terminal a command.
+
+    Text that starts like a formula gets an apostrophe in front. Numbers stay.
+    """
+    if not isinstance(value, str):
+        return value
+    text = "\n".join(map(printable, value.split("\n")))
+    return f"'{text}" if _FORMULA.match(text.lstrip()) else text
 
 
 def to_json(table: Table) -> str:
     """Returns all values of all rows as a JSON array of objects, null where a value is missing."""
-    return json.dumps(list(table.rows), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    text = json.dumps(list(table.rows), indent=2, allow_nan=False, ensure_ascii=False)
+    # JSON itself escapes only some of what a terminal obeys.
+    return (
+        "".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text)
+        + "\n"
+    )
 
 
 def to_markdown(table: Table) -> str:
@@ -132,7 +157,7 @@ def to_latex(table: Table) -> str:
     caption = table.caption if table.caption.endswith(".") else f"{table.caption}."
     headers = [_unbroken(column.header) for column in table.columns]
     alignment = "".join("r" if column.is_number else "l" for column in table.columns)
-    first, *lines = [" & ".join(map(escape_latex, cells)) + r" \\" for cells in (headers, *table.cells())]
+    first, *lines = [_latex_row(cells) for cells in (headers, *table.cells())]
     parts = [
         r"\begin{table}",
         rf"\caption{{{escape_latex(' '.join([caption, *table.notes]))}}}",
@@ -148,15 +173,30 @@ def to_latex(table: Table) -> str:
     return "\n".join(parts) + "\n"
 
 
+def _latex_row(cells: Sequence[str]) -> str:
+    row = " & ".join(map(escape_latex, cells)) + r" \\"
+    # LaTeX takes a star or bracket at the start of a row for an argument of the line break, or rule, before it.
+    return f"{{}}{row}" if row.startswith(("*", "[")) else row
+
+
 def escape_markdown(text: str) -> str:
     """Returns Markdown that shows as this text."""
     # An underscore inside a word is not markup, and escaping it would make names like zsharp_official unreadable.
-    return re.sub(r"[\\`*~<>&|$\[\]]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", " ".join(text.split()))
+    line = " ".join(printable(text.replace("\n", " ")).split())
+    line = re.sub(r"[\\`*~<>&|$\[\]]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", line)
+    # Starts of lists, headings and formulas; a number may have a sign, though.
+    return re.sub(r"^(\d*)([.)](?!\d)|[=#@]|[-+](?![\d.]+(?:\s|$)))", r"\1\\\2", line)
 
 
 def escape_latex(text: str) -> str:
     """Returns LaTeX that is set as this text."""
-    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
+    line = " ".join(printable(text.replace("\n", " ")).split())
+    return "".join(_LATEX.get(character) or _plain_latex(character) for character in line)
+
+
+def _plain_latex(character: str) -> str:
+    # pdfLaTeX has letters up to Latin Extended-A; it stops at others.
+    return character if character < "\u0180" else f"(U+{ord(character):04X})"
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:

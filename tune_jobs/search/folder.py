@@ -41,6 +41,9 @@ class SearchFolder:
         self.address = str(address)
         self.remote = RemoteFolder(self.address) if is_address(address) else None
         self._writes = writes
+        if writes and self.remote is None and not _is_utf8(self.local):
+            message = "Ray takes only paths in UTF-8; expected another folder"
+            raise JobError([Problem("--out", self.address, message)])
         self._pulled: RemoteRecord | None = None  # whose copy of the ledger is as it was pulled
 
     @cached_property
@@ -196,3 +199,11 @@ def check_folder(job: JobSpec, folder: SearchFolder) -> bool:
 def _is_of_use(path: Path) -> bool:
     """Whether a file is more than a half-made ledger, left by a process that was killed."""
     return not path.name.startswith(f".{FILE_NAME}.")
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # bytes that are not UTF-8 become halves of surrogate pairs
+        return False
+    return True

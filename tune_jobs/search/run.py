@@ -86,6 +86,7 @@ def run(
         return resume(folder, on_change=on_change, on_start=on_start)
     checksum = check_data(job).checksum
     slots, totals = plan_resources(job)
+    cluster.check_can_start()
     if replaces:
         folder.delete()
     with folder.create(job.model_dump(mode="json"), provenance(totals.gpu_names)) as ledger:
@@ -121,6 +122,7 @@ def resume(
         check_same_data(ledger, before, job, checksum)
         slots, totals = plan_resources(job)
         if job != before:
+            cluster.check_can_start()
             ledger.extend(job.model_dump(mode="json"))
             if job.train.epochs > before.train.epochs:
                 reopen_for_more_epochs(job, ledger, Checkpoints(search))
@@ -152,6 +154,8 @@ def _search(
     """Runs what is left of a search, whose ledger is open, and exports it."""
     recorder = Recorder(job, ledger, folder, on_change, slots.gpus_per_trial)
     recorder.check_budget()
+    if not recorder.is_over:
+        cluster.check_can_start()
     wind_down = recorder.wind_down
     with stopped_by_signals(wind_down, folder) as listen, _failing_storage_stops(recorder):
         with atomic_write(folder.local / "job.yaml") as unfinished:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from packaging.version import InvalidVersion, Version
 
 from tune_jobs.errors import NOTHING, ClusterError, JobError, Problem, TuneJobsError
-from tune_jobs.submit.http import NoHttpError, is_loopback, send
+from tune_jobs.submit.http import is_loopback, send
 
 OLDEST_RAY = "2.60"  # 2.54 fixed CVE-2026-27482, and 2.59 checks tokens everywhere
 
@@ -119,13 +119,13 @@ def answers(job_id: str | None = None) -> Iterator[None]:
         JobError: If there is no such job, or the token is no longer accepted.
         ClusterError: If the cluster does not answer, or reports an error.
     """
-    from tune_jobs.submit.ray_client import RefusedError
+    from ray.exceptions import AuthenticationError
 
     try:
         yield
     except TuneJobsError:
         raise
-    except RefusedError as error:
+    except AuthenticationError as error:
         raise _refused() from error
     except OSError as error:
         raise ClusterError(f"The cluster does not answer: {error}") from error
@@ -193,7 +193,7 @@ def _get(url: str, path: str, headers: dict[str, str]) -> dict[str, Any]:
             return content
         else:
             reason = f"{path} is not what Ray sends"
-    except NoHttpError as error:
+    except ConnectionAbortedError as error:
         reason = str(error)
         hint = "; expected the port of the dashboard (8265 by default), not one of Ray's others, such as 6379 or 10001"
     except OSError as error:

@@ -47,10 +47,6 @@ class Answer:
             raise RuntimeError(f"the server answered with status code {self.status_code}")
 
 
-class NoHttpError(OSError):
-    """Something answers, but does not speak HTTP."""
-
-
 def send(
     method: str,
     url: str,
@@ -63,7 +59,8 @@ def send(
     """Sends a request and returns the answer, of any status.
 
     Raises:
-        OSError: If there is no complete answer within the time, it is too large, or it is not HTTP (`NoHttpError`).
+        OSError: If there is no complete answer within the time, or it is too large.
+        ConnectionAbortedError: If the answer is not HTTP.
     """
     outcome: list[Answer | Exception] = []
 
@@ -133,7 +130,7 @@ def _exchange(
     except urllib.error.URLError as error:
         raise OSError(str(error.reason)) from error
     except (http.client.HTTPException, ConnectionResetError, ValueError) as error:
-        raise NoHttpError(f"it does not speak HTTP: {type(error).__name__}") from error
+        raise ConnectionAbortedError(f"it does not speak HTTP: {type(error).__name__}") from error
     if len(content) > largest_bytes:
         raise OSError(f"an answer of more than {largest_bytes:,} bytes")
     return Answer(status, content)

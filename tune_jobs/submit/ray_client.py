@@ -3,13 +3,10 @@
 import json
 from typing import Any
 
+from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
 from tune_jobs.submit.http import Answer, send
-
-
-class RefusedError(Exception):
-    """The job server does not accept the token."""
 
 
 class BoundedClient(JobSubmissionClient):
@@ -35,5 +32,5 @@ class BoundedClient(JobSubmissionClient):
             headers["Content-Type"] = "application/octet-stream"
         answer = send(method, self._address + endpoint, headers, data)
         if answer.status_code in {401, 403}:
-            raise RefusedError
+            raise AuthenticationError(f"status code {answer.status_code}")
         return answer
