@@ -95,6 +95,8 @@ def _prepare(options: argparse.Namespace) -> "Training":
     file: Path | None = options.checkpoint
     if file is not None and not file.parent.is_dir():
         raise ValueError(f"--checkpoint {file}: no such folder: {file.parent}")
+    if file is not None and file.exists() and not file.is_file():
+        raise ValueError(f"--checkpoint {file}: not a file; give a path where one can be written")
     spec = _trial_spec(options)
     import torch
 

@@ -1,10 +1,13 @@
 """What an optimizer refuses says what was given and what is valid; lazy parameters and scripted layers are taken."""
 
+import copy
 import functools
 
 import pytest
 import torch
 from torch import nn
+from torch.distributed import checkpoint
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 from zsharp.optim import SAM, FriendlySAM, ZSharp, frozen_batch_norm, make_optimizer
 
@@ -141,3 +144,54 @@ def test_every_layer_with_running_statistics_counts_a_batch_once(kind):
     loss.backward()  # autograd looks whether statistics have changed since the forward pass
     for expected, buffer in zip(twin.buffers(), model.buffers(), strict=True):
         torch.testing.assert_close(buffer, expected)
+
+
+def trained(model, optimizer, num_steps=3):
+    def closure():
+        optimizer.zero_grad()
+        loss = model(INPUTS).square().mean()
+        loss.backward()
+        return loss
+
+    for _ in range(num_steps):
+        optimizer.step(closure)
+    return [param.detach().clone() for param in model.parameters()]
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled", "ignore::FutureWarning")
+@pytest.mark.parametrize("method", ["sam", "friendly_sam", "random_sam"])
+@pytest.mark.parametrize("base_optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_a_distributed_checkpoint_continues_bit_for_bit(method, base_optimizer, on_disk, tmp_path):
+    def built(seed):
+        torch.manual_seed(seed)
+        model = nn.Linear(10, 2)
+        return model, make_optimizer(model.parameters(), method, base_optimizer, lr=0.1, rho=0.5)
+
+    model, optimizer = built(0)
+    trained(model, optimizer)
+    other, resumed = built(1)
+    other.load_state_dict(model.state_dict())
+    state = copy.deepcopy(get_optimizer_state_dict(model, optimizer))
+    if on_disk:
+        checkpoint.save({"optimizer": state}, checkpoint_id=tmp_path)
+        state = get_optimizer_state_dict(other, resumed)
+        checkpoint.load({"optimizer": state}, checkpoint_id=tmp_path)
+    set_optimizer_state_dict(other, resumed, state)
+    assert resumed.num_steps == 3
+    for after, expected in zip(trained(other, resumed), trained(model, optimizer), strict=True):
+        assert torch.equal(after, expected)
+
+
+@pytest.mark.parametrize("method", ["sam", "friendly_sam"])
+def test_a_new_optimizer_whose_state_was_asked_for_is_as_new(method):
+    weights = []
+    for asks in (False, True):
+        torch.manual_seed(0)
+        model = nn.Linear(10, 2)
+        optimizer = make_optimizer(model.parameters(), method, "sgd", lr=0.1, momentum=0.9)
+        if asks:
+            get_optimizer_state_dict(model, optimizer)
+        weights.append(trained(model, optimizer))
+    for expected, after in zip(*weights, strict=True):
+        assert torch.equal(after, expected)

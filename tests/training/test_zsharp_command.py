@@ -103,6 +103,7 @@ def test_list_has_every_row(as_json, capsys):
         ("--val-fraction 1", "data.val_fraction is 1.0"),
         ("--threads 0", "--threads is 0"),
         ("--checkpoint /nowhere/checkpoint.pt", "no such folder: /nowhere"),
+        ("--checkpoint /dev/zero", "/dev/zero: not a file"),
         (f"--checkpoint {__file__}", "test_zsharp_command.py: not a readable checkpoint"),
         ("--epoch 3", "unrecognized arguments: --epoch 3"),
     ],

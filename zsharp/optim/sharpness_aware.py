@@ -37,6 +37,7 @@ _CLOSURE_HELP = (
     "without one call first_step(zero_grad=True), a second forward and backward, "
     "then second_step(zero_grad=True)"
 )
+_PROGRESS = "ascent_progress"  # in the first group of a saved state
 # What copies and pickles carry beside the groups, the defaults and the state.
 _CARRIED = ("base_optimizer", "_is_built", "_interval", "_start_step", "_settings", "_progress")
 
@@ -188,6 +189,9 @@ class SharpnessAware(Optimizer):
             TypeError: If the closure does not return the loss.
         """
         if closure is None:
+            if self._is_initialised_by_others():
+                self.base_optimizer.step()
+                return torch.zeros(())
             raise RuntimeError(_CLOSURE_HELP)
         check_model(model)
         is_due = self.is_ascent_due
@@ -318,7 +322,10 @@ class SharpnessAware(Optimizer):
         for hook in self._optimizer_state_dict_pre_hooks.values():
             hook(self)
         state = self.base_optimizer.state_dict()
-        state["ascent"] = self._progress.state_dict(self._params())
+        progress = state["ascent"] = self._progress.state_dict(self._params())
+        # torch.distributed.checkpoint keeps only the state of parameters and their groups, with names as keys.
+        running = {str(i): gradient for i, gradient in progress["running"].items()}
+        state["param_groups"][0][_PROGRESS] = {**progress, "running": running}
         for post_hook in self._optimizer_state_dict_post_hooks.values():
             state = post_hook(self, state) or state
         return state
@@ -336,7 +343,10 @@ class SharpnessAware(Optimizer):
         state = dict(state_dict)
         for hook in self._optimizer_load_state_dict_pre_hooks.values():
             state = hook(self, state) or state
-        progress = state.pop("ascent", {})
+        groups = [dict(group) for group in state["param_groups"]]
+        in_groups = [group.pop(_PROGRESS, {}) for group in groups]
+        state["param_groups"] = groups
+        progress = state.pop("ascent", None) or (in_groups[0] if in_groups else {})
         before = [{name: group[name] for name in self._settings} for group in self.param_groups]
         self.base_optimizer.load_state_dict(state)
         self._share()
@@ -354,6 +364,21 @@ class SharpnessAware(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._scratch, self._backups = {}, Backups()
+
+    def _is_initialised_by_others(self) -> bool:
+        """Whether this step is one of `torch.distributed.checkpoint`, which only wants the state to be there.
+
+        It sets learning rates and gradients to zero, so that the weights stay.
+        """
+        gradients = [param.grad for param in self._params() if param.grad is not None]
+        is_still = all(group.get("lr", 0) == 0 for group in self.param_groups)
+        if not gradients or not is_still or any(bool(gradient.any()) for gradient in gradients):
+            return False
+        if any(group["ascent"] == "friendly_sam" for group in self.param_groups):
+            self._progress.running.make_room(self._params())
+        for device in {param.device for param in self._params()}:
+            self._progress.generator(device)
+        return True
 
     def _share(self) -> None:
         """Uses the base optimizer's groups and state: the same objects, so that neither side goes stale."""

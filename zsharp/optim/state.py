@@ -24,6 +24,17 @@ class RunningGradients:
     # With a scaler: the gradients of the first pass and their decay, until the scaler has decided whether the
     # step is taken.
     waiting: dict[Tensor, tuple[Tensor, float]] = field(default_factory=dict)
+    # Whether the values are zeros that only show what there will be; see `make_room`.
+    are_placeholders: bool = False
+
+    def make_room(self, params: Sequence[Tensor]) -> None:
+        """Adds zeros for parameters without a running gradient, which the first gradient replaces.
+
+        `torch.distributed.checkpoint` loads into what the state of a new optimizer has.
+        """
+        if not self.values:
+            self.values = {param: torch.zeros_like(param) for param in params if param.requires_grad}
+            self.are_placeholders = True
 
     def direction(
         self, param: Tensor, grad: Tensor, sigma: float, lmbda: float, scaler: GradScaler | None
@@ -32,6 +43,9 @@ class RunningGradients:
 
         The running gradient is updated at once, or with a scaler when `settle` is called.
         """
+        if self.are_placeholders:
+            self.values.clear()
+            self.are_placeholders = False
         if scaler is not None:
             grad = grad / scaler.scale(torch.ones((), device=grad.device))
             self.waiting[param] = (grad, lmbda)
@@ -103,7 +117,11 @@ class Progress:
     def load_state_dict(self, state: dict[str, Any], params: Sequence[Tensor]) -> None:
         """Loads what `state_dict` returned; an empty state resets steps and running gradients."""
         self.running = RunningGradients(
-            {params[i]: value.to(params[i].device).clone() for i, value in state.get("running", {}).items()}
+            {
+                params[int(i)]: value.to(params[int(i)].device).clone()
+                for i, value in state.get("running", {}).items()
+            },
+            are_placeholders=state.get("num_steps") == 0,
         )
         for device, generator_state in state.get("generators", {}).items():
             self.generator(torch.device(device)).set_state(generator_state.cpu())

@@ -40,6 +40,8 @@ def read_checkpoint(path: Path, spec: TrialSpec, device: torch.device) -> dict[s
     Raises:
         ValueError: If the file is missing, damaged, of another version or of another spec.
     """
+    if path.exists() and not path.is_file():  # a pipe or a device, which may never end
+        raise ValueError(f"{path}: not a readable checkpoint (not a file)")
     try:
         with ZipFile(path) as file:  # torch.load does not look at the checksums that torch.save wrote
             if damaged := file.testzip():
