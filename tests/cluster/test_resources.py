@@ -53,6 +53,7 @@ def test_slots(cpus: float, gpus: float, section: dict, num_slots: int, gpus_per
         (4, 2, {"gpus_per_trial": 1, "device": "cpu"}, 1.0, "valid: auto, 0"),
         (4, 2, {"gpus_per_trial": 0.00005}, 0.00005, "valid: at least 0.0001"),
         (4, 0, {"cpus_per_trial": 0.00005}, 0.00005, "valid: at least 0.0001"),
+        (4, 0, {"cpus_per_trial": 1e308}, 1e308, "more than the 4 CPUs here; valid: at most 4"),
         (4, 0, {"cpus_per_trial": 5}, 5.0, "more than the 4 CPUs here; valid: at most 4"),
         (1, 0, {"cpus_per_trial": 2}, 2.0, "more than the 1 CPU here; valid: at most 1"),
     ],

@@ -362,6 +362,8 @@ def test_sets_may_name_a_section_that_the_file_lacks(write):
         ("epochs", "--set", "expected path=value"),
         ("=3", "--set", "expected path=value"),
         ("train.epochs=[", "--set train.epochs, line 1", "not YAML"),
+        ('name="\\UFFFFFFFF"', "--set name", "not YAML"),
+        ('name="\\U00110000"', "--set name", "not YAML"),
         ("train.epochs=!!int 3", "--set train.epochs, line 1", "tag"),
         ("train.epochs=ten", "train.epochs", "whole number"),
         ("train=", "train", "keys among epochs"),

@@ -9,6 +9,7 @@ from tune_jobs.wording import counted
 
 # Ray counts resources in ten-thousandths and drops the rest.
 _UNITS = 10_000
+_MORE_THAN_ANY = 2**40  # the product of a larger amount could be infinite
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def _share(trials: int) -> str:
 
 
 def _units(path: str, amount: float) -> int:
-    units = int(amount * _UNITS)
+    units = int(min(amount, _MORE_THAN_ANY) * _UNITS)
     if amount > 0 and units == 0:
         _refuse(path, amount, f"Ray cannot reserve so little; valid: at least {1 / _UNITS:g}")
     return units

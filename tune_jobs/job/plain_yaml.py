@@ -66,6 +66,9 @@ def read_value(text: str, name: str) -> object:
         raise JobError([Problem(path, NOTHING, message)]) from None
     except yaml.YAMLError as error:
         raise JobError([Problem(name, NOTHING, f"not YAML: {str(error).splitlines()[0]}")]) from None
+    except (OverflowError, ValueError):  # PyYAML passes on what chr() says of "\UFFFFFFFF"
+        message = "not YAML: an escape that stands for no character"
+        raise JobError([Problem(name, NOTHING, message)]) from None
     return value
 
 
