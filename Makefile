@@ -24,7 +24,7 @@ test: .venv/installed
 test-slow: .venv/installed
 	@$(MAKE) --silent browser || echo "No Chromium: tests in a browser are left out."
 	@$(MAKE) --silent latex || echo "No pdflatex: the test that compiles tables is left out."
-	$(TEST_ENV); $(BIN)/python -m pytest -m slow --numprocesses 2
+	$(TEST_ENV); $(BIN)/python -m pytest -m slow --numprocesses 3
 
 browser:
 	@($(BROWSER)) >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium >/dev/null)

@@ -79,10 +79,10 @@ def num_reports(out):
         return len(ledger.reports())
 
 
-def wait_for_reports(out, number, began):
+def wait_for_reports(out, number, submission):
     until = time.monotonic() + 120
     while num_reports(out) < number:
-        assert time.monotonic() < until and began.poll() is None, began.communicate()
+        assert time.monotonic() < until and submission.poll() is None, submission.communicate()
         time.sleep(0.2)
 
 
@@ -116,15 +116,15 @@ def job_id_of(client):
 
 def test_a_stopped_search_goes_on_when_it_is_submitted_again(head, client):
     out = head.folder / HOSTILE
-    began = client.begin("submit", "digits", *CHANGES, "--out", out, "--follow")
-    wait_for_reports(out, 3, began)
+    submission = client.begin("submit", "digits", *CHANGES, "--out", out, "--follow")
+    wait_for_reports(out, 3, submission)
     (driver,) = drivers(head, out)
     job_id = job_id_of(client)
     code, printed, err = client("stop", job_id)
     assert (code, err) == (0, "")
     assert printed.splitlines()[0] == f"{job_id}: STOPPED"
-    out_text, _ = began.communicate(timeout=60)
-    assert began.returncode == 130
+    out_text, _ = submission.communicate(timeout=60)
+    assert submission.returncode == 130
     assert "Stopped before its last trial: interrupted by SIGTERM." in out_text
     assert not driver.is_running()
     before = num_reports(out)
@@ -139,12 +139,12 @@ def test_a_stopped_search_goes_on_when_it_is_submitted_again(head, client):
 
 def test_a_search_whose_driver_is_killed_goes_on_when_it_is_submitted_again(head, client):
     out = head.folder / "killed"
-    began = client.begin("submit", "digits", *CHANGES, "--out", out, "--follow")
-    wait_for_reports(out, 3, began)
+    submission = client.begin("submit", "digits", *CHANGES, "--out", out, "--follow")
+    wait_for_reports(out, 3, submission)
     (driver,) = drivers(head, out)
     driver.kill()
-    _, err = began.communicate(timeout=60)
-    assert began.returncode == 1
+    _, err = submission.communicate(timeout=60)
+    assert submission.returncode == 1
     assert re.search(
         r"^digits-\w+: FAILED\. Job entrypoint command failed with exit code -9", err, re.MULTILINE
     )
@@ -169,17 +169,17 @@ def test_a_search_waits_for_workers_that_are_still_coming(tmp_path):
     with running(num_cpus=0) as head:
         client, out = Client(tmp_path, head), head.folder / "search"
         changes = [*CHANGES, "--set", "resources.max_concurrent=1"]
-        began = client.begin(
+        submission = client.begin(
             "submit", "digits", *changes, "--out", out, "--follow", "--wait-for-workers", "120"
         )
         seen = []
         while not any("Waiting up to" in line for line in seen):
-            seen.append(began.stdout.readline())
-            assert seen[-1], (seen, began.stderr.read())
+            seen.append(submission.stdout.readline())
+            assert seen[-1], (seen, submission.stderr.read())
         assert not out.exists()
         head.add_worker(num_cpus=1)
-        printed, err = began.communicate(timeout=300)
-        assert (began.returncode, err) == (0, ""), printed
+        printed, err = submission.communicate(timeout=300)
+        assert (submission.returncode, err) == (0, ""), printed
         assert "There is room for 1 of 1" in printed
         check_whole(out)
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
+import psutil
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -92,11 +93,15 @@ def test_the_dashboard_shows_a_search_while_it_runs_and_after_its_end(browser, t
     folder = tmp_path / "search"
     journal = folder / "optuna.journal"
     page = browser.new_page()
-    with running(command(folder, 100)) as search:
+    with running(command(folder, 20)) as search:
         wait_for(lambda: num_reports(folder) > 2)
+        with Ledger.open(folder, read_only=True) as ledger:
+            worker = psutil.Process(ledger.reports()[-1]["worker_pid"])
+        worker.suspend()  # so that the search still runs when the page has been drawn
         with dashboard(journal) as address:
             open_trials(page, address)
             page.get_by_text("Running").first.wait_for(timeout=60_000)
+        worker.resume()
         assert search.wait(200) == 0
     with dashboard(journal) as address:
         open_trials(page, address)

@@ -27,10 +27,10 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def searched(cluster, tmp_path_factory):
-    """A search that began on two nodes, was given a third, and lost the second when all had reported."""
+    """A search on two nodes that was given a third and lost the second when all had reported."""
     search = ClusterSearch(tmp_path_factory.mktemp("nodes") / "search", Row("nodes"), cluster)
     try:
-        search.begin(*LONG)
+        search.begin(*LONG, "train.epochs=12", "asha.grace_epochs=12", "search.num_trials=3")
         paused = {}  # workers, so that trials are left for the node that comes
         while len(paused) < 4:
             assert search.driver.poll() is None, search.printed
@@ -72,7 +72,7 @@ def test_a_lost_node_costs_nothing_and_its_trials_go_on_elsewhere(searched):
 
 @pytest.mark.slow
 def test_each_node_reads_and_decodes_the_data_once(cluster, searched):
-    """Two trials at a time began on each; every node has a home of its own, as a machine has."""
+    """Two trials at a time started on each; every node has a home of its own, as a machine has."""
     seen = Counter((cluster.folder / "data").read_text().splitlines())
     for name in NODES:
         home = cluster.folder / "homes" / name

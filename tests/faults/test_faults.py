@@ -38,12 +38,12 @@ def test_a_driver_stopped_again_and_again_ends_as_if_it_never_was(begin, referen
     search.begin(*ONE_SLOT)
     for at in moments:
         assert search.wait_for(at, rng.uniform(0, 0.05)) or search.driver.returncode == 0
-        began_s = time.monotonic()
+        start_s = time.monotonic()
         code = search.kill(number)
         if number == signal.SIGKILL:
             assert code in (-number, 0)
         else:
-            in_time = search.ended_s - began_s < STOPS_WITHIN_S
+            in_time = search.ended_s - start_s < STOPS_WITHIN_S
             is_too_early = code == -number and not search.printed  # before Python could take any signal
             assert (code in (130, 0) and in_time) or is_too_early, (code, in_time, search.printed)
             assert code == 0 or not search.printed or f"tune-jobs resume {search.folder}" in search.printed
@@ -92,11 +92,11 @@ def test_what_ends_a_session_is_made_good_by_the_next(begin, reference, rng, fau
     search = begin(names[fault]).begin(*ONE_SLOT)
     assert search.wait_for(*moment(rng, NUM_REPORTS // 2))
     search.look()
-    began_s = time.monotonic()
+    start_s = time.monotonic()
     fault(search)
     code = search.end(120)
     assert code == expected, search.printed
-    assert search.ended_s - began_s < STOPS_WITHIN_S, search.printed
+    assert search.ended_s - start_s < STOPS_WITHIN_S, search.printed
     assert f"tune-jobs resume {search.folder}" in search.printed
     search.finish().check(reference)
 
@@ -106,9 +106,9 @@ def test_a_stop_while_ray_starts(begin, reference, rng):
     while not search.folder.joinpath("ledger.sqlite").exists():
         time.sleep(0.02)
     time.sleep(rng.uniform(0.2, 4))
-    began_s = time.monotonic()
+    start_s = time.monotonic()
     assert search.kill(signal.SIGTERM) == 130, search.printed
-    assert search.ended_s - began_s < STOPS_WITHIN_S
+    assert search.ended_s - start_s < STOPS_WITHIN_S
     search.finish().check(reference)
 
 
@@ -162,20 +162,12 @@ def test_two_slots(begin, rng):
 # --- workers
 
 
-def test_a_killed_worker(begin, reference, rng):
-    search = begin("SIGKILL of a worker").begin(*ONE_SLOT)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=lambda one: one.name)
+def test_a_killed_or_hung_worker(begin, reference, rng, number):
+    search = begin(f"{number.name} of a worker").begin(*ONE_SLOT, "failures.report_timeout_s=15")
     assert search.wait_for(*moment(rng, NUM_REPORTS // 2))
     search.look()
-    search.worker().kill()
-    assert search.end(120) == 0, search.printed
-    search.check(reference)
-
-
-def test_a_hung_worker(begin, reference, rng):
-    search = begin("SIGSTOP of a worker").begin(*ONE_SLOT, "failures.report_timeout_s=15")
-    assert search.wait_for(*moment(rng, NUM_REPORTS // 2))
-    search.look()
-    search.worker().suspend()
+    search.worker().send_signal(number)
     assert search.end(120) == 0, search.printed
     search.check(reference)
 
@@ -185,10 +177,10 @@ def test_a_hung_worker_does_not_hold_up_a_stop(begin, reference, rng):
     assert search.wait_for(*moment(rng, NUM_REPORTS // 2))
     search.look()
     search.worker().suspend()
-    began_s = time.monotonic()
+    start_s = time.monotonic()
     search.driver.terminate()
     assert search.end(60) == 130, search.printed
-    assert search.ended_s - began_s < STOPS_WITHIN_S
+    assert search.ended_s - start_s < STOPS_WITHIN_S
     search.finish().check(reference)
 
 
