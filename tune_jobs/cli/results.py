@@ -105,9 +105,9 @@ def _page(html: Path) -> Path:
             ("proc",),
         )  # streams that lead to files
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, or a name with a NUL
-        raise typer.BadParameter(f"cannot be used: {error}", param_hint="--html") from None
+        raise typer.BadParameter(f"cannot be written: {error}", param_hint="--html") from None
     if is_taken or not html.name:  # Path('') is the folder '.'
-        raise typer.BadParameter(f"{str(html)!r} is no file; expected a file's name", param_hint="--html")
+        raise typer.BadParameter(f"cannot be written: {str(html)!r} is no file", param_hint="--html")
     return page
 
 
