@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zsharp.optim.ascent.filters import masks, order_statistics
+from zsharp.optim.ascent.order_statistic import order_statistic
 
 
 @given(
@@ -80,3 +81,46 @@ def test_order_statistics_are_those_of_a_sort(q):
     expected = torch.full((3,), -1.0) if q == 0 else rows.sort(1).values[:, round(q * 10000) // 100]
     for percentile in (q, torch.tensor(q, dtype=torch.float64)):
         assert torch.equal(order_statistics(rows, percentile), expected)
+
+
+@given(
+    sizes=st.tuples(st.integers(1, 3), st.one_of(st.integers(1, 100), st.integers(8000, 40_000))),
+    fraction=st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.5, 0.95, 1.0])),
+    values=st.sampled_from(
+        ["normal", "ties", "constant", "sorted", "reversed", "wide", "hidden from a sample"]
+    ),
+    odd=st.sampled_from([None, np.nan, np.inf, -np.inf, -0.0]),
+    share=st.sampled_from([0.001, 0.5, 1.0]),
+    dtype=st.sampled_from([np.float32, np.float64]),
+    seed=st.integers(0, 2**31),
+)
+def test_the_order_statistic_of_many_numbers_is_that_of_a_sort(
+    sizes, fraction, values, odd, share, dtype, seed
+):
+    rng = np.random.default_rng(seed)
+    rows = rng.standard_normal(sizes)
+    if values == "ties":
+        rows = rows.round()
+    elif values == "constant":
+        rows[:] = rows[:, :1]
+    elif values in ("sorted", "reversed"):
+        rows.sort(1)
+        rows = rows[:, ::-1].copy() if values == "reversed" else rows
+    elif values == "wide":
+        rows = np.exp(15 * rows)
+    elif values == "hidden from a sample":
+        rows[:, :: max(1, sizes[1] // int(2 * sizes[1] ** (2 / 3)) // 6 * 6 + 1)] += 100
+    rows = rows.astype(dtype)
+    if odd is not None:
+        rows[rng.random(sizes) < share] = odd
+    rank = int(fraction * (sizes[1] - 1))
+    before = rows.copy()
+    np.testing.assert_array_equal(order_statistic(rows, rank), np.sort(rows, 1)[:, rank], strict=True)
+    np.testing.assert_array_equal(rows, before)
+
+
+@pytest.mark.parametrize("num_zeros", [100, 10_000, 19_999])
+def test_the_order_statistic_changes_exactly_where_the_ties_end(num_zeros):
+    row = np.ones((1, 20_000), np.float32)
+    row[0, np.random.default_rng(0).permutation(20_000)[:num_zeros]] = 0
+    assert [order_statistic(row, num_zeros + i).item() for i in (-1, 0)] == [0, 1]

@@ -17,11 +17,11 @@ References:
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from zsharp.optim.ascent.layer import number
+from zsharp.optim.ascent.order_statistic import order_statistic
 from zsharp.optim.methods import Filter, Scope
 
 # q_p * (n - 1) is meant as a decimal product: 0.29 * 100 is 29, not 28.999999999999996.
@@ -105,9 +105,8 @@ def order_statistics(rows: Tensor, q_p: Tensor | float) -> Tensor:
 
 @torch.library.custom_op("zsharp::select", mutates_args=())
 def _select(rows: Tensor, ranks: Tensor) -> Tensor:
-    """numpy's introselect: several times faster than kthvalue, topk or a sort (docs/log.md)."""
-    position = int(ranks)
-    return torch.from_numpy(np.partition(rows.numpy(), position, axis=1)[:, position].copy())
+    """numpy's selection: several times faster than kthvalue, topk or a sort (docs/log.md)."""
+    return torch.from_numpy(order_statistic(rows.numpy(), int(ranks)))
 
 
 @_select.register_fake

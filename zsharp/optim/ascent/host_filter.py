@@ -1,4 +1,4 @@
-"""Selects the kept components on the CPU: numpy's partition over scratch space, tensors of one size together."""
+"""Selects the kept components on the CPU: numpy's selection and scratch space, tensors of one size together."""
 
 from collections.abc import Sequence
 
@@ -9,6 +9,7 @@ from torch import Tensor
 from zsharp.optim.ascent.backups import Backups
 from zsharp.optim.ascent.filters import STD_FLOOR, rank
 from zsharp.optim.ascent.layer import Layer, pools, storage_order
+from zsharp.optim.ascent.order_statistic import order_statistic
 
 Scratch = dict[tuple[str, torch.dtype], Tensor]
 TOGETHER = 2**18  # components that are ranked, or moved, in one call
@@ -71,18 +72,14 @@ def keep(
     score = buffer(scratch, "score", wide, len(members), num)
     _rank(directions if directions.dtype == wide else directions.to(wide), layer, score, generator)
     if cutoff is None:
-        ordered = buffer(scratch, "ordered", wide, len(members), num)
-        ordered.copy_(score)
-        position = rank(float(layer.q_p), num)
-        ordered.numpy().partition(position, axis=1)
-        cutoffs = ordered[:, position : position + 1].clone()  # `kept` may overwrite `ordered`
+        cutoffs = torch.from_numpy(order_statistic(score.numpy(), rank(float(layer.q_p), num)))[:, None]
     else:
         cutoffs = torch.full((1, 1), cutoff, dtype=wide)
     flat_backups = [storage_order(backups.buffer(layers[i].param)) for i in members]
     if len(members) == 1:
         kept = flat_backups[0].view(1, -1)
     else:
-        kept = buffer(scratch, "ordered", layer.param.dtype, len(members), num)
+        kept = buffer(scratch, "kept", layer.param.dtype, len(members), num)
     # A mask of numbers: multiplying by bools takes four times as long.
     torch.gt(score, cutoffs, out=kept)
     is_exact = kept.dtype == torch.float64 or (kept.dtype == torch.float32 and num <= _EXACT_COUNT)
@@ -125,9 +122,8 @@ def _pooled_cutoff(layers: Sequence[Layer], generator: torch.Generator) -> float
     generator.set_state(state)  # the masks draw the same numbers again
     if not parts:
         return 0.0
-    pooled = torch.cat(parts).numpy()
-    position = rank(float(layers[0].q_p), len(pooled))
-    return float(np.partition(pooled, position)[position])
+    pooled = torch.cat(parts)
+    return float(order_statistic(pooled[None].numpy(), rank(float(layers[0].q_p), len(pooled)))[0])
 
 
 def _rows(tensors: Sequence[Tensor], name: str, scratch: Scratch) -> Tensor:
