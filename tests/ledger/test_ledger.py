@@ -304,10 +304,10 @@ def keep_bytes(end, file):
             "expected application_id 0x5a534850, found 0x7",
         ),
         (
-            lambda file: alter(file, "PRAGMA user_version = 3"),
-            "expected ledger version 2, found version 3; a newer",
+            lambda file: alter(file, "PRAGMA user_version = 4"),
+            "expected ledger version 3, found version 4; a newer",
         ),
-        (lambda file: alter(file, "PRAGMA user_version = 0"), "expected ledger version 2, found version 0"),
+        (lambda file: alter(file, "PRAGMA user_version = 0"), "expected ledger version 3, found version 0"),
     ],
 )
 def test_open_refuses_what_is_not_a_whole_ledger(whole, tmp_path, damage, match, read_only):

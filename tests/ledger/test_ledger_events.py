@@ -209,12 +209,11 @@ def test_content_that_is_not_a_ledgers_is_a_message(ledger, damage):
     other.execute(damage)
     other.commit()
     other.close()
-    with Ledger.open(folder, read_only=True) as damaged:
-        if "x'ff'" in damage:
-            assert damaged.trials()[0]["study"] == b"\xff"  # SQLite holds any type in any column
-            return
-        with pytest.raises(LedgerError, match=r"ledger\.sqlite: the ledger cannot be used"):
-            [damaged.job, damaged.trials(), damaged.reports(), damaged.events(), damaged.jobs()]
+    with (
+        pytest.raises(LedgerError, match=r"ledger\.sqlite: "),
+        Ledger.open(folder, read_only=True) as damaged,
+    ):
+        [damaged.job, damaged.trials(), damaged.reports(), damaged.events(), damaged.jobs()]
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from tune_jobs.errors import LedgerError
+from tune_jobs.ledger.checksums import add_checksums, has_checksums
+from tune_jobs.ledger.log import check_log
 from zsharp.atomic import atomic_write
 
 if sys.platform != "win32":
@@ -15,7 +17,8 @@ if sys.platform != "win32":
 
 FILE_NAME = "ledger.sqlite"
 APPLICATION_ID = 0x5A534850  # "ZSHP", in the file's header
-VERSION = 2
+VERSION = 3
+_WITHOUT_CHECKSUMS = 2  # as 0.1 wrote them
 
 _TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -63,6 +66,7 @@ def make_file(file: Path, meta: Mapping[str, str]) -> None:
             connection.executescript(f"PRAGMA journal_mode = OFF; BEGIN; {_TABLES}")
             connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            add_checksums(connection)
             connection.execute(f"PRAGMA user_version = {VERSION}")
             connection.execute("COMMIT")
         _sync_folder(file.parent)
@@ -78,13 +82,17 @@ def open_file(file: Path, *, read_only: bool) -> sqlite3.Connection:
     """
     if not is_there(file):
         raise LedgerError(f"{file}: no such file; expected a search folder, as `tune-jobs run` writes it")
+    _check_log(file, read_only=read_only)
     try:
         address = f"{file.resolve().as_uri()}?mode={'ro' if read_only else 'rw'}"
         connection = sqlite3.connect(address, uri=True, isolation_level=None, timeout=30)
         try:
+            # Whatever is wrong in an index or a schema from elsewhere stays data.
+            connection.execute("PRAGMA trusted_schema = OFF")
             _check(file, connection)
             if not read_only:
-                keep_durably(connection)
+                connection.execute("BEGIN IMMEDIATE")  # raises where the file cannot be written
+                connection.execute("ROLLBACK")
         except BaseException:
             connection.close()
             raise
@@ -92,6 +100,22 @@ def open_file(file: Path, *, read_only: bool) -> sqlite3.Connection:
         _check_length(file)  # SQLite's own message would only be "malformed"
         raise LedgerError(f"{file}: expected a ledger (version {VERSION}), found: {problem}") from problem
     return connection
+
+
+def upgrade(connection: sqlite3.Connection) -> bool:
+    """Adds checksums to a ledger without them, in one transaction; returns whether it had none."""
+    if has_checksums(connection):
+        return False
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        add_checksums(connection)
+        connection.execute(f"PRAGMA user_version = {VERSION}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    return True
 
 
 def is_there(file: Path) -> bool:
@@ -114,7 +138,10 @@ def lock_for_writing(file: Path) -> int | None:
     if sys.platform == "win32":
         return None
     # Not the file itself: closing any of its descriptors would release SQLite's own locks in this process.
-    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        folder = os.open(file.parent, os.O_RDONLY)
+    except OSError as problem:
+        raise LedgerError(f"{file.parent}: cannot be opened: {problem.strerror}") from problem
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as problem:
@@ -149,6 +176,23 @@ def leave_one_file(connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA journal_mode = DELETE")
 
 
+def _check_log(file: Path, *, read_only: bool) -> None:
+    try:
+        check_log(file)
+    except LedgerError:
+        # A process that writes at this moment changes the log while it is read here. It checked what it opened.
+        if not (read_only and _is_being_written(file)):
+            check_log(file)
+
+
+def _is_being_written(file: Path) -> bool:
+    try:
+        unlock(lock_for_writing(file))
+    except LedgerError:
+        return True
+    return False
+
+
 def _check(file: Path, connection: sqlite3.Connection) -> None:
     def pragma(name: str) -> int:
         return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
@@ -161,10 +205,26 @@ def _check(file: Path, connection: sqlite3.Connection) -> None:
         raise LedgerError(
             f"{file}: not a ledger: expected application_id {APPLICATION_ID:#x}, found {application:#x}"
         )
-    if version != VERSION:
+    if version not in (VERSION, _WITHOUT_CHECKSUMS):
         advice = "; a newer zsharp-tune wrote it: update zsharp-tune to read it" if version > VERSION else ""
         raise LedgerError(f"{file}: expected ledger version {VERSION}, found version {version}{advice}")
     _check_length(file)
+    _check_schema(file, connection, version)
+
+
+def _check_schema(file: Path, connection: sqlite3.Connection, version: int) -> None:
+    """Raises LedgerError if the file has other tables than a ledger, or anything that runs code, as triggers do."""
+    query = "SELECT name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite%'"
+    with closing(sqlite3.connect(":memory:")) as empty:
+        empty.executescript(_TABLES)
+        if version != _WITHOUT_CHECKSUMS:
+            add_checksums(empty)
+        expected = dict(empty.execute(query).fetchall())
+    found = dict(connection.execute(query).fetchall())
+    if wrong := sorted(
+        str(name) for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
+    ):
+        raise LedgerError(f"{file}: not a ledger, or damaged: found other tables than a ledger's: {wrong}")
 
 
 def _check_length(file: Path) -> None:

@@ -1,15 +1,15 @@
 """Reads the record of a search: trials, reports with their decisions, events, confirmations."""
 
-import json
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import datetime
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from tune_jobs.errors import LedgerError
-from tune_jobs.ledger.rows import DECISION_COLUMNS, EVENT_COLUMNS, TRIAL_COLUMNS
+from tune_jobs.ledger.checks import check_metrics, checked
+from tune_jobs.ledger.checksums import COLUMNS, checked_rows
 
 
 class LedgerReader:
@@ -32,18 +32,34 @@ class LedgerReader:
         return self._meta("provenance")
 
     def check_whole(self) -> None:
-        """Reads the entire file and raises `LedgerError` if a page is damaged."""
+        """Reads the entire file and raises `LedgerError` if anything in it is damaged, or no ledger's."""
         with self._translated():
-            (damage,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
+            # Unlike quick_check, it also compares indices with their tables: the writer looks rows up by them.
+            (damage,) = self._connection.execute("PRAGMA integrity_check(1)").fetchone()
         if damage != "ok":
             raise self._error(f"the ledger is damaged: {damage}")
+        with self.snapshot():
+            self._meta("provenance")
+            num_reports = sum(1 for _ in self.iter_reports())
+            moments = [event["after"] for event in self.events()]
+            moments += [trial["ended_after"] or 0 for trial in self.trials()]
+            if max(moments, default=0) > num_reports:
+                raise self._error(
+                    f"the ledger cannot be used: expected report {max(moments)}, found {num_reports}"
+                )
+            self.jobs()
+            self.confirmations()
 
     def jobs(self) -> list[tuple[int, dict[str, Any]]]:
         """Returns the job as created and as extended, each with the `seq` of the last report before it applied."""
-        extended = [
-            (event["after"], event["data"]["job"]) for event in self.events() if event["kind"] == "job"
+        jobs = [(0, self._meta("job"))]
+        jobs += [
+            (event["after"], event["data"].get("job")) for event in self.events() if event["kind"] == "job"
         ]
-        return [(0, self._meta("job")), *extended]
+        for _, job in jobs:
+            if not isinstance(job, dict) or not isinstance(job.get("name"), str):
+                raise self._error("a job in it has no name")
+        return jobs
 
     def events(self) -> list[dict[str, Any]]:
         """Returns all events in order.
@@ -53,21 +69,11 @@ class LedgerReader:
         `retry` of a trial with its error, the `job` it was extended to, a `checkpoint` that could not be used, a
         `pack` of trials onto GPUs.
         """
-        with self._translated():
-            rows = self._connection.execute(
-                f"SELECT {', '.join(EVENT_COLUMNS)} FROM events ORDER BY seq"
-            ).fetchall()
-            events = [dict(zip(EVENT_COLUMNS, row, strict=True)) for row in rows]
-            for event in events:
-                event["data"] = json.loads(event["data"])
-                event["happened_at"] = datetime.fromisoformat(event["happened_at"])
-        return events
+        return [row for _, row in self._rows("events")]
 
     def confirmations(self) -> dict[str, dict[str, Any]]:
         """Returns all confirmations by their keys, in the order recorded."""
-        with self._translated():
-            rows = self._connection.execute("SELECT key, data FROM confirmations ORDER BY seq").fetchall()
-            return {key: json.loads(data) for key, data in rows}
+        return {row["key"]: row["data"] for _, row in self._rows("confirmations")}
 
     def trials(self) -> list[dict[str, Any]]:
         """Returns all trials in the order started.
@@ -76,15 +82,7 @@ class LedgerReader:
         `started_at` and `finished_at` as aware datetimes in UTC, `ended_after` (the `seq` of the last report of
         any trial before it ended), and its number of `retries`.
         """
-        with self._translated():
-            query = f"SELECT {', '.join(TRIAL_COLUMNS)} FROM trials ORDER BY seq"
-            rows = self._connection.execute(query).fetchall()
-            trials = [dict(zip(TRIAL_COLUMNS, row, strict=True)) for row in rows]
-            for trial in trials:
-                trial["params"] = json.loads(trial["params"])
-                trial["started_at"] = datetime.fromisoformat(trial["started_at"])
-                trial["finished_at"] = trial["finished_at"] and datetime.fromisoformat(trial["finished_at"])
-        return trials
+        return [row for _, row in self._rows("trials")]
 
     def reports(self, trial_id: str | None = None) -> list[dict[str, Any]]:
         """Returns all reports, or those of one trial, as `iter_reports` yields them."""
@@ -96,18 +94,22 @@ class LedgerReader:
         Each has `seq` (its number in that order), `trial_id`, `epoch`, each metric by its name, `decision` (the
         action), `rung`, `cutoff`, `num_values`, `reason`, and `reported_at` as an aware datetime in UTC.
         """
-        query = f"SELECT r.seq, t.trial_id, epoch, metrics, {', '.join(DECISION_COLUMNS)}"
-        query += " FROM reports r JOIN trials t ON t.seq = r.trial"
-        if trial_id is not None:
-            query += " WHERE r.trial = ?"
-        with self._translated():
-            chosen = () if trial_id is None else self._trial(trial_id)[:1]
-            rows = self._connection.execute(f"{query} ORDER BY r.seq", chosen)
-            for seq, trial, epoch, metrics, *judged in rows:
-                report = {"seq": seq, "trial_id": trial, "epoch": epoch, **json.loads(metrics)}
-                report |= zip(DECISION_COLUMNS, judged, strict=True)
-                report["reported_at"] = datetime.fromisoformat(report["reported_at"])
-                yield report
+        with nullcontext() if self._connection.in_transaction else self.snapshot():
+            trials = {seq: row["trial_id"] for seq, row in self._rows("trials")}
+            if trial_id is not None and trial_id not in trials.values():
+                raise self._error(f"there is no trial {trial_id!r}; expected one that start_trial recorded")
+            epochs: Counter[int] = Counter()
+            for seq, row in self._rows("reports"):
+                trial, metrics = row.pop("trial"), row.pop("metrics")
+                epochs[trial] += 1
+                if trial not in trials or row["epoch"] != epochs[trial]:
+                    raise self._error(
+                        f"row {seq} of reports: epoch {row['epoch']} of trial {trials.get(trial, trial)!r}; "
+                        f"expected epoch {epochs[trial]} of a trial that started"
+                    )
+                check_metrics(metrics)
+                if trial_id is None or trials[trial] == trial_id:
+                    yield {"seq": seq, "trial_id": trials[trial], "val_accuracy": None, **metrics, **row}
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
@@ -121,12 +123,23 @@ class LedgerReader:
                 self._connection.execute("ROLLBACK")
 
     def _meta(self, key: str) -> dict[str, Any]:
-        with self._translated():
-            row = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-            if row is None:
-                raise sqlite3.DatabaseError(f"no {key}")
-            value: dict[str, Any] = json.loads(row[0])
+        values = {row["key"]: row["value"] for _, row in self._rows("meta")}
+        if key not in values:
+            raise self._error(f"the ledger cannot be used: no {key}")
+        value: dict[str, Any] = values[key]
         return value
+
+    def _rows(self, table: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yields a table's rows by column, each checked, with its `seq`."""
+        with self._translated():
+            for number, (seq, row) in enumerate(checked_rows(self._connection, table), 1):
+                try:
+                    values = checked(table, COLUMNS[table], row)
+                except ValueError as problem:
+                    raise self._error(f"row {seq} of {table} cannot be used: {problem}") from problem
+                if seq != number:
+                    raise self._error(f"row {number} of {table} is missing")
+                yield seq, values
 
     def _trial(self, trial_id: str) -> tuple[int, str | None]:
         query = "SELECT seq, status FROM trials WHERE trial_id = ?"

@@ -21,14 +21,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from tune_jobs.errors import LedgerError
+from tune_jobs.ledger.checksums import seal_statements
 from tune_jobs.ledger.file import (
     FILE_NAME,
     is_there,
+    keep_durably,
     leave_one_file,
     lock_for_writing,
     make_file,
     open_file,
     unlock,
+    upgrade,
 )
 from tune_jobs.ledger.reader import LedgerReader
 from tune_jobs.ledger.rows import (
@@ -63,6 +66,7 @@ class Ledger(LedgerReader):
         self.read_only = read_only
         self.record: RemoteRecord | None = None  # stores each transaction remotely before it is committed
         self._statements: list[tuple[str, Sequence[Any]]] = []
+        self._is_prepared = False  # for writing
         self._lock = lock_for_writing(file) if is_there(file) and not read_only else None
         try:
             self._connection = open_file(file, read_only=read_only)
@@ -113,11 +117,9 @@ class Ledger(LedgerReader):
         with self._writing() as connection:
             if connection.execute("SELECT 1 FROM trials WHERE trial_id = ?", (trial_id,)).fetchone():
                 raise self._error(f"trial {trial_id} has started before; expected a new trial_id")
-            self._write(
-                f"INSERT INTO trials ({', '.join(START_COLUMNS)}, params, max_epochs, started_at)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (*start, json.dumps(values), max_epochs, now()),
-            )
+            row = dict(zip(START_COLUMNS, start, strict=True))
+            row |= {"params": json.dumps(values), "max_epochs": max_epochs, "started_at": now()}
+            self._insert("trials", row)
 
     def report(
         self,
@@ -154,11 +156,8 @@ class Ledger(LedgerReader):
             last = connection.execute(query, (trial,)).fetchone()[0] or 0
             if epoch != last + 1:
                 raise self._error(f"trial {where}: the last epoch reported is {last}; expected {last + 1}")
-            self._write(
-                f"INSERT INTO reports (trial, epoch, metrics, {', '.join(DECISION_COLUMNS)})"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (trial, epoch, json.dumps(values), *judged, now()),
-            )
+            row = {"trial": trial, "epoch": epoch, "metrics": json.dumps(values)}
+            self._insert("reports", row | dict(zip(DECISION_COLUMNS, (*judged, now()), strict=True)))
             if ends_as is not None:
                 self._end(trial, ends_as, decision.reason, None)
 
@@ -183,19 +182,17 @@ class Ledger(LedgerReader):
             trial, status = self._trial(trial_id)
             if status != "interrupted" and not (status in (None, "completed") and max_epochs is not None):
                 raise self._error(f"trial {trial_id} is {status or 'running'}; expected an interrupted one")
-            self._write(
-                "UPDATE trials SET status = NULL, stop_reason = NULL, error = NULL, finished_at = NULL,"
-                " ended_after = NULL, max_epochs = coalesce(?, max_epochs) WHERE seq = ?",
-                (max_epochs, trial),
-            )
+            changes = dict.fromkeys(("status", "stop_reason", "error", "finished_at", "ended_after"))
+            self._change(trial, changes if max_epochs is None else changes | {"max_epochs": max_epochs})
 
     def retry_trial(self, trial_id: str, error: str) -> None:
         """Records that a running trial's worker raised, died or hung, and that the trial is retried."""
-        with self._writing():
+        with self._writing() as connection:
             trial, status = self._trial(trial_id)
             if status is not None:
                 raise self._error(f"trial {trial_id}: it is {status}, not running; cannot be retried")
-            self._write("UPDATE trials SET retries = retries + 1 WHERE seq = ?", (trial,))
+            query = "SELECT retries FROM trials WHERE seq = ?"
+            self._change(trial, {"retries": connection.execute(query, (trial,)).fetchone()[0] + 1})
             self._add_event("retry", {"error": as_text(error)}, trial_id)
 
     def record_event(self, kind: str, data: Mapping[str, Any] | None = None) -> None:
@@ -215,16 +212,16 @@ class Ledger(LedgerReader):
             if connection.execute("SELECT 1 FROM confirmations WHERE key = ?", (key,)).fetchone():
                 raise self._error(f"confirmation {key} was recorded before; expected a new one")
             data = as_json(row, f"{self.file}: confirmation {key}")
-            self._write("INSERT INTO confirmations (key, data) VALUES (?, ?)", (key, data))
+            self._insert("confirmations", {"key": key, "data": data})
 
     def store_copy(self) -> None:
         """Stores a copy of the entire record remotely, if it is kept remotely and a new copy is due."""
         if self.record is not None and self.record.is_copy_due:
-            self.record.store_copy(self._connection, self.file.with_suffix(".copy"))
+            self._store_copy()
 
     def close(self) -> None:
         """Closes the file, so that another process may write it; a second call does nothing."""
-        if not self.read_only:
+        if self._is_prepared:
             leave_one_file(self._connection)
         self._connection.close()
         unlock(self._lock)
@@ -236,22 +233,36 @@ class Ledger(LedgerReader):
     def __exit__(self, *problem: object) -> None:
         self.close()
 
-    def _write(self, statement: str, values: Sequence[Any]) -> None:
-        self._connection.execute(statement, values)
+    def _store_copy(self) -> None:
+        assert self.record is not None, "a ledger that is kept only here"
+        self.record.store_copy(self._connection, self.file.with_suffix(".copy"))
+
+    def _insert(self, table: str, row: Mapping[str, Any]) -> None:
+        statement = f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})"
+        seq = self._write(statement, tuple(row.values()))
+        assert seq is not None, "an insertion without a row"
+        self._seal(table, seq)
+
+    def _change(self, trial: int, changes: Mapping[str, Any]) -> None:
+        settings = ", ".join(f"{name} = ?" for name in changes)
+        self._write(f"UPDATE trials SET {settings} WHERE seq = ?", (*changes.values(), trial))
+        self._seal("trials", trial)
+
+    def _seal(self, table: str, seq: int) -> None:
+        for statement, values in seal_statements(self._connection, table, seq):
+            self._write(statement, values)
+
+    def _write(self, statement: str, values: Sequence[Any]) -> int | None:
         self._statements.append((statement, values))
+        return self._connection.execute(statement, values).lastrowid
 
     def _end(self, trial: int, status: str, stop_reason: str, error: str | None) -> None:
-        self._write(
-            "UPDATE trials SET status = ?, stop_reason = ?, error = ?, finished_at = ?, ended_after = ?"
-            " WHERE seq = ?",
-            (status, as_text(stop_reason), as_text(error), now(), self._last_seq(), trial),
-        )
+        ended = {"status": status, "stop_reason": as_text(stop_reason), "error": as_text(error)}
+        self._change(trial, ended | {"finished_at": now(), "ended_after": self._last_seq()})
 
     def _add_event(self, kind: str, data: Mapping[str, Any], trial_id: str | None) -> None:
-        self._write(
-            f"INSERT INTO events ({', '.join(EVENT_COLUMNS)}) VALUES (?, ?, ?, ?, ?)",
-            (self._last_seq(), kind, trial_id, as_json(data, f"{self.file}: {kind}"), now()),
-        )
+        row = (self._last_seq(), kind, trial_id, as_json(data, f"{self.file}: {kind}"), now())
+        self._insert("events", dict(zip(EVENT_COLUMNS, row, strict=True)))
 
     def _last_seq(self) -> int:
         return int(self._connection.execute("SELECT coalesce(max(seq), 0) FROM reports").fetchone()[0])
@@ -265,12 +276,23 @@ class Ledger(LedgerReader):
             raise self._error(f"trial {where}: {value!r}; expected {kind.__name__} or None")
         return known
 
+    def _prepare(self) -> None:
+        """Before the first transaction: only then is anything in the file changed."""
+        if self._is_prepared:
+            return
+        keep_durably(self._connection)
+        if upgrade(self._connection) and self.record is not None:
+            # What is stored remotely are statements, which need the new columns in the copy that they follow.
+            self._store_copy()
+        self._is_prepared = True
+
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         """Makes what is written inside one transaction, which an exception rolls back."""
         if self.read_only:
             raise self._error("it was opened for reading; expected a ledger opened for writing")
         with self._translated():
+            self._prepare()
             self._connection.execute("BEGIN IMMEDIATE")
             self._statements.clear()
             try:

@@ -1,0 +1,134 @@
+"""What the rows of a ledger must hold: a file from elsewhere, or an edited one, is refused before it is used."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Json,
+    TypeAdapter,
+    ValidationError,
+    with_config,
+)
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+
+from tune_jobs.ledger.rows import ACTIONS, METRICS, RESERVED, STATUSES
+
+
+def _moment(value: object) -> datetime:
+    if not isinstance(value, str):
+        raise ValueError("expected a time as text")
+    moment = datetime.fromisoformat(value)
+    if moment.tzinfo is None:
+        raise ValueError("expected a time with its zone")
+    return moment
+
+
+def _file_name(value: str) -> str:
+    if not value.isprintable() or value.startswith(".") or any(char in '/\\:*?"<>|' for char in value):
+        raise ValueError("expected a name that can be a file's")
+    return value
+
+
+Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_file_name)]
+"""A trial's id names its checkpoint, so it must not lead to another folder."""
+_Text = Annotated[str, Field(max_length=100_000)]
+_Count = Annotated[int, Field(ge=0, lt=2**63)]
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+_Moment = Annotated[datetime, BeforeValidator(_moment)]
+_Value = Annotated[int, Field(ge=-(2**63), lt=2**63)] | _Finite | str | None
+
+_STRICT = ConfigDict(strict=True)
+
+
+@with_config(_STRICT)
+class _Trial(TypedDict):
+    trial_id: Name
+    study: _Text
+    number: _Count
+    dataset: _Text
+    architecture: _Text
+    method: _Text
+    variant: _Text | None
+    seed: int
+    params: Json[dict[str, _Finite]]
+    max_epochs: _Count
+    status: Literal[STATUSES] | None  # type: ignore[valid-type]  # a constant, spelt out in one file
+    stop_reason: str | None
+    error: str | None
+    started_at: _Moment
+    finished_at: _Moment | None
+    ended_after: _Count | None
+    retries: _Count
+
+
+@with_config(_STRICT)
+class _Report(TypedDict):
+    trial: _Count
+    epoch: _Count
+    metrics: Json[dict[str, _Value]]
+    decision: Literal[ACTIONS]  # type: ignore[valid-type]
+    rung: _Count | None
+    cutoff: _Finite | None
+    num_values: _Count | None
+    reason: str
+    reported_at: _Moment
+
+
+@with_config(_STRICT)
+class _Event(TypedDict):
+    after: _Count
+    kind: str
+    trial_id: str | None
+    data: Json[dict[str, Any]]
+    happened_at: _Moment
+
+
+@with_config(_STRICT)
+class _Confirmation(TypedDict):
+    key: str
+    data: Json[dict[str, _Value | bool]]
+
+
+@with_config(_STRICT)
+class _Meta(TypedDict):
+    key: str
+    value: Json[dict[str, Any]]
+
+
+_ROWS: dict[str, TypeAdapter[Any]] = {
+    "trials": TypeAdapter(_Trial),
+    "reports": TypeAdapter(_Report),
+    "events": TypeAdapter(_Event),
+    "confirmations": TypeAdapter(_Confirmation),
+    "meta": TypeAdapter(_Meta),
+}
+
+
+def checked(table: str, columns: Sequence[str], row: Sequence[Any]) -> dict[str, Any]:
+    """Returns a row by its columns, with JSON and times parsed.
+
+    Raises:
+        ValueError: If a value has another type, or is out of its range.
+    """
+    try:
+        values: dict[str, Any] = _ROWS[table].validate_python(dict(zip(columns, row, strict=True)))
+    except ValidationError as problem:
+        first = problem.errors(include_url=False, include_context=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{where}: {first['msg']}") from problem
+    return values
+
+
+def check_metrics(metrics: Mapping[str, Any]) -> None:
+    """Raises ValueError if a metric has another type than reports have, or a name that is taken."""
+    if taken := RESERVED & metrics.keys():
+        raise ValueError(f"metrics: {sorted(taken)} are no names of metrics")
+    for name in METRICS.keys() & metrics.keys():
+        kind, value = METRICS[name], metrics[name]
+        if value is not None and not isinstance(value, (int, float) if kind is float else kind):
+            raise ValueError(f"metrics.{name}: expected {kind.__name__}, found {value!r}")
