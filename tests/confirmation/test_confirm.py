@@ -13,16 +13,8 @@ from tune_jobs.results.write import export
 
 def search(folder, accuracies, *sets, epochs=4):
     """A ledger with trials of resnet8 and two methods that reached these validation accuracies, or were pruned."""
-    job = load_job(
-        "digits",
-        [
-            "architectures=[resnet8]",
-            "methods=[sam, base]",
-            f"train.epochs={epochs}",
-            "search.first_points=[]",
-            *sets,
-        ],
-    )
+    small = ("architectures=[resnet8]", "methods=[sam, base]", f"train.epochs={epochs}")
+    job = load_job("digits", [*small, "search.first_points=[]", *sets])
     ledger = Ledger.create(folder, job.model_dump(mode="json"), {})
     for study in job.studies():
         for number, (accuracy, lr) in enumerate(accuracies):
@@ -99,13 +91,7 @@ def test_more_seeds_add_to_those_that_are_done(tmp_path):
 
 def test_rows_reach_parquet(tmp_path):
     job, ledger = search(tmp_path, [(0.5, 0.001)])
-    outcome = {
-        "status": "completed",
-        "test_accuracy": 0.25,
-        "test_loss": 2.0,
-        "sharpness.trace": 3.5,
-        "epochs": 4,
-    }
+    outcome = {"status": "completed", "test_accuracy": 0.25, "sharpness.trace": 3.5, "epochs": 4}
     for run in plan_confirmations(job, ledger, "DIR", 2, 1, "epochs"):
         ledger.confirm(run.key, result_row(run, job, outcome))
     export(tmp_path)

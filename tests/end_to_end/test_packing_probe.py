@@ -58,7 +58,7 @@ def test_a_signal_during_the_probe_stops_the_search(tmp_path, monkeypatch, numbe
 def test_out_of_memory_gives_each_trial_more_room_and_loses_none(tmp_path):
     job = load_job("digits", SETS)
     (study, _) = job.studies()
-    totals = plan_totals()
+    totals = Totals(cpus=16, gpus=2)
     with Ledger.create(tmp_path, job.model_dump(mode="json"), {}) as ledger:
         ledger.record_event("pack", {"gpus_per_trial": 0.25, "probed": ["as measured"]})
         whole = plan_slots(job.resources, totals.cpus, totals.gpus)
@@ -77,7 +77,3 @@ def test_out_of_memory_gives_each_trial_more_room_and_loses_none(tmp_path):
         recorder.fail("ray", "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB")
         (trial,) = ledger.trials()
         assert (trial["status"], trial["stop_reason"]) == ("failed", "out of GPU memory")
-
-
-def plan_totals():
-    return Totals(cpus=16, gpus=2)

@@ -82,14 +82,7 @@ def kill_gcs(search):
     ids=lambda one: getattr(one, "__name__", None),
 )
 def test_what_ends_a_session_is_made_good_by_the_next(begin, reference, rng, fault, expected):
-    names = {
-        ctrl_c: "SIGINT of the process group",
-        ctrl_c_twice: "SIGINT twice",
-        to_group: "SIGTERM of the process group",
-        kill_raylet: "SIGKILL of the raylet",
-        kill_gcs: "SIGKILL of the gcs_server",
-    }
-    search = begin(names[fault]).begin(*ONE_SLOT)
+    search = begin(fault.__name__).begin(*ONE_SLOT)
     assert search.wait_for(*moment(rng, NUM_REPORTS // 2))
     search.look()
     start_s = time.monotonic()
@@ -325,13 +318,7 @@ def replace(file, rng):
 
 @pytest.mark.parametrize("harm", [damage, truncate, remove, replace], ids=lambda one: one.__name__)
 def test_a_checkpoint_that_cannot_be_used_costs_its_trial_s_epochs(copy, reference, rng, harm):
-    names = {
-        damage: "damaged checkpoint",
-        truncate: "truncated checkpoint and a left .tmp",
-        remove: "missing checkpoint",
-        replace: "checkpoint of another trial",
-    }
-    search = copy(names[harm])
+    search = copy(f"{harm.__name__} a checkpoint")
     harm(unfinished(search), rng)
     search.finish().check(reference, in_flight=6)
 

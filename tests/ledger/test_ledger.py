@@ -110,20 +110,6 @@ def test_refuses_what_would_make_it_untrue(ledger):
     unchanged_by(ledger, lambda: ledger.reopen_trial("a"), "a is completed; expected an interrupted one")
 
 
-def test_an_interrupted_trial_goes_on_where_it_was(ledger):
-    start(ledger, "a")
-    ledger.report("a", 1, {}, ON)
-    ledger.finish_trial("a", "interrupted", "SIGINT", error="x")
-    unchanged_by(ledger, lambda: ledger.report("a", 2, {}, ON), "the trial is interrupted")
-    ledger.reopen_trial("a")
-    assert [ledger.trials()[0][name] for name in ("status", "stop_reason", "error", "finished_at")] == [
-        None
-    ] * 4
-    ledger.report("a", 2, {}, ON)
-    ledger.finish_trial("a", "completed", "full fidelity")
-    assert [r["epoch"] for r in ledger.reports("a")] == [1, 2]
-
-
 TRIALS = st.sampled_from("abc")
 CALLS = st.lists(
     st.one_of(

@@ -142,12 +142,8 @@ def test_the_job_is_the_last_one_and_all_are_kept(ledger):
 
 
 def test_a_trial_is_reopened_for_more_epochs(ledger):
-    for trial, status in (
-        ("done", "completed"),
-        ("cut", "interrupted"),
-        ("weak", "pruned"),
-        ("bad", "failed"),
-    ):
+    ends = {"done": "completed", "cut": "interrupted", "weak": "pruned", "bad": "failed"}
+    for trial, status in ends.items():
         start(ledger, trial)
         ledger.report(trial, 1, {}, Decision("complete"), status)
     start(ledger, "runs")
@@ -160,8 +156,8 @@ def test_a_trial_is_reopened_for_more_epochs(ledger):
     assert {name: trial["max_epochs"] for name, trial in trials.items()} == {
         "done": 20, "cut": 20, "weak": 9, "bad": 9, "runs": 20,
     }  # fmt: skip
-    ended = ("status", "stop_reason", "finished_at", "ended_after")
-    assert [trials["done"][name] for name in ended] == [None] * 4
+    ended = ("status", "stop_reason", "error", "finished_at", "ended_after")
+    assert all(trials[trial][name] is None for trial in ("done", "cut") for name in ended)
     ledger.report("done", 2, {}, ON)
 
 

@@ -147,12 +147,10 @@ def test_any_killed_search_ends_whole(seed, num_slots, retries, moments):
         params = {(trial["study"], trial["number"]): trial["params"] for trial in trials}
         assert params["resnet8-sam", 0] == {"rho": 0.05, "lr": 0.001}
         assert params["resnet8-base", 0] == {"lr": 0.001}
-        assert [
-            n for (study, n), given_ in params.items() if given_["lr"] == 0.002 and study.endswith("sam")
-        ] == [1]
-        assert [
-            n for (study, n), given_ in params.items() if given_["lr"] == 0.001 and study.endswith("base")
-        ] == [0]
+        for study, lr, number in (("resnet8-sam", 0.002, 1), ("resnet8-base", 0.001, 0)):
+            assert [n for (name, n), point in params.items() if (name, point["lr"]) == (study, lr)] == [
+                number
+            ]
         for study, search in driver.search._searches.items():
             told = [trial.state for trial in search.optuna_study.trials]
             expected = {"completed": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
@@ -184,11 +182,8 @@ def test_a_retried_trial_keeps_its_id_its_place_and_its_optuna_trial(tmp_path):
     search.on_trial_complete("b", error=True)
     assert search.suggest("d") == Searcher.FINISHED
     failed, too_large = driver.ledger.trials()
-    assert (failed["trial_id"], failed["retries"], failed["stop_reason"]) == (
-        first["trial_id"],
-        1,
-        "failed 2 times",
-    )
+    assert (failed["trial_id"], failed["retries"]) == (first["trial_id"], 1)
+    assert failed["stop_reason"] == "failed 2 times"
     assert (too_large["trial_id"], too_large["retries"]) == (second["trial_id"], 0)
     assert too_large["stop_reason"] == "out of GPU memory"
     told = search._searches["resnet8-sam"].optuna_study.trials
@@ -202,10 +197,7 @@ def test_a_full_disk_stops_the_search_and_fails_no_trial(tmp_path):
     driver.search.suggest("a")
     driver.recorder.fail("a", "Traceback\nOSError: [Errno 28] No space left on device: 'x'")
     assert driver.recorder.wind_down.kind == "error"
-    assert (
-        driver.recorder.wind_down.reason
-        == "the disk is full: OSError: [Errno 28] No space left on device: 'x'"
-    )
+    assert driver.recorder.wind_down.reason.startswith("the disk is full: OSError: [Errno 28]")
     driver.search.on_trial_complete("a", error=True)
     driver.recorder.interrupt()
     (trial,) = driver.ledger.trials()

@@ -54,9 +54,7 @@ def test_the_same_job_is_searched_the_same_way_whatever_rays_ids(sampler, tmp_pa
     assert one == two
     assert len(one) == 18
     num_different = len({str(config["params"]) for config in one})
-    assert num_different == 18 or (
-        sampler == "gp" and num_different >= 12
-    )  # it may repeat a corner of the space
+    assert num_different >= (12 if sampler == "gp" else 18)  # it may repeat a corner of the space
     other_seed = run_serially(*make_search(tmp_path / "three", *sets, "search.seed=1"))
     assert [c["params"] for c in other_seed[3:]] != [c["params"] for c in one[3:]]
 
@@ -81,17 +79,10 @@ def test_suggestions_cover_the_space_and_stay_inside(tmp_path):
 def test_studies_take_turns_and_each_starts_with_the_jobs_first_point(tmp_path):
     suggested = run_serially(*make_search(tmp_path, "search.num_trials=3"))
     assert [config["study"] for config in suggested] == ["resnet8-zsharp", "resnet8-sam", "resnet8-base"] * 3
-    assert [config["trial_id"] for config in suggested[:4]] == [
-        "resnet8-zsharp-0000",
-        "resnet8-sam-0000",
-        "resnet8-base-0000",
-        "resnet8-zsharp-0001",
-    ]
-    assert [config["params"] for config in suggested[:3]] == [
-        {"q_p": 0.95, "rho": 0.05, "lr": 0.001},
-        {"rho": 0.05, "lr": 0.001},
-        {"lr": 0.001},
-    ]
+    assert [config["trial_id"][-5:] for config in suggested[:4]] == ["-0000", "-0000", "-0000", "-0001"]
+    first = {"q_p": 0.95, "rho": 0.05, "lr": 0.001}
+    for config, names in zip(suggested, (("q_p", "rho", "lr"), ("rho", "lr"), ("lr",)), strict=False):
+        assert config["params"] == {name: first[name] for name in names}
 
 
 def test_first_points_that_differ_only_in_what_a_method_lacks_are_tried_once():
@@ -152,11 +143,8 @@ def test_a_job_that_fixes_everything_is_run_once_a_study(tmp_path):
         tmp_path, "space={lr: 0.01, rho: 0.1}", "search.num_trials=1", "search.first_points=[]"
     )
     suggested = run_serially(search, recorder)
-    assert [config["params"] for config in suggested] == [
-        {"rho": 0.1, "lr": 0.01},
-        {"rho": 0.1, "lr": 0.01},
-        {"lr": 0.01},
-    ]
+    with_rho = {"rho": 0.1, "lr": 0.01}
+    assert [config["params"] for config in suggested] == [with_rho, with_rho, {"lr": 0.01}]
     for study in search._searches.values():
         assert [trial.state for trial in study.optuna_study.trials] == [TrialState.COMPLETE]
 

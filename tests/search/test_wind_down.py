@@ -38,12 +38,8 @@ def test_a_signal_outlives_a_change_of_the_packing(tmp_path):
 
 def test_only_a_signal_replaces_a_reason():
     wind_down = WindDown()
-    assert (wind_down.has_begun, wind_down.reason, wind_down.kind, wind_down.elapsed_s) == (
-        False,
-        None,
-        None,
-        0,
-    )
+    assert not wind_down.has_begun
+    assert (wind_down.reason, wind_down.kind, wind_down.elapsed_s) == (None, None, 0)
     wind_down.begin("the budget", "budget")
     wind_down.begin("the disk", "error")
     wind_down.end_repack()

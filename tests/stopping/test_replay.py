@@ -140,12 +140,8 @@ def test_another_rule_than_the_recorded_one_decides_otherwise(tmp_path):
     driver = Driver(job, tmp_path, num_slots=3).run()
     ledger = driver.ledger
     ((_, rule),) = rules(ledger)
-    for other in (
-        replace(rule, reduction_factor=2),
-        replace(rule, protect_top=3),
-        replace(rule, enabled=False),
-    ):
-        assert replay([(0, other)], ledger.trials(), ledger.reports())
+    for change in ({"reduction_factor": 2}, {"protect_top": 3}, {"enabled": False}):
+        assert replay([(0, replace(rule, **change))], ledger.trials(), ledger.reports())
     driver.close()
 
 
