@@ -42,7 +42,14 @@ def test_a_ray_that_does_not_answer_is_a_problem_of_one_line_and_soon():
     """In a process of its own, where no other test has started Ray; Ray itself would try for minutes."""
     port = free_port()
     addresses = [f"{host}:{port}" for host in ("127.0.0.1", "ray://127.0.0.1", "[::1]")]
-    addresses += ["127.0.0.1:99999", "nonsense"]
+    addresses += [
+        "127.0.0.1:99999",
+        "127.0.0.1:-1",
+        "nonsense",
+        "ray://",
+        "ray://localhost",
+        f"ray://localhost:{port}?x",
+    ]
     code = (
         "import os, sys\n"
         "from tune_jobs.cluster import ray as cluster\n"

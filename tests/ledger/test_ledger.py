@@ -1,8 +1,12 @@
 """The ledger keeps what it was told, refuses what would make it untrue, and survives being killed."""
 
+import errno
 import json
 import math
+import os
 import sqlite3
+import subprocess
+import sys
 import tempfile
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -231,6 +235,33 @@ def test_writes_a_log_where_it_can_and_a_journal_where_not(tmp_path):
     assert keep_durably(connection) == "delete"
     assert connection.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
     connection.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fcntl")
+def test_without_locks_of_folders_a_second_writer_is_refused_and_without_any_lock_a_first(
+    tmp_path, monkeypatch
+):
+    """As on some network file systems, where flock is not supported."""
+    import fcntl
+
+    def fails(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", fails)
+    second = (
+        "import fcntl, sys; from pathlib import Path; from tune_jobs.ledger.writer import Ledger\n"
+        "def fails(*_): raise OSError(37, 'no locks')\n"
+        "fcntl.flock = fails; Ledger.open(Path(sys.argv[1]))"
+    )
+    with Ledger.create(tmp_path, JOB, {}):
+        run = subprocess.run(
+            [sys.executable, "-c", second, tmp_path], capture_output=True, text=True, check=False
+        )
+    assert "LedgerError" in run.stderr and "another process" in run.stderr, run.stderr
+    Ledger.open(tmp_path).close()  # the lock has gone with the process that had it
+    monkeypatch.setattr(fcntl, "lockf", fails)
+    with pytest.raises(LedgerError, match="cannot lock"):
+        Ledger.create(tmp_path / "other", JOB, {})
 
 
 def test_create_leaves_another_ledger_alone(ledger):

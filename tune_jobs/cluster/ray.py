@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import secrets
 import socket
 import sys
@@ -66,18 +67,24 @@ def connect() -> None:
     if ray.is_initialized():
         return
     address = os.environ["RAY_ADDRESS"]
-    host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
-        if "://" in address and not address.startswith("ray://"):
-            raise ValueError("it is not an address of Ray's own port")
-        if host and port.isdecimal():  # Ray itself would retry and log for minutes
-            socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWERS_WITHIN_S).close()
+        if address not in ("auto", "local"):  # Ray itself would retry and log for minutes
+            socket.create_connection(_host_and_port(address), timeout=_ANSWERS_WITHIN_S).close()
         with _without_future_warnings():
             ray.init(logging_level=logging.WARNING)
     except (OSError, OverflowError, ValueError, RuntimeError, ray.exceptions.RayError, ImportError) as error:
         reason = last_line(str(error)) or type(error).__name__
         message = f"no Ray answers there ({reason}); expected host:port of a running Ray, or no RAY_ADDRESS"
         raise JobError([Problem("RAY_ADDRESS", address, message)]) from error
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    if "://" in address and not address.startswith("ray://"):
+        raise ValueError("it is not an address of Ray's own port")
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or re.fullmatch("[0-9]{1,5}", port) is None:
+        raise ValueError("it has no host and port")
+    return host.strip("[]"), int(port)
 
 
 def local_totals() -> Totals:

@@ -19,6 +19,7 @@ FILE_NAME = "ledger.sqlite"
 APPLICATION_ID = 0x5A534850  # "ZSHP", in the file's header
 VERSION = 3
 _WITHOUT_CHECKSUMS = 2  # as 0.1 wrote them
+_LOCK_SUFFIX = ".lock"
 
 _TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -57,7 +58,8 @@ def make_file(file: Path, meta: Mapping[str, str]) -> None:
         if file.exists():
             raise LedgerError(f"{file}: there is a ledger already; resume it, or give a folder without one")
         for left in file.parent.glob(f".{file.name}.*"):  # unfinished files of processes that died here
-            left.unlink()
+            if left.suffix != _LOCK_SUFFIX:
+                left.unlink()
         with (
             atomic_write(file) as unfinished,
             closing(sqlite3.connect(unfinished, isolation_level=None)) as connection,
@@ -130,10 +132,10 @@ def lock_for_writing(file: Path) -> int | None:
     """Locks the file's folder until `unlock` is called or the process ends, however it ends.
 
     Returns:
-        The lock for `unlock`; None if the file system has no locks, so that only SQLite's own protect the file.
+        The lock for `unlock`; None on Windows, where only SQLite's own locks protect the file.
 
     Raises:
-        LedgerError: If another process holds the lock.
+        LedgerError: If another process holds the lock, or the file system has no locks.
     """
     if sys.platform == "win32":
         return None
@@ -148,8 +150,28 @@ def lock_for_writing(file: Path) -> int | None:
         os.close(folder)
         if isinstance(problem, BlockingIOError):
             raise LedgerError(f"{file}: another process is writing this ledger") from problem
-        return None
+        return _lock_beside(file)
     return folder
+
+
+def _lock_beside(file: Path) -> int:
+    """Locks a file beside the ledger, as SQLite locks: on some network file systems nothing else can be locked."""
+    beside = file.with_name(f".{file.name}{_LOCK_SUFFIX}")
+    try:
+        lock = os.open(beside, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as problem:
+        raise LedgerError(f"{beside}: cannot be opened: {problem.strerror}") from problem
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as problem:
+        os.close(lock)
+        if isinstance(problem, BlockingIOError | PermissionError):
+            raise LedgerError(f"{file}: another process is writing this ledger") from problem
+        raise LedgerError(
+            f"{file}: its file system cannot lock files ({problem.strerror}), so two processes could write at once;"
+            " expected a search folder on another one"
+        ) from problem
+    return lock
 
 
 def unlock(lock: int | None) -> None:
