@@ -5,6 +5,7 @@ Each error carries the exit code that the command line ends with::
     TuneJobsError                   1
     |-- JobError (ValueError)       2   a job, or an option of a command, that is not valid
     |-- LedgerError (ValueError)    2   a ledger that is not usable, or a call that would make it untrue
+    |   `-- LedgerLostError (ValueError) 1   a ledger that vanished or was replaced while it was open
     |-- ResultsError (ValueError)   2   Parquet files that are missing, or that this version cannot read
     |-- StorageError (OSError)      1   an object store that does not answer, or refuses
     `-- ClusterError (RuntimeError) 1   a Ray cluster that does not answer, or that cannot do what you asked
@@ -80,6 +81,12 @@ class LedgerError(TuneJobsError, ValueError):
     """A ledger that is not usable, or a call that would make its record untrue."""
 
     exit_code = EXIT_BAD_INPUT
+
+
+class LedgerLostError(LedgerError):
+    """A ledger that vanished, or was replaced, while it was open: nothing can be recorded any more."""
+
+    exit_code = EXIT_FAILED
 
 
 class ResultsError(TuneJobsError, ValueError):

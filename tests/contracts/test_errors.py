@@ -15,6 +15,7 @@ from tune_jobs import errors
     [
         (errors.JobError, ValueError, 2),
         (errors.LedgerError, ValueError, 2),
+        (errors.LedgerLostError, ValueError, 1),
         (errors.ResultsError, ValueError, 2),
         (errors.StorageError, OSError, 1),
         (errors.ClusterError, RuntimeError, 1),

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -18,10 +19,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ledgers import IN_MEMORY, JOB, ON, start, unchanged_by, writer
 
-from tune_jobs.errors import LedgerError
+from tune_jobs.errors import LedgerError, LedgerLostError
 from tune_jobs.ledger.file import FILE_NAME, keep_durably
 from tune_jobs.ledger.rows import METRICS, STATUSES, Decision
 from tune_jobs.ledger.writer import Ledger
+from tune_jobs.search.checkpoints import Checkpoints
+from tune_jobs.search.folder import SearchFolder
 
 
 @pytest.fixture
@@ -58,6 +61,26 @@ def test_keeps_everything_it_was_told(ledger):
     assert reports[0].items() >= {"rung": 1, "cutoff": 0.25, "num_values": 3, "reason": "0.3 >= 0.25"}.items()
     assert reports[2].items() >= {"rung": None, "cutoff": None, "num_values": None, "reason": ""}.items()
     assert reports[2]["reported_at"] - before < timedelta(minutes=1)
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_folder_that_is_lost_is_noticed_and_not_made_again(ledger, is_replaced):
+    start(ledger, "a")
+    folder, elsewhere = ledger.file.parent, ledger.file.parents[1] / "moved"
+    folder.rename(elsewhere)
+    if is_replaced:
+        Ledger.create(folder, JOB, {}).close()
+    before = sorted(folder.rglob("*"))
+    assert ledger.loss
+    with pytest.raises(LedgerLostError, match="search"):
+        ledger.report("a", 1, {}, ON)
+    with pytest.raises(OSError, match="checkpoints") if not is_replaced else nullcontext():
+        Checkpoints(SearchFolder(folder)).store("a", lambda file: None)
+    ledger.close()
+    assert sorted(path for path in folder.rglob("*") if path.name != "checkpoints") == before
+    elsewhere.rename(folder.with_name("back"))
+    with Ledger.open(folder.with_name("back")) as back:
+        back.report("a", 1, {}, ON)
 
 
 def test_values_that_json_cannot_hold(ledger):

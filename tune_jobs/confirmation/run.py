@@ -78,8 +78,9 @@ def confirm(
                 with ray_session(slots, totals), sigterm_interrupts():
                     _run_all(job, ledger, search, waiting, slots, sharpness_images, on_row)
         finally:  # what ended is exported, also when the rest was interrupted
-            export(search.local)
-            search.publish()
+            if ledger.loss is None:
+                export(search.local)
+                search.publish()
         recorded = ledger.confirmations()
     return [recorded[run.key] for run in runs if run.key in recorded]
 

@@ -128,6 +128,15 @@ def is_there(file: Path) -> bool:
         return False
 
 
+def identity(file: Path) -> tuple[int, int] | None:
+    """Returns a file's device and inode, which another file of the same name does not have; None if it is missing."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def lock_for_writing(file: Path) -> int | None:
     """Locks the file's folder until `unlock` is called or the process ends, however it ends.
 

@@ -20,10 +20,11 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from tune_jobs.errors import LedgerError
+from tune_jobs.errors import LedgerError, LedgerLostError
 from tune_jobs.ledger.checksums import seal_statements
 from tune_jobs.ledger.file import (
     FILE_NAME,
+    identity,
     is_there,
     keep_durably,
     leave_one_file,
@@ -70,6 +71,7 @@ class Ledger(LedgerReader):
         self._lock = lock_for_writing(file) if is_there(file) and not read_only else None
         try:
             self._connection = open_file(file, read_only=read_only)
+            self._identity = identity(file)
         except BaseException:
             unlock(self._lock)
             raise
@@ -219,9 +221,18 @@ class Ledger(LedgerReader):
         if self.record is not None and self.record.is_copy_due:
             self._store_copy()
 
+    @property
+    def loss(self) -> str | None:
+        """How the file was lost since it was opened; None if it is there."""
+        found = identity(self.file)
+        if found == self._identity:
+            return None
+        change = "vanished" if found is None else "was replaced"
+        return f"{self.file}: the search folder {change} while it was in use, so nothing can be recorded"
+
     def close(self) -> None:
         """Closes the file, so that another process may write it; a second call does nothing."""
-        if self._is_prepared:
+        if self._is_prepared and self.loss is None:  # else the log of that name may be another ledger's
             leave_one_file(self._connection)
         self._connection.close()
         unlock(self._lock)
@@ -292,6 +303,9 @@ class Ledger(LedgerReader):
         if self.read_only:
             raise self._error("it was opened for reading; expected a ledger opened for writing")
         with self._translated():
+            # SQLite would write on into a file that has no name any more.
+            if (loss := self.loss) is not None:
+                raise LedgerLostError(loss)
             self._prepare()
             self._connection.execute("BEGIN IMMEDIATE")
             self._statements.clear()

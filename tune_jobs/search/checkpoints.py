@@ -84,10 +84,10 @@ class Checkpoints:
     def store(self, trial_id: str, save: Callable[[Path], None]) -> None:
         """Stores a trial's checkpoint, replacing the last one.
 
-        `save` writes it to a path, whole or not at all.
+        `save` writes it to a path, whole or not at all. A search folder that is gone is not made again.
         """
         file = self.file(trial_id)
-        file.parent.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(exist_ok=True)
         save(file)
         if self._remote is not None:
             self._remote.push(file, f"{FOLDER_NAME}/{file.name}")

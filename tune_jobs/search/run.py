@@ -193,13 +193,14 @@ def _search(
 
 @contextmanager
 def _failing_storage_stops(recorder: Recorder) -> Iterator[None]:
-    """Inside, a full disk or failing storage ends the session, not the program: the ledger holds what it took."""
+    """Inside, a full disk, failing storage or a lost folder ends the session, not the program."""
     try:
         yield
     except Exception as error:  # Ray wraps what its callbacks raise
         record = recorder.ledger.record
-        if record is not None and record.failure is not None:
-            recorder.wind_down.begin(record.failure, "error")
+        failure = recorder.ledger.loss or (None if record is None else record.failure)
+        if failure is not None:
+            recorder.wind_down.begin(failure, "error")
         elif not recorder.stop_if_disk_full(str(error)) and recorder.wind_down.kind != "error":
             raise
 
