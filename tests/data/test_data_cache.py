@@ -177,3 +177,34 @@ def test_where_copies_go(tmp_path, monkeypatch):
     monkeypatch.setenv("ZSHARP_CACHE", str(tmp_path / "environment"))
     assert folder() == tmp_path / "environment"
     assert folder(root="~/root", cache="~/given") == tmp_path / "given"
+
+
+def empty_images(cache):
+    (meta,) = cache.glob("*/meta.json")
+    text = meta.read_text()
+    meta.write_text(text.replace('"train_images.npy": ', '"train_images.npy": 0, "was": '))
+    return meta.with_name("train_images.npy")
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("content", [None, b"[" * 100_000])
+@pytest.mark.parametrize("name", ["index/*.json", "*/meta.json", "*/train_images.npy"])
+def test_a_cache_with_pipes_or_rubbish_in_it_is_made_again(name, content, tmp_path):
+    true_format.write_parquet(tmp_path)
+    cache = prepare("parquet", tmp_path).folder.parent
+    path = empty_images(cache) if name.endswith(".npy") else next(cache.glob(name))
+    path.unlink()
+    if content is None:
+        os.mkfifo(path)
+    else:
+        path.write_bytes(content)
+    assert len(prepare("parquet", tmp_path).train()[0])
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_in_place_of_the_lock_is_refused(tmp_path):
+    true_format.write_parquet(tmp_path)
+    (tmp_path / ".zsharp_cache").mkdir()
+    os.mkfifo(tmp_path / ".zsharp_cache" / "parquet.lock")
+    with pytest.raises(DataError, match="zsharp_cache"):
+        prepare("parquet", tmp_path)

@@ -197,12 +197,32 @@ def unpacked_bytes(root):
     pq.write_table(table, root / "train-0.parquet", use_dictionary=False, compression="zstd")
 
 
+def repeated_text(root):
+    texts = pa.DictionaryArray.from_arrays(
+        np.zeros(2**21, np.int32), pa.array(["x" * 2**20])
+    )  # 2 TB written out
+    pq.write_table(
+        pa.table({"image": pa.nulls(len(texts), pa.binary()), "label": texts}), root / "train-0.parquet"
+    )
+
+
 def many_names(root):
     names = [str(number) for number in range(2**16 + 1)]
     true_format.write_shard(root / "train-0.parquet", IMAGES, LABELS, image="image", names=names)
 
 
-ABSURD = (pipe, device, folder, sparse, many_announced, large_label, many_rows, unpacked_bytes, many_names)
+ABSURD = (
+    pipe,
+    device,
+    folder,
+    sparse,
+    many_announced,
+    large_label,
+    many_rows,
+    unpacked_bytes,
+    repeated_text,
+    many_names,
+)
 
 
 @pytest.mark.timeout(30)

@@ -123,3 +123,15 @@ def test_members_of_a_zip_file_are_bounded_and_unique(tmp_path):
     packed.write_bytes(small[:directory] + (2**32 - 2).to_bytes(4, "little") + small[directory + 4 :])
     with pytest.raises(DataError, match="of names"):
         prepare("tiny_imagenet", tmp_path)
+    huge, decoy = (
+        (2**32 - 2).to_bytes(4, "little"),
+        b"PK\5\6",
+    )  # in the record itself, at its numbers of disks
+    packed.write_bytes(small[:-18] + decoy + small[-14:-10] + huge + small[-6:])
+    with pytest.raises(DataError, match="of names"):
+        prepare("tiny_imagenet", tmp_path)
+    packed.write_bytes(small)
+    with zipfile.ZipFile(packed, "a", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr(member.replace("_0.", "_9."), b"unpacked without bounds")
+    with pytest.raises(DataError, match=r"_9\.JPEG: found compression 12"):
+        prepare("tiny_imagenet", tmp_path)

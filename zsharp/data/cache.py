@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zsharp.data.errors import data_error
+from zsharp.data.limits import MAX_TEXT_BYTES, read_regular
 from zsharp.data.source import Decoded, Images, Labels, Source, Split
 
 FORMAT = 2  # raise it whenever decoding changes, so that older copies are not used
@@ -74,15 +75,17 @@ def open_cached(cache: Path, source: Source, checksum: str) -> PreparedData | No
     """Returns the decoded copy if it exists and all its files still have the size they were written with."""
     folder = _folder(cache, source, checksum)
     try:
-        meta = json.loads((folder / "meta.json").read_text())
+        meta = json.loads(read_regular(folder / "meta.json", MAX_TEXT_BYTES))
         damaged = [
-            name for name, size in meta["sizes_bytes"].items() if (folder / name).stat().st_size != size
+            name
+            for name, size in meta["sizes_bytes"].items()
+            if (folder / name).stat().st_size != size or not (folder / name).is_file()
         ]
         fields = meta["info"] | {key: tuple(meta["info"][key]) for key in ("image_shape", "mean", "std")}
         info = DataInfo(**fields | {"flip": source.flip})
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         _logger.warning("%s: damaged cache (%s), decoding again", folder, error)
         return None
     if damaged or info.checksum != checksum:
@@ -181,7 +184,9 @@ def locked(cache: Path, name: str) -> Iterator[None]:
     expected = "a folder that can be written and locked: name another in ZSHARP_CACHE or cache="
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        file = (cache / f"{name}.lock").open("a")
+        # A data folder may bring a cache of its own, with a pipe in this place: opening that would wait for ever.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK
+        file = os.fdopen(os.open(cache / f"{name}.lock", flags, 0o666), "wb")
     except OSError as error:
         raise data_error(cache, f"cannot be written ({error.strerror})", expected) from error
     with file:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from zsharp.atomic import atomic_write
 from zsharp.data.errors import parsing
-from zsharp.data.limits import MAX_IMAGES, entries_of
+from zsharp.data.limits import MAX_IMAGES, MAX_TEXT_BYTES, entries_of, read_regular
 from zsharp.data.source import SourceFiles
 
 
@@ -42,9 +42,9 @@ def checksum_files(files: SourceFiles) -> str:
 def recall_checksum(cache: Path, name: str, files: SourceFiles, stamp: str) -> str | None:
     """Returns the checksum remembered for these files if their stamp is still the same."""
     try:
-        entry = json.loads(_index_path(cache, name, files).read_text())
+        entry = json.loads(read_regular(_index_path(cache, name, files), MAX_TEXT_BYTES))
         return str(entry["checksum"]) if entry["stamp"] == stamp else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None  # not there yet, or damaged: the files are read again
 
 

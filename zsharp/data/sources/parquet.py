@@ -1,9 +1,11 @@
 """Any image data set in Hugging Face's Parquet layouts: files of `train` and of `test` (or `validation`)."""
 
+import itertools
 import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,13 @@ import numpy as np
 from zsharp.data.checks import check_labels
 from zsharp.data.decode import decode_images
 from zsharp.data.errors import data_error, parsing
-from zsharp.data.limits import MAX_CLASSES, MAX_IMAGE_BYTES, MAX_IMAGES, check_count
+from zsharp.data.limits import MAX_CLASSES, MAX_IMAGE_BYTES, MAX_IMAGES, MAX_TEXT_BYTES, check_count
 from zsharp.data.shards import TEST_SPLITS, find_shards
 from zsharp.data.source import Decoded, Labels, Source, SourceFiles, Split
 
 _IMAGE_COLUMNS = ("img", "image")
 _LABEL_COLUMNS = ("label", "fine_label", "labels")
+_MAX_LABEL_BYTES = 1000
 
 _logger = logging.getLogger(__name__)
 
@@ -28,7 +31,7 @@ class _Shard:
     reader: Any
     image_column: str
     label_column: str
-    labels: Any  # as they are stored: integers, or text
+    labels: Any  # integers, or text in a dictionary
     names: tuple[str, ...]  # the class names in its metadata, empty if there are none
 
 
@@ -115,8 +118,8 @@ def _reader(path: Path) -> Any:
         reader = pq.ParquetFile(path)
         check_count(reader.metadata.num_rows, MAX_IMAGES, path, "rows")
         names = reader.schema_arrow.names
-    for name in names:
-        if names.count(name) > 1:
+    for name, following in itertools.pairwise(sorted(names)):
+        if name == following:
             raise data_error(path, f"found two columns {name}", "columns of different names")
     return reader
 
@@ -143,33 +146,43 @@ def _check_images(path: Path, reader: Any, column: str) -> None:
         raise data_error(path, f"found column {column} of type {image_type}", "binary or struct{bytes, path}")
     for number in range(reader.num_row_groups):
         group = reader.metadata.row_group(number)
-        chunks = [group.column(i) for i in range(group.num_columns)]
-        unpacked = sum(
-            chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] == column
-        )
+        unpacked = _unpacked_bytes(group, column)
         if unpacked > max(1, group.num_rows) * MAX_IMAGE_BYTES:
             problem = f"found {group.num_rows} images of {unpacked:,} bytes in row group {number}"
             raise data_error(path, problem, f"at most {MAX_IMAGE_BYTES:,} bytes an image")
 
 
-def _read_labels(path: Path, reader: Any, column: str) -> Any:
-    """Returns the labels as a `ChunkedArray` of int64 or of text."""
-    import pyarrow as pa
+def _unpacked_bytes(group: Any, column: str) -> int:
+    """Returns how many bytes a column of a row group has before its compression."""
+    chunks = [group.column(i) for i in range(group.num_columns)]
+    return sum(
+        chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] == column
+    )
 
+
+def _read_labels(path: Path, reader: Any, column: str) -> Any:
+    """Returns the labels as a `ChunkedArray` of integers, or of text in a dictionary."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    groups = [reader.metadata.row_group(number) for number in range(reader.num_row_groups)]
+    unpacked, num_rows = sum(_unpacked_bytes(group, column) for group in groups), reader.metadata.num_rows
+    if unpacked > MAX_TEXT_BYTES + num_rows * _MAX_LABEL_BYTES:
+        problem = f"found {num_rows} labels of {unpacked:,} bytes"
+        raise data_error(path, problem, f"at most {_MAX_LABEL_BYTES:,} bytes a label")
     with parsing(path, "a complete Parquet file"):
-        labels = reader.read([column])[column]
-        kind = labels.type
-        if pa.types.is_dictionary(kind):
-            kind = kind.value_type
-            labels = labels.cast(kind)
+        # Text stays in a dictionary: a file of kilobytes can repeat a long text in millions of rows.
+        labels = pq.ParquetFile(path, read_dictionary=[column]).read([column])[column]
+        kind = labels.type.value_type if pa.types.is_dictionary(labels.type) else labels.type
     if pa.types.is_boolean(kind):
         return labels.cast(pa.uint8())
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         with parsing(path, "text in UTF-8"):
-            return labels.cast(pa.large_string())
+            labels.validate(full=True)
+        return labels
     if not pa.types.is_integer(kind):
         raise data_error(path, f"found column {column} of type {kind}", "integers, text or booleans")
-    return labels
+    return labels.cast(kind)
 
 
 def _class_names(path: Path, metadata: dict[bytes, bytes] | None, label_column: str) -> tuple[str, ...]:
@@ -188,7 +201,7 @@ def _class_names(path: Path, metadata: dict[bytes, bytes] | None, label_column: 
 def _is_text(shard: _Shard) -> bool:
     import pyarrow as pa
 
-    return bool(pa.types.is_large_string(shard.labels.type))
+    return bool(pa.types.is_dictionary(shard.labels.type))
 
 
 def _classes(train: list[_Shard]) -> tuple[str | int, ...]:
@@ -215,9 +228,9 @@ def _class_labels(shard: _Shard, classes: tuple[str | int, ...]) -> Labels:
     if _is_text(shard):
         if not is_named:
             raise data_error(shard.path, f"found {shard.label_column} of text", "integers, as in other files")
-        own: tuple[str | int, ...] = tuple(shard.labels.unique().to_pylist())
-        indices = {name: i for i, name in enumerate(own)}
-        labels = np.array([indices[name] for name in shard.labels.to_pylist()], dtype=np.int64)
+        encoded = shard.labels.combine_chunks()
+        own: tuple[str | int, ...] = tuple(encoded.dictionary.to_pylist())
+        labels = encoded.indices.to_numpy().astype(np.int64)
     else:
         own = shard.names if shard.names and is_named else classes
         labels = check_labels(shard.labels.to_numpy(), len(own), shard.path)
@@ -247,14 +260,14 @@ def _decode(shards: list[_Shard], classes: tuple[str | int, ...]) -> tuple[Split
 def _encoded(shards: list[_Shard]) -> Iterator[tuple[str, bytes]]:
     for shard in shards:
         row = 0
-        batches = shard.reader.iter_batches(batch_size=64, columns=[shard.image_column])
+        # Few at a time: a file of kilobytes can repeat a large image, which each row gets a copy of.
+        batches = shard.reader.iter_batches(batch_size=16, columns=[shard.image_column])
         while True:
             with parsing(shard.path, "a complete Parquet file"):
                 batch = next(batches, None)
-                values = [] if batch is None else batch.column(0).to_pylist()
             if batch is None:
                 break
-            for value in values:
+            for value in map(methodcaller("as_py"), batch.column(0)):
                 where = f"{shard.path}, row {row}"
                 content = value.get("bytes") if isinstance(value, dict) else value
                 if content is None:

@@ -5,6 +5,7 @@ the test set.
 """
 
 import itertools
+import re
 import struct
 import zipfile
 from collections import defaultdict
@@ -95,8 +96,15 @@ def _read(source: Source, root: Path) -> Decoded:
 
     def read(name: str) -> bytes:
         with parsing(location, expected):
-            size_bytes = archive.getinfo(prefix + name).file_size
-            check_count(size_bytes, MAX_IMAGE_BYTES, f"{location}/{name}", "bytes")
+            member = archive.getinfo(prefix + name)
+            check_count(member.file_size, MAX_IMAGE_BYTES, f"{location}/{name}", "bytes")
+            # Of other methods, zipfile unpacks all there is, whatever size the member is said to have.
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise data_error(
+                    f"{location}/{name}",
+                    f"found compression {member.compress_type}",
+                    "none (0) or deflate (8)",
+                )
             return archive.read(prefix + name)
 
     with closing(archive):
@@ -109,8 +117,10 @@ def _check_directory(path: Path) -> None:
         file.seek(max(0, path.stat().st_size - _ZIP_TAIL_BYTES))
         tail = file.read()
     for signature, number in ((b"PK\5\6", struct.Struct("<12xI")), (b"PK\6\6", struct.Struct("<40xQ"))):
-        at = tail.rfind(signature)
-        if at >= 0 and len(tail) >= at + number.size:
+        # All there are: a record behind the one that `zipfile` goes by may be a decoy.
+        for at in (match.start() for match in re.finditer(b"(?=%b)" % re.escape(signature), tail)):
+            if len(tail) < at + number.size:
+                break
             (size_bytes,) = number.unpack_from(tail, at)
             if size_bytes != 2**32 - 1:  # then the 64-bit record has the size
                 check_count(size_bytes, MAX_IMAGE_BYTES, path, "bytes of names")
