@@ -206,6 +206,17 @@ def repeated_text(root):
     )
 
 
+def many_columns(root):
+    names = ["image", "label", *map(str, range(50_000))]
+    pq.write_table(pa.table([[b"x"], *[[0]] * 50_001], names=names), root / "train-0.parquet")
+
+
+def text_not_utf8(root):
+    offsets, letters = pa.py_buffer(np.array([0, 1, 2], np.int32)), pa.py_buffer(b"\xff\xfe")
+    labels = pa.Array.from_buffers(pa.string(), 2, [None, offsets, letters])
+    pq.write_table(pa.table({"image": [b"x", b"x"], "label": labels}), root / "train-0.parquet")
+
+
 def many_names(root):
     names = [str(number) for number in range(2**16 + 1)]
     true_format.write_shard(root / "train-0.parquet", IMAGES, LABELS, image="image", names=names)
@@ -223,6 +234,14 @@ ABSURD = (
     repeated_text,
     many_names,
 )
+
+
+@pytest.mark.timeout(20)
+def test_links_to_the_root_are_refused_before_all_are_followed(tmp_path):
+    for number in range(300):
+        (tmp_path / str(number)).symlink_to(".")
+    with pytest.raises(DataError, match="folders"):
+        prepare("parquet", tmp_path)
 
 
 @pytest.mark.timeout(30)

@@ -48,10 +48,12 @@ def find_shards(source: Source, root: Path) -> dict[str, list[Path]]:
 
 def _below(root: Path) -> list[Path]:
     """Returns the folders at most two levels below a folder, without those of a single split."""
-    levels = [[root]]
-    for _ in range(2):
-        levels.append([folder for parent in levels[-1] for folder in _folders(parent)])
-    return [folder for level in levels[1:] for folder in level]
+    upper = _folders(root)
+    below = list(upper)
+    for parent in upper:
+        below += _folders(parent)
+        check_count(len(below), MAX_FILES, root, "folders")  # links to the root would multiply without end
+    return below
 
 
 def _folders(parent: Path) -> list[Path]:
