@@ -230,7 +230,7 @@ def _class_labels(shard: _Shard, classes: tuple[str | int, ...]) -> Labels:
             raise data_error(shard.path, f"found {shard.label_column} of text", "integers, as in other files")
         encoded = shard.labels.combine_chunks()
         own: tuple[str | int, ...] = tuple(encoded.dictionary.to_pylist())
-        labels = encoded.indices.to_numpy().astype(np.int64)
+        labels = np.asarray(encoded.indices, dtype=np.int64)
     else:
         own = shard.names if shard.names and is_named else classes
         labels = check_labels(shard.labels.to_numpy(), len(own), shard.path)
