@@ -5,13 +5,15 @@ import signal
 import sqlite3
 import tempfile
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from ledgers import IN_MEMORY, JOB, ON, start, unchanged_by, writer
 
 from tune_jobs.errors import LedgerError
+from tune_jobs.ledger import rows
 from tune_jobs.ledger.file import FILE_NAME
 from tune_jobs.ledger.rows import EVENTS, STATUSES, Decision
 from tune_jobs.ledger.writer import Ledger
@@ -31,6 +33,15 @@ def refused(ledger, call, match):
     events = ledger.events()
     unchanged_by(ledger, call, match)
     assert ledger.events() == events
+
+
+def test_a_clock_that_is_set_changes_no_times(ledger, monkeypatch):
+    before = datetime.now(UTC)
+    monkeypatch.setattr(rows, "datetime", SimpleNamespace(now=lambda zone: datetime(1970, 1, 1, tzinfo=zone)))
+    start(ledger, "a")
+    ledger.record_event("start")
+    (trial,), (event,) = ledger.trials(), ledger.events()
+    assert before - timedelta(minutes=1) < trial["started_at"] <= event["happened_at"]
 
 
 @pytest.mark.parametrize("status", STATUSES)

@@ -2,9 +2,10 @@
 
 import json
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from numbers import Integral, Real
 from typing import Any
 
@@ -69,6 +70,13 @@ def as_text(text: str | None) -> str | None:
     return None if text is None else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def now() -> str:
-    """Returns the current time in UTC, in ISO format."""
-    return datetime.now(UTC).isoformat(timespec="microseconds")
+class Clock:
+    """Tells the time in UTC, in ISO format: that of its creation plus what passed since, whoever sets the clock."""
+
+    def __init__(self) -> None:
+        self._start, self._started_s = datetime.now(UTC), time.monotonic()
+
+    def now(self) -> str:
+        """Returns the current time."""
+        moment = self._start + timedelta(seconds=time.monotonic() - self._started_s)
+        return moment.isoformat(timespec="microseconds")

@@ -44,10 +44,10 @@ from tune_jobs.ledger.rows import (
     RESERVED,
     START_COLUMNS,
     STATUSES,
+    Clock,
     Decision,
     as_json,
     as_text,
-    now,
     plain,
 )
 
@@ -68,6 +68,7 @@ class Ledger(LedgerReader):
         self.record: RemoteRecord | None = None  # stores each transaction remotely before it is committed
         self._statements: list[tuple[str, Sequence[Any]]] = []
         self._is_prepared = False  # for writing
+        self._clock = Clock()
         self._lock = lock_for_writing(file) if is_there(file) and not read_only else None
         try:
             self._connection = open_file(file, read_only=read_only)
@@ -120,7 +121,7 @@ class Ledger(LedgerReader):
             if connection.execute("SELECT 1 FROM trials WHERE trial_id = ?", (trial_id,)).fetchone():
                 raise self._error(f"trial {trial_id} has started before; expected a new trial_id")
             row = dict(zip(START_COLUMNS, start, strict=True))
-            row |= {"params": json.dumps(values), "max_epochs": max_epochs, "started_at": now()}
+            row |= {"params": json.dumps(values), "max_epochs": max_epochs, "started_at": self._clock.now()}
             self._insert("trials", row)
 
     def report(
@@ -159,7 +160,9 @@ class Ledger(LedgerReader):
             if epoch != last + 1:
                 raise self._error(f"trial {where}: the last epoch reported is {last}; expected {last + 1}")
             row = {"trial": trial, "epoch": epoch, "metrics": json.dumps(values)}
-            self._insert("reports", row | dict(zip(DECISION_COLUMNS, (*judged, now()), strict=True)))
+            self._insert(
+                "reports", row | dict(zip(DECISION_COLUMNS, (*judged, self._clock.now()), strict=True))
+            )
             if ends_as is not None:
                 self._end(trial, ends_as, decision.reason, None)
 
@@ -269,10 +272,10 @@ class Ledger(LedgerReader):
 
     def _end(self, trial: int, status: str, stop_reason: str, error: str | None) -> None:
         ended = {"status": status, "stop_reason": as_text(stop_reason), "error": as_text(error)}
-        self._change(trial, ended | {"finished_at": now(), "ended_after": self._last_seq()})
+        self._change(trial, ended | {"finished_at": self._clock.now(), "ended_after": self._last_seq()})
 
     def _add_event(self, kind: str, data: Mapping[str, Any], trial_id: str | None) -> None:
-        row = (self._last_seq(), kind, trial_id, as_json(data, f"{self.file}: {kind}"), now())
+        row = (self._last_seq(), kind, trial_id, as_json(data, f"{self.file}: {kind}"), self._clock.now())
         self._insert("events", dict(zip(EVENT_COLUMNS, row, strict=True)))
 
     def _last_seq(self) -> int:

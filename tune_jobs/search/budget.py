@@ -7,6 +7,8 @@ from typing import Any
 
 from tune_jobs.job.spec import BudgetModel
 
+_LONGEST_STEP_S = 7 * 24 * 3600.0
+
 
 @dataclass
 class Spent:
@@ -77,19 +79,20 @@ class Meter:
 def hours_before(events: Iterable[Mapping[str, Any]], reports: Iterable[Mapping[str, Any]]) -> float:
     """Returns how many hours a search ran in its earlier sessions.
 
-    A session lasts from its start to its stop; one that was killed, to its last report.
+    A session lasts from its start to its stop; one that was killed, to its last report. Clocks may be set at any time,
+    so what counts are the steps from record to record, in the ledger's order, without those that cannot be true.
     """
-    seconds, started, last = 0.0, None, None
-    moments = [
-        *((event["happened_at"], event["kind"]) for event in events if event["kind"] in ("start", "stop")),
-        *((report["reported_at"], "report") for report in reports),
+    seconds, last = 0.0, None
+    records = [
+        *((report["seq"], "report", report["reported_at"]) for report in reports),
+        *((event["after"], event["kind"], event["happened_at"]) for event in events),
     ]
-    for moment, kind in sorted(moments):
-        if kind == "start":
-            if started is not None:
-                seconds += (last - started).total_seconds()
-            started = moment
+    # Stable, so that a report is followed by the events after it, in their order.
+    for _, kind, moment in sorted(records, key=lambda record: record[0]):
+        if kind not in ("report", "start", "stop"):
+            continue
+        if kind != "start" and last is not None:
+            step_s = (moment - last).total_seconds()
+            seconds += step_s if 0 <= step_s <= _LONGEST_STEP_S else 0.0
         last = moment
-    if started is not None:
-        seconds += (last - started).total_seconds()
     return seconds / 3600
