@@ -1,6 +1,7 @@
 """What Ray needs from this machine before it starts, and what a container gives a process of it."""
 
 import os
+import resource
 import shutil
 import stat
 import subprocess
@@ -106,6 +107,21 @@ def test_the_token_of_a_local_ray_is_its_owners_only(monkeypatch, tmp_path, befo
     if before is None:
         assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
         assert len(file.read_text()) == 64
+
+
+def test_a_full_disk_leaves_no_empty_token(monkeypatch, tmp_path):
+    for name in [name for name in os.environ if name.startswith("RAY_AUTH")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "")  # so that it is restored
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        make_token()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list((tmp_path / ".ray").iterdir()) == []
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")

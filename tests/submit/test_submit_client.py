@@ -1,10 +1,13 @@
 """Reaching a cluster: addresses, ids and tokens that are refused, before anything is asked or sent."""
 
+import base64
+import hashlib
 import json
 import os
 import socketserver
 import threading
 import time
+import tracemalloc
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,9 +17,9 @@ import pytest
 from command_line import assert_refused
 
 from tune_jobs.errors import ClusterError, JobError
-from tune_jobs.submit.client import checked_address, checked_id, connect
+from tune_jobs.submit.client import answers, checked_address, checked_id, connect
 from tune_jobs.submit.fetch import checked_environment, fetch
-from tune_jobs.submit.http import is_loopback
+from tune_jobs.submit.http import Answer, is_loopback
 from tune_jobs.submit.http import send as send_request
 from tune_jobs.submit.protocol import ENVIRONMENT, FOLDER, PYTHON
 from tune_jobs.submit.submit import start
@@ -225,6 +228,59 @@ def test_the_clients_token_follows_no_redirect_and_no_netrc(with_token, monkeypa
     assert stolen == []
 
 
+def test_the_token_follows_no_redirect_of_a_log_that_is_followed(with_token):
+    """That request is aiohttp's, which follows redirects, but without the token."""
+    with web_server(lambda handler: send(handler, 200, b"{}")) as (thief, stolen):
+
+        def answer(handler):
+            if handler.path.endswith("/logs/tail"):
+                send(handler, 302, Location=f"{thief}/x")
+            else:
+                send(
+                    handler, 200, json.dumps({**JOB, "logs": ""} if "logs" in handler.path else JOB).encode()
+                )
+
+        with job_server(answer) as (address, asked):
+            follow(connect(address), "digits-1", print)
+    assert any(path.endswith("/logs/tail") and headers["Authorization"] for path, headers in asked)
+    assert not any("Authorization" in headers for _, headers in stolen)
+
+
+def test_a_connection_that_falls_silent_does_not_hold_a_log_forever(with_token, monkeypatch):
+    monkeypatch.setattr("tune_jobs.submit.watch._SILENT_AT_MOST_S", 0.3)
+    is_over = threading.Event()
+
+    def answer(handler):
+        if handler.path.endswith("/logs/tail"):
+            key = handler.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+            accepted = base64.b64encode(hashlib.sha1(key.encode()).digest()).decode()
+            websocket = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Accept": accepted}
+            handler.protocol_version = "HTTP/1.1"
+            send(handler, 101, b"\x81\x03one", **websocket)  # a frame of text
+            is_over.wait(20)
+        else:
+            content = {"logs": "one two"} if handler.path.endswith("/logs") else JOB
+            send(handler, 200, json.dumps(content).encode())
+
+    printed = []
+    started_s = time.monotonic()
+    with job_server(answer) as (address, _):
+        follow(connect(address), "digits-1", printed.append)
+        is_over.set()
+    assert printed == ["one", " two"]
+    assert time.monotonic() - started_s < 15
+
+
+def test_an_error_of_millions_of_lines_is_not_taken_apart():
+    text = "first\n" + "ab\n" * 200_000 + "last"
+    tracemalloc.start()
+    with pytest.raises(ClusterError, match=r"error: first last$"), answers():
+        raise RuntimeError(text)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 3 * len(text)
+
+
 @pytest.mark.parametrize("version", ["2.9.0", "2.53.0", "2.59.9", "nonsense"])
 def test_an_old_ray_is_refused(with_token, version):
     def answer(handler):
@@ -279,6 +335,23 @@ def test_answers_have_a_size_and_a_time():
         with pytest.raises(TimeoutError):
             send_request("GET", address, {}, within_s=0.5)
         assert time.monotonic() - started_s < 1.5
+
+
+def test_a_large_answer_can_only_be_a_log(monkeypatch):
+    """A list of empty lists takes 25 times its size."""
+    monkeypatch.setattr("tune_jobs.submit.http._LARGEST_JSON_BYTES", 1000)
+    log = json.dumps({"logs": 'a "quoted" \N{SNOWMAN}\n' * 100}).encode()
+    assert Answer(200, log).json() == json.loads(log)
+    lists = b"[" + b"[]," * 1000 + b"[]]"
+    for content in (
+        lists,
+        b'{"logs": ' + lists + b"}",
+        log[:-1] + b', "x": ' + lists + b"}",
+        log[:-2],
+        log * 2,
+    ):
+        with pytest.raises(ValueError, match=r"JSON too large|Unterminated"):
+            Answer(200, content).json()
 
 
 RUBBISH = [

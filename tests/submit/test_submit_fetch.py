@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -58,12 +59,13 @@ def damaged_bytes(log):
     [
         damaged_bytes,
         lambda log: log.replace("tune-jobs-part ", "tune-jobs-part !", 1),
+        lambda log: log.replace("tune-jobs-part ", "tune-jobs-part é", 1),
         lambda log: log.partition("tune-jobs-part ")[2].partition("\n")[2],
         lambda log: log.rpartition("tune-jobs-end")[0],
         lambda log: log + log,
         lambda log: "",
     ],
-    ids=["a letter", "no base64", "a part lost", "no end", "twice", "nothing"],
+    ids=["a letter", "no base64", "no ASCII", "a part lost", "no end", "twice", "nothing"],
 )
 def test_what_is_damaged_is_refused(damage):
     log = "\n".join(lines(zipped({"job.yaml": os.urandom(100_000)}))) + "\n"
@@ -88,9 +90,27 @@ def test_a_small_log_cannot_become_a_large_file(monkeypatch):
         unpack("\n".join(lines(bomb)))
 
 
-def zipped(files):
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_only_what_pack_makes_is_unpacked(method):
+    """Damaged LZMA would end in an error of its own, and may ask for gigabytes first."""
+    with pytest.raises(ClusterError, match="another way"):
+        unpack("\n".join(lines(zipped({"job.yaml": b"x" * 1000}, method))))
+
+
+@pytest.mark.parametrize("log", ["ab\n" * 200_000, "x" * 10**6, "tune-jobs-failed " + "x" * 10**6])
+def test_a_long_log_makes_neither_a_long_message_nor_many_objects(log):
+    tracemalloc.start()
+    with pytest.raises(ClusterError) as failed:
+        unpack(log)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(str(failed.value)) < 2000
+    assert peak < 4 * len(log)
+
+
+def zipped(files, method=zipfile.ZIP_DEFLATED):
     packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+    with zipfile.ZipFile(packed, "w", method, compresslevel=1) as archive:
         for name, content in files.items():
             archive.writestr(name, content)
     return packed.getvalue()

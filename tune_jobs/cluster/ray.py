@@ -8,7 +8,7 @@ import socket
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -194,14 +194,18 @@ def make_token() -> None:
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         number = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with open(number, "w") as opened:  # noqa: PTH123
+                opened.write(token)
+        except OSError:
+            file.unlink()  # empty, it would keep Ray from starting from then on
+            raise
     except FileExistsError:
-        if file.stat().st_mode & 0o077:  # an earlier version, or Ray itself, has made it
-            file.chmod(0o600)
+        with suppress(OSError):  # somebody else has made it, or it is mounted read-only
+            if file.stat().st_mode & 0o077:  # an earlier version, or Ray itself, has made it
+                file.chmod(0o600)
     except OSError:  # the home cannot be written: Ray's processes inherit the token instead
         os.environ["RAY_AUTH_TOKEN"] = token
-    else:
-        with open(number, "w") as opened:  # noqa: PTH123
-            opened.write(token)
 
 
 @contextmanager

@@ -137,9 +137,11 @@ def answers(job_id: str | None = None) -> Iterator[None]:
         if job_id is not None and "status code 404" in str(error):
             message = "no such job on this cluster; see `tune-jobs status`"
             raise JobError([Problem("ID", job_id, message)]) from error
-        # The lines between the first and the last are the server's traceback.
-        lines = [line[:_LONGEST_REASON] for line in str(error).strip().splitlines()] or ["no reason"]
-        reason = lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}"
+        # The lines between the first and the last are the server's traceback; there may be millions.
+        text = str(error).strip() or "no reason"
+        reason, end = text[:_LONGEST_REASON].splitlines()[0], text[-_LONGEST_REASON:].splitlines()[-1]
+        if len(reason) < min(len(text), _LONGEST_REASON):
+            reason = f"{reason} {end}"
         raise ClusterError(f"The cluster reported an error: {reason}") from error
 
 

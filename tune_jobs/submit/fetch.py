@@ -1,7 +1,6 @@
 """Fetches a submitted search's Parquet files and report through the cluster's job server."""
 
 import base64
-import binascii
 import hashlib
 import io
 import json
@@ -9,6 +8,8 @@ import re
 import time
 import zipfile
 import zlib
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from zsharp.atomic import atomic_write
 _LOOK_EVERY_S = 0.5
 _PACKED_WITHIN_S = 1800.0  # Ray may have to build an environment first
 _LONGEST_SHOWN = 200
+_LONGEST_REASON = 1000
 _LARGEST_ENVIRONMENT = 64 * 1024
 # What `submit` stores: an image's address, or our requirements with their versions. Ray's client would read anything
 # else from this machine: folders for `working_dir` and `py_modules`, files for `pip` and `conda`.
@@ -90,15 +92,14 @@ def unpack(log: str) -> dict[str, bytes]:
     Raises:
         ClusterError: If there are no files, or they are damaged, too large or have unexpected names.
     """
-    lines = log.splitlines()
-    failures = _with_prefix(lines, FAILED)
-    ends = _with_prefix(lines, END)
-    if failures or not ends:
-        reason = [*failures, *lines[-1:], "the log is empty"][0]
-        raise ClusterError(f"Nothing to fetch: {reason}")
+    failure = next(_with_prefix(log, FAILED), None)
+    ends = list(islice(_with_prefix(log, END), 2))
+    if failure is not None or not ends:
+        reason = failure or log.rstrip().rpartition("\n")[2] or "the log is empty"
+        raise ClusterError(f"Nothing to fetch: {reason[:_LONGEST_REASON]}")
     try:
-        packed = b"".join(base64.b64decode(part, validate=True) for part in _with_prefix(lines, PART))
-    except binascii.Error as error:
+        packed = b"".join(base64.b64decode(part, validate=True) for part in _with_prefix(log, PART))
+    except ValueError as error:  # also of letters beyond ASCII
         raise ClusterError(f"The files arrived damaged: {error}; fetch again") from error
     if ends != [f"{len(packed)} {hashlib.sha256(packed).hexdigest()}"]:
         raise ClusterError("The files arrived damaged: their hash differs from the one sent; fetch again")
@@ -117,7 +118,15 @@ def _unzip(packed: bytes) -> dict[str, bytes]:
             raise ClusterError("The cluster sent two files of one name")
         for entry in entries:
             if entry.filename not in FILES:  # it could lead out of the folder
-                raise ClusterError(f"The cluster sent a file of another name: {entry.filename!r}")
+                raise ClusterError(
+                    f"The cluster sent a file of another name: {entry.filename[:_LONGEST_SHOWN]!r}"
+                )
+            if (
+                entry.compress_type != zipfile.ZIP_DEFLATED
+            ):  # others fail, and take memory, in ways of their own
+                raise ClusterError(
+                    f"The cluster sent {entry.filename} packed in another way than `pack` does"
+                )
         # A small archive can unpack to any size; the sizes stand in its index, and zipfile reads no more than that.
         if sum(entry.file_size for entry in entries) > _MAX_UNPACKED_BYTES:
             raise ClusterError("The files would take more than 1 GiB unpacked")
@@ -128,8 +137,9 @@ def _is_pinned(package: object) -> bool:
     return isinstance(package, str) and _PINNED.fullmatch(package) is not None
 
 
-def _with_prefix(lines: list[str], prefix: str) -> list[str]:
-    return [line.removeprefix(prefix) for line in lines if line.startswith(prefix)]
+def _with_prefix(log: str, prefix: str) -> Iterator[str]:
+    # Not with a list of all lines: those of a hostile log could take thirty times its size.
+    return (line[1] for line in re.finditer(rf"^{re.escape(prefix)}(.*)$", log, re.MULTILINE))
 
 
 def _write(file: Path, content: bytes) -> Path:

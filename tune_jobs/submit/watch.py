@@ -82,13 +82,16 @@ def follow(cluster: Cluster, job_id: str, write: Callable[[str], None]) -> Any:
     async def tail() -> None:
         nonlocal num_seen, answered_s
         position = 0
-        async for text in cluster.client.tail_job_logs(job_id):
-            answered_s = time.monotonic()
-            # Each connection sends the log from its start: skip what earlier ones have shown.
-            new = text[max(0, num_seen - position) :]
-            position += len(text)
-            num_seen += len(new)
-            write(new)
+        # A connection that has died without a word is silent forever, like a job that prints nothing.
+        async with asyncio.timeout(_SILENT_AT_MOST_S) as silence:
+            async for text in cluster.client.tail_job_logs(job_id):
+                answered_s = time.monotonic()
+                silence.reschedule(asyncio.get_running_loop().time() + _SILENT_AT_MOST_S)
+                # Each connection sends the log from its start: skip what earlier ones have shown.
+                new = text[max(0, num_seen - position) :]
+                position += len(text)
+                num_seen += len(new)
+                write(new)
 
     while True:
         # The status, asked for next, tells what is wrong.
