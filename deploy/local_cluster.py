@@ -72,7 +72,7 @@ class LocalCluster:
     def start_head(self, cpus: float = 1, gpus: float = 1) -> None:
         """Starts the first node and waits until its job server answers."""
         (self.folder / "nodes").mkdir(parents=True)
-        self.token_file.touch(mode=0o600)
+        self.token_file.touch(mode=0o600, exist_ok=False)  # else somebody else's might be filled
         self.token_file.write_text(secrets.token_hex(32))
         port, dashboard_port = _free_port(), _free_port()
         addresses = {
@@ -193,8 +193,9 @@ class LocalCluster:
             f"{self.dashboard}/api/v0/nodes",
             headers={"Authorization": f"Bearer {self.token_file.read_text()}"},
         )
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the token is for this machine
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
+            with direct.open(request, timeout=10) as answer:
                 nodes = json.load(answer)["data"]["result"]["result"]
         except OSError:  # not up yet
             return []
