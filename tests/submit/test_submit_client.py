@@ -1,6 +1,7 @@
 """Reaching a cluster: addresses, ids and tokens that are refused, before anything is asked or sent."""
 
 import base64
+import gc
 import hashlib
 import json
 import os
@@ -228,24 +229,9 @@ def test_the_clients_token_follows_no_redirect_and_no_netrc(with_token, monkeypa
     assert stolen == []
 
 
-def test_the_token_follows_no_redirect_of_a_log_that_is_followed(with_token):
-    """That request is aiohttp's, which follows redirects, but without the token."""
-    with web_server(lambda handler: send(handler, 200, b"{}")) as (thief, stolen):
-
-        def answer(handler):
-            if handler.path.endswith("/logs/tail"):
-                send(handler, 302, Location=f"{thief}/x")
-            else:
-                send(
-                    handler, 200, json.dumps({**JOB, "logs": ""} if "logs" in handler.path else JOB).encode()
-                )
-
-        with job_server(answer) as (address, asked):
-            follow(connect(address), "digits-1", print)
-    assert any(path.endswith("/logs/tail") and headers["Authorization"] for path, headers in asked)
-    assert not any("Authorization" in headers for _, headers in stolen)
-
-
+# Ray's client asks in a deprecated way, and does not close a connection that is given up.
+@pytest.mark.filterwarnings("ignore:ssl=None is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 def test_a_connection_that_falls_silent_does_not_hold_a_log_forever(with_token, monkeypatch):
     monkeypatch.setattr("tune_jobs.submit.watch._SILENT_AT_MOST_S", 0.3)
     is_over = threading.Event()
@@ -267,6 +253,7 @@ def test_a_connection_that_falls_silent_does_not_hold_a_log_forever(with_token, 
     with job_server(answer) as (address, _):
         follow(connect(address), "digits-1", printed.append)
         is_over.set()
+    gc.collect()  # else the connection's warning would come in another test
     assert printed == ["one", " two"]
     assert time.monotonic() - started_s < 15
 
