@@ -1,6 +1,7 @@
 """A ledger in an object store: what a call returned from is there, whatever happens to the machine."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -130,6 +131,34 @@ def test_a_missing_transaction_is_found(address):
     folder.remote.delete(["ledger/3.json"])
     with pytest.raises(LedgerError, match="transactions are missing"):
         lose_machine(folder).open()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'[["ATTACH ? AS other", ["/tmp/never-made.sqlite"]]]',
+        b'[["CREATE TABLE more (x)", []]]',
+        b'[["DELETE FROM trials", []]]',
+        b'[["PRAGMA user_version = 9", []]]',
+        b'[["INSERT INTO meta VALUES (hex(1), 2)", []]]',
+        b"[",
+        b"7",
+        b"[[1, 2]]",
+        None,
+    ],
+    ids=str.split("attach create delete pragma function half number no-statement missing"),
+)
+def test_a_transaction_that_is_no_ledgers_is_refused(address, monkeypatch, content):
+    folder = SearchFolder(address, writes=True)
+    with folder.create(JOB, {}) as ledger:
+        start(ledger)
+    if content is not None:
+        folder.remote.write("ledger/1.json", content)
+    else:  # it vanishes between the listing and the reading
+        monkeypatch.setattr(RemoteFolder, "read_all", lambda self, names: [None for _ in names])
+    with pytest.raises(LedgerError, match=r"1\.json"):
+        lose_machine(folder).open()
+    assert not Path("/tmp/never-made.sqlite").exists()
 
 
 def test_the_writer_that_was_replaced_stops(address, monkeypatch):

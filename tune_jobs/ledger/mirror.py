@@ -15,6 +15,7 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,17 @@ Statement = tuple[str, Sequence[Any]]
 _MIN_NEW = 200
 _MIN_NEW_FRACTION = 0.2
 _CHECK_WRITER_EVERY_S = 5.0
+
+
+_ALLOWED = {
+    *(sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ),
+    sqlite3.SQLITE_TRANSACTION,
+}
+
+
+def _allow_rows_only(action: int, *_: str | None) -> int:
+    """Lets statements insert and change rows, and nothing else: they may come from a stranger."""
+    return sqlite3.SQLITE_OK if action in _ALLOWED else sqlite3.SQLITE_DENY
 
 
 class RemoteRecord:
@@ -69,12 +81,18 @@ class RemoteRecord:
                 f"{self._remote.address}: transactions are missing among {later[:3]}...{later[-3:]}"
             )
         contents = self._remote.read_all(f"ledger/{number}.json" for number in later)
-        connection = sqlite3.connect(file)
-        with connection:
-            for content in contents:
-                for statement, values in json.loads(content or b"[]"):
-                    connection.execute(statement, values)
-        connection.close()
+        with closing(sqlite3.connect(file)) as connection:
+            connection.set_authorizer(_allow_rows_only)
+            for number, content in zip(later, contents, strict=True):
+                name = f"{self._remote.address}: {number}.json"
+                if content is None:
+                    raise LedgerError(f"{name} vanished while the ledger was read; try again")
+                try:
+                    for statement, values in json.loads(content):
+                        connection.execute(statement, values)
+                except (sqlite3.Error, ValueError, TypeError, OverflowError, RecursionError) as problem:
+                    raise LedgerError(f"{name} is no transaction of a ledger: {problem}") from problem
+            connection.commit()
         self._count += len(later)
 
     def take_over(self) -> None:
