@@ -132,7 +132,11 @@ def test_a_label_means_the_same_class_in_all_files(kind, second, tmp_path):
     assert (test if second.startswith("test") else train[6:]) == expected
 
 
-@pytest.mark.parametrize("unlabelled", [None, pa.array([-1] * 6), pa.array([None] * 6, pa.int64())], ids=repr)
+@pytest.mark.parametrize(
+    "unlabelled",
+    [None, pa.array([-1] * 6), pa.array([None] * 6, pa.int64())],
+    ids=["no column", "all -1", "nulls"],
+)
 def test_a_test_split_without_labels_gives_way_to_validation_and_this_is_said(unlabelled, tmp_path, caplog):
     write(tmp_path, test=["validation-00000-of-00001.parquet"])
     true_format.write_shard(tmp_path / TEST, IMAGES, unlabelled)
