@@ -1,14 +1,17 @@
 """Each kind of damage is one `DataError` that names the file, and leaves no cache behind."""
 
 import dataclasses
+import io
 import pickle
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import true_format
+from PIL import Image
 
 from zsharp.data import DATASETS, DataError, prepare
+from zsharp.data.decode import decode_images
 
 WRITERS = {
     "cifar10": true_format.write_cifar,
@@ -224,3 +227,13 @@ def test_a_cache_that_cannot_be_written_says_so(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(DataError, match=r"file: cannot be written .*ZSHARP_CACHE"):
         prepare("parquet", tmp_path, cache=tmp_path / "file")
+
+
+@pytest.mark.timeout(20)
+def test_an_image_of_countless_scans_is_refused(tmp_path):
+    file = io.BytesIO()
+    Image.new("RGB", (4096, 4096)).save(file, "JPEG", progressive=True)
+    content = file.getvalue()
+    scan = content[content.rindex(b"\xff\xda") : -2][:12]
+    with pytest.raises(DataError, match="scans"):
+        decode_images([("here", content[:-2] + scan * 5000 + content[-2:])], 1)

@@ -12,6 +12,7 @@ from zsharp.data.limits import MAX_IMAGE_BYTES, MAX_PIXELS, check_memory
 from zsharp.data.source import Images
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+_MAX_SCANS = 500
 _ORIENTATION = 0x0112  # the EXIF tag
 _METADATA_MARKS = (b"Exif", b"EXIF", b"eXIf", b"exif", b"XMP", b"xmp", b"ns.adobe.com")
 # What shows an image [C, H, W] upright, by its EXIF orientation.
@@ -115,6 +116,9 @@ def _inspect(where: str, content: bytes) -> tuple[Images | None, Callable[[Image
                 raise data_error(
                     where, f"found {height} x {width} pixels", f"at most {MAX_PIXELS:,} in one image"
                 )
+            # Each scan of a progressive JPEG costs a pass over the image, and takes 12 bytes in the file.
+            if image.format == "JPEG" and (scans := content.count(b"\xff\xda")) > _MAX_SCANS:
+                raise data_error(where, f"found {scans} scans", f"at most {_MAX_SCANS} in one image")
             if image.format == "GIF" and getattr(image, "is_animated", False):
                 raise data_error(where, "found several frames", "8-bit, one frame")
             turn = _turn(image, content)
