@@ -266,6 +266,24 @@ def test_read_results_refuses_what_is_not_ours(search, damage, match, name):
     assert str(file) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("schema_version", "1" * 5000),
+        ("job", "5"),
+        ("job", "[" * 100_000),
+        ("job_history", '[[0, {"asha": {"reduction_factor": 1}}]]'),  # its milestones would have no end
+        ("hardware", "[1]"),
+    ],
+)
+def test_metadata_of_another_shape_are_refused(search, key, value):
+    export(search)
+    file = search / "parquet" / "trials.parquet"
+    rewrite(file, lambda t: t.replace_schema_metadata(t.schema.metadata | {key.encode(): value.encode()}))
+    with pytest.raises(ResultsError, match=r"trials\.parquet"):
+        read_results(search)
+
+
 def test_provenance_of_this_process():
     facts = provenance(["H200"])
     assert json.loads(json.dumps(facts)) == facts

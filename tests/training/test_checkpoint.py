@@ -128,6 +128,8 @@ DAMAGE = {
     ),
     "no file": (None, f"{UNREADABLE} .*No such file"),
     "another version": (resaved(lambda content: content | {"version": 99}), "version 99; valid: 1"),
+    "without a spec": (resaved(lambda content: content | {"spec": None}), UNREADABLE),
+    "without a state": (resaved(lambda content: content | {"state": 5}), UNREADABLE),
     "of something else": (resaved(lambda content: content["state"]), UNREADABLE),
 }
 

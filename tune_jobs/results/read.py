@@ -4,11 +4,12 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel, Field
 
 from tune_jobs.errors import ResultsError
 from tune_jobs.ledger.file import is_there
@@ -21,6 +22,40 @@ from tune_jobs.results.schema import (
 )
 
 _JSON_METADATA = ("job", "job_history", "package_versions", "hardware")
+
+
+class _Section(BaseModel):
+    """What is read of a job's sections; any version may have written them."""
+
+    seed: int = 0
+    seeds: int = 1
+    epochs: Annotated[int, Field(ge=1)] = 1
+    grace_epochs: Annotated[int, Field(ge=1)] = 1
+    reduction_factor: Annotated[float, Field(ge=2, allow_inf_nan=False)] = 3
+    enabled: bool = True
+    protect_top: int = 0
+    immortal_fraction: float = 0
+
+
+class _Job(BaseModel):
+    asha: _Section | None = None
+    search: _Section | None = None
+    train: _Section | None = None
+    space: dict[str, Any] | None = None
+
+
+class _Hardware(BaseModel):
+    memory_bytes: float | None = None
+    gpus: list[Any] | None = None
+
+
+class _Metadata(BaseModel):
+    """What must be true of the metadata, whoever wrote them."""
+
+    job: _Job | None
+    job_history: list[tuple[int, _Job]] | None
+    package_versions: dict[str, Any] | None
+    hardware: _Hardware | None
 
 
 @dataclass(frozen=True)
@@ -67,9 +102,10 @@ def read_results(folder: Path | str) -> Results:
     try:
         raw = {key.decode(): value.decode() for key, value in trials.schema.metadata.items()}
         metadata: dict[str, Any] = {name: json.loads(raw.get(name, "null")) for name in _JSON_METADATA}
-    except ValueError as problem:
-        file = parquet / "trials.parquet"
-        raise ResultsError(f"{file}: its metadata cannot be read: {problem}") from problem
+        _Metadata.model_validate(metadata)
+    except (ValueError, RecursionError) as problem:
+        file, text = parquet / "trials.parquet", "; ".join(str(problem).splitlines()[:3])
+        raise ResultsError(f"{file}: its metadata cannot be read: {text}") from problem
     metadata["schema_version"] = int(raw["schema_version"])
     metadata["python_version"] = raw.get("python_version")
     metadata["git_commit"] = raw.get("git_commit")
@@ -104,7 +140,7 @@ def _read(file: Path, expected: pa.Schema) -> pa.Table:
         text = "".join(char for char in " ".join(str(problem).split()) if char.isprintable())
         raise ResultsError(f"{file}: expected a Parquet file, found: {text}") from problem
     version = (table.schema.metadata or {}).get(b"schema_version", b"none").decode(errors="replace")
-    if not version.isdecimal():
+    if not version.isdecimal() or len(version) > 9:
         raise ResultsError(f"{file}: not written by tune-jobs: expected a schema_version, found {version}")
     if int(version) > SCHEMA_VERSION:
         raise ResultsError(

@@ -47,15 +47,17 @@ def read_checkpoint(path: Path, spec: TrialSpec, device: torch.device) -> dict[s
             if damaged := file.testzip():
                 raise BadZipFile(f"wrong checksum of {damaged}")
         content = torch.load(path, map_location=device, weights_only=True)
-        version, identity, state = content["version"], content["spec"], content["state"]
+        version, identity, state = int(content["version"]), content["spec"], content["state"]
+        there = dict(flat(json.loads(identity)))
+        if not isinstance(state, dict):
+            raise TypeError(type(state).__name__)
     except Exception as error:  # torch.load raises a different type for every kind of damage
         detail = error.strerror if isinstance(error, OSError) else "damaged, or not a checkpoint of ours"
         raise ValueError(f"{path}: not a readable checkpoint ({type(error).__name__}: {detail})") from error
     if version != _VERSION:
         raise ValueError(f"{path}: checkpoint version {version}; valid: {_VERSION}")
     if identity != _identity(spec):
-        raise ValueError(f"{path}: checkpoint of another trial ({_differences(identity, _identity(spec))})")
-    assert isinstance(state, dict)
+        raise ValueError(f"{path}: checkpoint of another trial ({_differences(there, _identity(spec))})")
     return state
 
 
@@ -87,7 +89,7 @@ def _identity(spec: TrialSpec) -> str:
     return json.dumps(fields, sort_keys=True)
 
 
-def _differences(there: str, here: str) -> str:
-    old, new = dict(flat(json.loads(there))), dict(flat(json.loads(here)))
+def _differences(old: dict[str, Any], here: str) -> str:
+    new = dict(flat(json.loads(here)))
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     return ", ".join(f"{name} is {old.get(name)!r} there and {new.get(name)!r} here" for name in names)
