@@ -377,3 +377,8 @@ def test_latex_compiles_with_any_name(table_of_one, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]
     assert rb"\\*" not in text.encode() and "\n*" not in text and "\n[" not in text
+
+
+def test_infinities_of_a_foreign_file_are_null_in_json():
+    table = tables.Table("t", "", [], [{"loss": float("inf"), "count": 1}])
+    assert json.loads(tables.to_json(table)) == [{"loss": None, "count": 1}]

@@ -134,13 +134,18 @@ def csv_field(value: Any) -> Any:
 
 
 def to_json(table: Table) -> str:
-    """Returns all values of all rows as a JSON array of objects, null where a value is missing."""
-    text = json.dumps(list(table.rows), indent=2, allow_nan=False, ensure_ascii=False)
+    """Returns all values of all rows as a JSON array of objects, null where a value is missing or not finite."""
+    rows = [{name: _finite(value) for name, value in row.items()} for row in table.rows]
+    text = json.dumps(rows, indent=2, allow_nan=False, ensure_ascii=False)
     # JSON itself escapes only some of what a terminal obeys.
     return (
         "".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text)
         + "\n"
     )
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def to_markdown(table: Table) -> str:
