@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 SCHEMES = ("s3", "gs")
 _TIMEOUT_S = 20.0
 _ATTEMPTS = 8  # for a request that the server answers with an error, with growing pauses
+_MIN_FREE_BYTES = 1024 * 1024  # for a ledger and its results; a search that needs more ends resumable
 _AT_ONCE = 16  # parallel transfers
 
 
@@ -122,6 +124,20 @@ class RemoteFolder:
                     request_timeout=_TIMEOUT_S,
                 )
         return self._opened
+
+
+def room_problem(folder: Path) -> str | None:
+    """Returns why nothing can be written in a local folder, or in the one where it would be made; None if it can be.
+
+    Raises:
+        OSError: If no folder can have this name.
+    """
+    above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        return f"nothing can be written in {above}; expected another folder"
+    if shutil.disk_usage(above).free < _MIN_FREE_BYTES:
+        return f"the disk of {above} is full; free some space, or give another folder"
+    return None
 
 
 def is_address(location: str | Path) -> bool:

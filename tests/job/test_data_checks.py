@@ -1,10 +1,15 @@
 """What a job asks of its data: each refusal, where it lies and what is valid."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from tune_jobs.errors import JobError
+from tune_jobs import storage
+from tune_jobs.errors import JobError, ResultsError
 from tune_jobs.job.data_checks import check_data
 from tune_jobs.job.load import load_job
+from tune_jobs.ledger.writer import Ledger
+from tune_jobs.results.write import export
 from tune_jobs.search.folder import SearchFolder, check_folder
 
 
@@ -81,6 +86,17 @@ def test_files_that_are_missing_or_damaged(tmp_path):
 
 def test_a_search_folder_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(JobError, match="no folder can be made"):
+    with pytest.raises(JobError, match="nothing can be written"):
         check_folder(load_job("digits"), SearchFolder(tmp_path / "file" / "search"))
     assert check_folder(load_job("digits"), SearchFolder(tmp_path / "new" / "search")) is False
+
+
+def test_a_full_disk_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    Ledger.create(tmp_path / "old", {"name": "x"}, {}).close()
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr(storage.shutil, "disk_usage", lambda folder: SimpleNamespace(free=4096))
+    with pytest.raises(JobError, match=r"--out.*full"):
+        check_folder(load_job("digits"), SearchFolder(tmp_path / "new"))
+    with pytest.raises(ResultsError, match=r"old.*full"):
+        export(tmp_path / "old")
+    assert sorted(tmp_path.rglob("*")) == before

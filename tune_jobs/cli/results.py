@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from tune_jobs.cli.arguments import Folder, Folders
 from tune_jobs.cli.printing import console
+from tune_jobs.storage import room_problem
 
 
 def compare(
@@ -108,6 +109,8 @@ def _page(html: Path) -> Path:
         raise typer.BadParameter(f"cannot be written: {error}", param_hint="--html") from None
     if is_taken or not html.name:  # Path('') is the folder '.'
         raise typer.BadParameter(f"cannot be written: {str(html)!r} is no file", param_hint="--html")
+    if (problem := room_problem(page.parent)) is not None:
+        raise typer.BadParameter(f"cannot be written: {problem}", param_hint="--html")
     return page
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tune_jobs.errors import ResultsError
+from tune_jobs.ledger.file import FILE_NAME, is_there
 from tune_jobs.ledger.rows import WORKER_FACTS
 from tune_jobs.ledger.writer import Ledger
 from tune_jobs.results.schema import (
@@ -21,6 +22,7 @@ from tune_jobs.results.schema import (
     epochs_schema,
     trials_schema,
 )
+from tune_jobs.storage import room_problem
 from zsharp.atomic import atomic_write
 from zsharp.training.epoch_row import TOTALS
 
@@ -42,9 +44,11 @@ def export(folder: Path | str) -> list[Path]:
 
     Raises:
         LedgerError: The folder has no readable ledger.
-        ResultsError: The folder `parquet` cannot be made.
+        ResultsError: The folder `parquet` cannot be made or written, or the disk is full.
     """
     parquet = Path(folder) / "parquet"
+    if is_there(parquet.with_name(FILE_NAME)) and (problem := room_problem(parquet)) is not None:
+        raise ResultsError(f"{parquet}: {problem}")
     with Ledger.open(Path(folder), read_only=True) as ledger, ledger.snapshot():
         job, trials = ledger.job, ledger.trials()
         metadata = _metadata(job, ledger.provenance, ledger.jobs())

@@ -1,7 +1,6 @@
 """A search folder, on a disk or at an address: what is in it, and how it is opened."""
 
 import atexit
-import os
 import shlex
 import shutil
 import tempfile
@@ -16,7 +15,7 @@ from tune_jobs.job.spec import JobSpec
 from tune_jobs.ledger.file import FILE_NAME
 from tune_jobs.ledger.mirror import RemoteRecord
 from tune_jobs.ledger.writer import Ledger
-from tune_jobs.storage import RemoteFolder, is_address
+from tune_jobs.storage import RemoteFolder, is_address, room_problem
 
 _PUBLISHED = ("job.yaml", "optuna.journal", "parquet/trials.parquet", "parquet/epochs.parquet")
 _PARQUET = (*_PUBLISHED[2:], "parquet/confirmations.parquet")
@@ -92,12 +91,9 @@ class SearchFolder:
             above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         except OSError as error:
             return f"{error.strerror}; expected another folder"
-        if above != folder:
-            is_fine = above.is_dir() and os.access(above, os.W_OK)
-            return None if is_fine else f"no folder can be made in {above}; expected another one"
-        if self.has_search() or (folder.is_dir() and not any(map(_is_of_use, folder.iterdir()))):
-            return None
-        return "it exists and is not a search folder; expected a new one"
+        if above == folder and not self.has_search() and not _is_empty(folder):
+            return "it exists and is not a search folder; expected a new one"
+        return room_problem(folder)
 
     def create(self, job: Mapping[str, Any], provenance: Mapping[str, Any]) -> Ledger:
         """Starts the record of a search; there must be none yet."""
@@ -194,6 +190,10 @@ def check_folder(job: JobSpec, folder: SearchFolder) -> bool:
         text = f"it holds another job ({other['name']!r}); expected another folder"
         raise JobError([Problem("--out", folder.address, text)])
     return True
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(map(_is_of_use, folder.iterdir()))
 
 
 def _is_of_use(path: Path) -> bool:
