@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -364,3 +365,11 @@ def test_damage_found_later_is_a_message_too(whole, tmp_path):
     (tmp_path / FILE_NAME).write_bytes(whole[:-8192] + b"\xff" * 8192)
     with Ledger.open(tmp_path, read_only=True) as damaged, pytest.raises(LedgerError, match="malformed"):
         damaged.reports()
+
+
+def test_a_metric_of_another_type_is_damage(tmp_path):
+    shutil.copy(Path(__file__).parents[1] / "fixtures/search_of_0_1/ledger.sqlite", tmp_path)
+    with sqlite3.connect(tmp_path / "ledger.sqlite") as connection:
+        connection.execute("""UPDATE reports SET metrics = '{"lr": "x"}' WHERE seq = 1""")
+    with Ledger.open(tmp_path, read_only=True) as ledger, pytest.raises(LedgerError, match="lr"):
+        ledger.reports()

@@ -107,7 +107,8 @@ class LedgerReader:
                         f"row {seq} of reports: epoch {row['epoch']} of trial {trials.get(trial, trial)!r}; "
                         f"expected epoch {epochs[trial]} of a trial that started"
                     )
-                check_metrics(metrics)
+                with self._translated():
+                    check_metrics(metrics)
                 if trial_id is None or trials[trial] == trial_id:
                     yield {"seq": seq, "trial_id": trials[trial], "val_accuracy": None, **metrics, **row}
 
