@@ -66,11 +66,22 @@ def test_html_targets_that_are_no_files(tmp_path, target, monkeypatch, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["loop"]
 
 
+def test_a_page_does_not_replace_a_file_that_is_no_page(tmp_path, capsys):
+    from tune_jobs.cli.app import main
+
+    (tmp_path / "ledger.sqlite").write_bytes(b"SQLite format 3\0")
+    with pytest.raises(SystemExit) as ended:
+        main(["compare", str(SEARCH), "--html", str(tmp_path / "ledger.sqlite")])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert (tmp_path / "ledger.sqlite").read_bytes() == b"SQLite format 3\0"
+
+
 def test_an_html_target_that_is_a_link_is_written_through(tmp_path, monkeypatch):
     from tune_jobs.cli.app import main
 
     monkeypatch.setattr("tune_jobs.report.write.write_images", lambda pictures, folder: None)  # takes seconds
-    (tmp_path / "target.html").write_text("old")
+    (tmp_path / "target.html").write_text("<!DOCTYPE html>old")
     (tmp_path / "link.html").symlink_to("target.html")
     with pytest.raises(SystemExit) as ended:
         main(["compare", str(SEARCH), "--html", str(tmp_path / "link.html")])

@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from tune_jobs.cli.arguments import Folder, Folders
 from tune_jobs.cli.printing import console
+from tune_jobs.errors import JobError, Problem
 from tune_jobs.storage import room_problem
 
 
@@ -96,22 +97,36 @@ def _page(html: Path) -> Path:
     """Returns the file that a page is to be written to; of a link, the file it leads to.
 
     Raises:
-        BadParameter: If something that is no file is there, such as a folder or a device.
+        JobError: If something else than a page is there, such as a folder, a device or a ledger.
     """
     try:
         page = html.resolve()
-        is_taken = html.exists() and not page.is_file()
-        is_taken = is_taken or html.absolute().parts[1:2] in (
-            ("dev",),
-            ("proc",),
-        )  # streams that lead to files
-    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, or a name with a NUL
-        raise typer.BadParameter(f"cannot be written: {error}", param_hint="--html") from None
-    if is_taken or not html.name:  # Path('') is the folder '.'
-        raise typer.BadParameter(f"cannot be written: {str(html)!r} is no file", param_hint="--html")
+        is_stream = html.absolute().parts[1:2] in (("dev",), ("proc",))  # streams can lead to files
+        if is_stream or not html.name or (html.exists() and not page.is_file()):  # Path('') is the folder '.'
+            raise _not_a_page(html, "it is no file")
+        if page.is_file() and not _is_page_or_empty(page):
+            raise _not_a_page(
+                html, "it is a file, but no HTML page, and would be replaced; give another name"
+            )
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
+        raise _not_a_page(html, str(error)) from None
+    except ValueError as error:  # a name with a NUL
+        if isinstance(error, JobError):
+            raise
+        raise _not_a_page(html, str(error)) from None
     if (problem := room_problem(page.parent)) is not None:
-        raise typer.BadParameter(f"cannot be written: {problem}", param_hint="--html")
+        raise _not_a_page(html, problem)
     return page
+
+
+def _is_page_or_empty(page: Path) -> bool:
+    with page.open("rb") as file:
+        start = file.read(512).lower()
+    return not start.strip() or b"<html" in start or b"<!doctype html" in start
+
+
+def _not_a_page(html: Path, reason: str) -> JobError:
+    return JobError([Problem("--html", str(html), f"cannot be written: {reason}")])
 
 
 def _write_report(folders: list[Path], page: Path) -> None:
@@ -120,7 +135,7 @@ def _write_report(folders: list[Path], page: Path) -> None:
     try:
         written = write_report(folders, page)
     except OSError as problem:
-        raise typer.BadParameter(f"cannot be written: {problem}", param_hint="--html") from None
+        raise _not_a_page(page, str(problem)) from None
     typer.echo(f"Report: {written.page}\nIts tables and figures as files: {written.files}")
     if written.missing:
         typer.echo(written.missing)
