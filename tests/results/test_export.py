@@ -266,6 +266,13 @@ def test_read_results_refuses_what_is_not_ours(search, damage, match, name):
     assert str(file) in str(caught.value)
 
 
+def test_files_of_two_moments_are_refused(search):
+    export(search)
+    rewrite(search / "parquet" / "trials.parquet", lambda t: t.slice(1))
+    with pytest.raises(ResultsError, match=r"epochs\.parquet"):
+        read_results(search)
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [

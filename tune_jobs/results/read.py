@@ -110,7 +110,15 @@ def read_results(folder: Path | str) -> Results:
     metadata["python_version"] = raw.get("python_version")
     metadata["git_commit"] = raw.get("git_commit")
     metadata["git_dirty"] = {"true": True, "false": False}.get(raw.get("git_dirty", ""))
-    return Results(folder, _to_pandas(trials), _to_pandas(epochs), _to_pandas(confirmations), metadata)
+    results = Results(folder, _to_pandas(trials), _to_pandas(epochs), _to_pandas(confirmations), metadata)
+    unknown = results.epochs.loc[~results.epochs["trial_id"].isin(results.trials["trial_id"]), "trial_id"]
+    if len(unknown):
+        # An export replaces one file after the other.
+        raise ResultsError(
+            f"{parquet / 'epochs.parquet'}: has reports of trial {unknown.iloc[0]}, which trials.parquet lacks; if an "
+            "export is running, try again, else run `tune-jobs export` on the folder"
+        )
+    return results
 
 
 def read_all(folders: Iterable[Path | str]) -> list[Results]:
