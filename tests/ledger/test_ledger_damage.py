@@ -83,3 +83,11 @@ def test_what_runs_code_in_a_ledger_from_elsewhere_is_refused(tmp_path):
     connection.close()
     with pytest.raises(LedgerError, match="other tables"):
         Ledger.open(tmp_path)
+
+
+def test_a_schema_that_is_not_text_is_refused(damaged, tmp_path):
+    content = bytearray((damaged[0] / FILE).read_bytes())
+    content[content.index(b"CREATE TABLE") + 13] = 0xF4  # never valid in UTF-8 before a letter
+    (tmp_path / FILE).write_bytes(content)
+    with pytest.raises(LedgerError, match="expected a ledger"):
+        Ledger.open(tmp_path, read_only=True)

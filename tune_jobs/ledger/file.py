@@ -98,7 +98,7 @@ def open_file(file: Path, *, read_only: bool) -> sqlite3.Connection:
         except BaseException:
             connection.close()
             raise
-    except sqlite3.Error as problem:
+    except (sqlite3.Error, UnicodeDecodeError) as problem:  # text of a damaged schema is not UTF-8
         _check_length(file)  # SQLite's own message would only be "malformed"
         raise LedgerError(f"{file}: expected a ledger (version {VERSION}), found: {problem}") from problem
     return connection
