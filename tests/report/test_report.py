@@ -257,6 +257,9 @@ def test_warnings_say_what_speaks_against_an_optimum(tmp_path):
     rows[5] |= {"val_accuracy": 0.9, "param.lr": 0.0299}
     job = json.loads(table.schema.metadata[b"job"])
     write(tmp_path, "trials", trials_schema(), rows, job)
+    kept = {row["trial_id"] for row in rows}
+    epochs = pq.read_table(tmp_path / "parquet" / "epochs.parquet").to_pylist()
+    write(tmp_path, "epochs", epochs_schema(), [row for row in epochs if row["trial_id"] in kept], job)
     few, infeasible, edge = warnings(load([tmp_path]), "mlp")
     assert few.startswith("mlp, sam: n = 9 trials are few to search rho, lr;")
     assert infeasible.startswith("mlp, sam: 33% of n = 9 trials diverged or failed")
