@@ -23,11 +23,11 @@ import torch
 from other_ascents import authors_ascent, sam_loop_ascent
 from torch import nn
 
-from zsharp.models import ARCHITECTURES, build_model
+from zsharp.models import build_model, layout_of
 from zsharp.optim import frozen_batch_norm, make_optimizer
 from zsharp.optim.triton.tables import filled_after_capture
 from zsharp.training.device import choose_device, device_name
-from zsharp.training.precision import memory_format, uses_bf16
+from zsharp.training.precision import uses_bf16
 
 MODELS = ("resnet20", "resnet56", "resnet110", "vgg16_bn", "vit_7_8_8_384", "linear_4096")
 OURS = {
@@ -160,7 +160,7 @@ def build(name: str, device: torch.device, batch_size: int) -> tuple[nn.Module, 
         layout = torch.contiguous_format
     else:
         model = build_model(name, SHAPE, 10)
-        layout = memory_format(ARCHITECTURES[name].family)
+        layout = layout_of(name)
     model = model.to(device, memory_format=layout)
     inputs = torch.randn(batch_size, *SHAPE, device=device).contiguous(memory_format=layout)
     labels = torch.randint(10, (batch_size,), device=device)

@@ -25,10 +25,9 @@ from other_ascents import authors_perturb, sam_loop_perturb
 from torch import Tensor, nn
 
 from zsharp.data.training_data import TrainingData, load_training_data
-from zsharp.models import ARCHITECTURES, build_model
+from zsharp.models import build_model, layout_of
 from zsharp.training import Training, TrainSpec, TrialSpec
 from zsharp.training.device import choose_device, device_name
-from zsharp.training.precision import memory_format
 
 MODELS = ("resnet20", "resnet56", "vgg16_bn", "vit_7_8_8_384")
 METHODS = ("base", "sam", "zsharp")
@@ -141,7 +140,7 @@ def usual(
 ) -> Callable[[], Any]:
     """An epoch as scripts have it."""
     torch.manual_seed(0)
-    layout = memory_format(ARCHITECTURES[model].family)
+    layout = layout_of(model)
     net = build_model(model, (3, 32, 32), 10).cuda().to(memory_format=layout)
     params = list(net.parameters())
     optimizer = torch.optim.SGD(params, lr=1e-3, momentum=0.9, weight_decay=5e-5, foreach=False)

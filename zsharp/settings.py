@@ -21,7 +21,7 @@ class Setting:
     """One field as it is declared."""
 
     name: str
-    kind: type  # its type, without the None that it may be; `str` where there are choices
+    kind: type  # its type, without the None that it may be; `str` where there are choices, `tuple` of texts, `Mapping`
     summary: str = ""  # what it means, in one line
     choices: tuple[str, ...] = ()  # the valid names; empty where it is not a choice
     is_optional: bool = False  # whether None is valid
@@ -41,6 +41,10 @@ class Setting:
             return isinstance(value, bool)
         if self.kind in (int, float):
             return self._is_in_range(value)
+        if self.kind is tuple:
+            return isinstance(value, tuple | list) and all(isinstance(item, str) for item in value)
+        if self.kind is Mapping:
+            return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
         return not isinstance(value, str) or len(value) >= self.min_length
 
     def _is_in_range(self, value: object) -> bool:
@@ -70,6 +74,10 @@ class Setting:
             return ", ".join(self.choices)
         if self.kind is bool:
             return "True, False"
+        if self.kind is tuple:
+            return "a list of texts"
+        if self.kind is Mapping:
+            return "values by name"
         if self.kind is str:
             return f"at least {self.min_length} characters"
         whole = "whole numbers, " if self.kind is int else ""
@@ -125,7 +133,7 @@ def _read(name: str, hint: Any) -> Setting:
     members = get_args(hint) if isinstance(hint, UnionType) else (hint,)
     kinds = [member for member in members if member is not NoneType]
     assert len(kinds) == 1, f"{name}: a setting has one type, and may be None"
-    facts: dict[str, Any] = {"kind": kinds[0], "is_optional": NoneType in members}
+    facts: dict[str, Any] = {"kind": get_origin(kinds[0]) or kinds[0], "is_optional": NoneType in members}
     if get_origin(kinds[0]) is Literal:
         facts |= {"kind": str, "choices": get_args(kinds[0])}
     for note in notes:

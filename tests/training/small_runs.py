@@ -50,7 +50,7 @@ def whole_state(training):
         "model": training.model.state_dict(),
         "optimizer": training.optimizer.state_dict(),
         "average": training._average,
-        "batches": training._batches.generator.get_state(),
+        "batches": training.task.generators[0].get_state(),
         "global": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if training.device.type == "cuda" else None,
         "counts": (training.epoch, training._gradient_evaluations),

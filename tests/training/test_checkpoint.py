@@ -170,7 +170,7 @@ def test_a_checkpoint_of_other_data_is_refused(written):
     """The same name and folder may hold other images: the user's own Parquet files, for one."""
     spec, path = written
     training = Training(spec)
-    training.data = replace(training.data, info=replace(training.data.info, checksum="0" * 32))
+    training.task.data = replace(training.data, info=replace(training.data.info, checksum="0" * 32))
     with pytest.raises(ValueError, match=r"checkpoint\.pt: checkpoint of other data"):
         training.load(path)
 

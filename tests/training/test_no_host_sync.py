@@ -24,9 +24,10 @@ class HostReads(TorchDispatchMode):
 
 def reads_of_an_epochs_steps(training):
     with HostReads() as reads:
-        order = training._batches.draw_order()
-        training._take_steps(order, training._device_rates[: len(order)])
-    assert len(order) == 5
+        training._take_steps(
+            training.task.batches(0), training._device_rates[: training.task.steps_per_epoch]
+        )
+    assert training.task.steps_per_epoch == 5
     return reads.count
 
 

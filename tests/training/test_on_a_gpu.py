@@ -88,10 +88,11 @@ def random_images(num=2560):
 def test_steps_wait_for_nothing(method, use_graph):
     training = Training(small_spec(method, augment=AUGMENT), use_graph=use_graph)
     training.run_epoch()
-    order = training._batches.draw_order()
     try:
         torch.cuda.set_sync_debug_mode("error")
-        training._take_steps(order, training._device_rates[: len(order)])
+        training._take_steps(
+            training.task.batches(0), training._device_rates[: training.task.steps_per_epoch]
+        )
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

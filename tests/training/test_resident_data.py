@@ -50,8 +50,8 @@ def test_an_epoch_sees_each_image_at_most_once_and_none_of_the_validation_images
     assert len(where) == len(data.images)
     epochs = [[], []]
     for seen in epochs:
-        for batch in training._batches.draw_order():
-            inputs, _, labels = training._batches.batch(batch)
+        for batch in training.task.batches(0):
+            inputs, _, labels = training.task.prepare(batch)
             pixels = ((inputs * data.info.std[0] + data.info.mean[0]) * 255).round().to(torch.uint8)
             rows = [where[image.contiguous().numpy().tobytes()] for image in pixels]
             assert data.labels[rows].tolist() == labels.tolist()

@@ -86,7 +86,7 @@ def test_the_rate_of_every_step_reaches_the_weights():
     training = Training(spec)
     factors = learning_rate_factors("cosine", 20, 5, 1.0)
     weight = training.model.classifier.bias
-    rows = training._batches.draw_order()[0]
+    rows = next(training.task.batches(0))
     for index in (0, 4, 12, 19):
         before = weight.detach().clone()
         training._step(training._device_rates[index], rows)

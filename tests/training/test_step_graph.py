@@ -28,10 +28,9 @@ def test_a_run_after_steps_that_left_no_trace_is_the_run_without_them(method, se
     disturbed.run_epoch()  # makes the optimizer's state
     model = disturbed.model.state_dict()
     weights = {name: tensor.clone() for name, tensor in model.items()}
-    generators = [disturbed._batches.generator, *getattr(disturbed.optimizer, "generators", [])]
+    generators = [*disturbed.task.generators, *getattr(disturbed.optimizer, "generators", [])]
     with disturbed._unchanged(generators):
-        order = disturbed._batches.draw_order()
-        for rows in order[:3]:
+        for rows in list(disturbed.task.batches(1))[:3]:
             disturbed._step(torch.tensor(0.1), rows)
         assert not is_same(model, weights)
     assert is_same(model, weights)

@@ -21,8 +21,9 @@ from tune_jobs.job.space import (
     describe,
     grid_size,
 )
-from tune_jobs.job.spec import SECTIONS, JobSpec
+from tune_jobs.job.spec import SECTIONS, DataModel, JobSpec
 from tune_jobs.wording import counted
+from zsharp.user_code import is_reference
 
 _Keys = tuple[int | str, ...]  # lead to a value in a job: ("space", "q_p", "uniform", 1)
 
@@ -93,6 +94,23 @@ def _without(values: Mapping[str, object], refused: set[_Keys]) -> dict[str, obj
     return kept
 
 
+def _check_what_is_trained(checked: _Checked) -> Iterator[Problem]:
+    task = checked.values.get("task")
+    if task is None:
+        for name in ("data", "architectures"):
+            if checked.values.get(name) is None:
+                yield Problem(name, NOTHING, "missing; every job without a `task` needs it")
+        return
+    if isinstance(task, str) and not is_reference(task):
+        yield Problem("task", task, "expected module:function, such as my_task:Task")
+    if checked.values.get("architectures"):
+        yield Problem(
+            "architectures", NOTHING, "the job's `task` brings its own model; remove one of the two"
+        )
+    if checked.job.data != DataModel():
+        yield Problem("data", NOTHING, "the job's `task` brings its own data; remove one of the two")
+
+
 def _check_dataset(checked: _Checked) -> Iterator[Problem]:
     from zsharp.data import DATASETS
 
@@ -115,7 +133,8 @@ def _check_names(checked: _Checked) -> Iterator[Problem]:
             path = show_path((section, index))
             if not isinstance(name, str):
                 continue  # pydantic has reported it
-            if name not in valid:
+            is_theirs = section == "architectures" and is_reference(name)
+            if name not in valid and not is_theirs:
                 yield Problem(path, name, unknown(section.removesuffix("s"), name, valid))
             elif name in names[:index]:
                 text = "listed twice, which would make two studies of the same name; remove one"
@@ -293,6 +312,7 @@ def _value_at(values: Mapping[str, object], *keys: str) -> object:
 
 # Each check, after the keys whose values must be right for it to make sense.
 _CHECKS: tuple[tuple[tuple[_Keys, ...], Callable[[_Checked], Iterator[Problem]]], ...] = (
+    ((("data",), ("task",)), _check_what_is_trained),
     ((("data", "name"),), _check_dataset),
     ((), _check_names),
     ((), _check_space),

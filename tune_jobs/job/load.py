@@ -58,7 +58,9 @@ def schema() -> dict[str, Any]:
 
     schema = JobSpec.model_json_schema()
     properties = schema["properties"]
-    properties["architectures"] |= {"items": {"enum": list(ARCHITECTURES)}, "uniqueItems": True}
+    names = {"anyOf": [{"enum": list(ARCHITECTURES)}, {"pattern": "^[A-Za-z_][\\w.]*:[A-Za-z_]\\w*$"}]}
+    properties["architectures"] |= {"items": names, "uniqueItems": True}
+    schema["anyOf"] = [{"required": ["task"]}, {"required": ["data", "architectures"]}]
     properties["methods"] |= {"items": {"enum": list(METHODS)}, "uniqueItems": True}
     properties["space"]["propertyNames"] = {"enum": list(PARAMETERS)}
     schema["$defs"]["DataModel"]["properties"]["name"]["enum"] = list(DATASETS)

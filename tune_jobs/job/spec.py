@@ -20,7 +20,7 @@ from pydantic_core import PydanticCustomError
 
 from tune_jobs.job.space import PARAMETERS, SHARED_PARAMETERS, Distribution, fixed_value
 from tune_jobs.storage import address_problem, is_address
-from zsharp.training.spec import AugmentSpec, DataSpec, Device, TrainSpec, TrialSpec
+from zsharp.training.spec import AugmentSpec, DataSpec, Device, InitSpec, TrainSpec, TrialSpec, Value
 
 Sampler = Literal["tpe", "random", "gp", "grid"]
 
@@ -70,8 +70,15 @@ class AugmentModel(_Section, AugmentSpec, frozen=True):
     """Random changes of the training images."""
 
 
+class InitModel(_Section, InitSpec, frozen=True):
+    """Which weights every trial starts from."""
+
+
 class TrainModel(_Section, TrainSpec, frozen=True):
     """How every trial trains."""
+
+    freeze: Annotated[tuple[Text, ...], Field(strict=False)] = ()
+    lr_scale: dict[Text, NonNegative] = Field(default_factory=dict)
 
     seed: Seed = TrainSpec.seed  # repeats and confirmations count up from it
     augment: AugmentModel = AugmentModel()
@@ -151,7 +158,7 @@ class Study:
     """The trials of one architecture with one method."""
 
     name: str  # the study's name in results
-    architecture: str  # a row of `zsharp.models.ARCHITECTURES`
+    architecture: str  # as the job names it; of a job with a task, the task
     method: str  # a row of `zsharp.optim.METHODS`
     # The parameters that are searched, in the order of `tune_jobs.job.space.PARAMETERS`.
     parameters: tuple[str, ...]
@@ -163,10 +170,16 @@ class JobSpec(_Section, frozen=True):
     # Each section is checked by itself here; `tune_jobs.job.checks` checks names, and what sections say together.
 
     name: FolderName
-    data: DataModel
-    architectures: Names
+    data: DataModel = DataModel()
+    architectures: Names = ()  # none with a task
+    task: Text | None = None
     methods: Names
+    metric: Text = "val_accuracy"
+    mode: Literal["max", "min"] = "max"
     train: TrainModel = TrainModel()
+    init: InitModel = InitModel()
+    model: dict[Text, Value] = Field(default_factory=dict)
+    code: Annotated[tuple[Text, ...], Field(strict=False)] = ()
     space: dict[str, Distribution]
     search: SearchModel
     asha: AshaModel = AshaModel()
@@ -211,12 +224,12 @@ class JobSpec(_Section, frozen=True):
         """
         return tuple(
             Study(
-                name=f"{architecture}-{method}",
+                name=f"{label_of(architecture)}-{method}",
                 architecture=architecture,
                 method=method,
                 parameters=tuple(filter(self._is_searched, parameters_of(method))),
             )
-            for architecture in self.architectures
+            for architecture in ((self.task,) if self.task else self.architectures)
             for method in self.methods
         )
 
@@ -257,7 +270,17 @@ class JobSpec(_Section, frozen=True):
             data=DataSpec(**data),
             train=TrainSpec(**train),
             device=self.resources.device,
+            init=InitSpec(**self.init.model_dump()),
+            model=dict(self.model),
+            task=self.task,
+            code=self.code,
+            metric=self.metric,
         )
+
+
+def label_of(architecture: str) -> str:
+    """Returns an architecture's or task's name as studies and files use it: `timm/resnet18` becomes `timm.resnet18`."""
+    return architecture.replace("/", ".").replace(":", ".")
 
 
 def _sections(

@@ -1,14 +1,16 @@
 """From a trial's spec to its optimizer, with lr, rho and q_p as tensors on the device."""
 
 import math
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from zsharp.names import did_you_mean
 from zsharp.optim import find_method, make_optimizer
-from zsharp.training.spec import TrialSpec
+from zsharp.training.spec import TrainSpec, TrialSpec
 
 DEFAULT_LR = 1e-3
 
@@ -16,7 +18,9 @@ DEFAULT_LR = 1e-3
 def build_optimizer(model: nn.Module, spec: TrialSpec, device: torch.device) -> Optimizer:
     """Returns the optimizer of `spec` for `model`.
 
-    Tensors of at most one dimension are in a second group without weight decay, unless the spec says otherwise.
+    Tensors of at most one dimension are in a group without weight decay, unless the spec says otherwise; each factor
+    of `train.lr_scale` has groups of its own, with the factor as `lr_scale`. Parameters that `train.freeze` names, or
+    that need no gradient, are in none: `requires_grad` of the former is turned off here.
     The base optimizer is torch's fused one, which takes its learning rate from the device. The spec has passed
     `check_spec`.
     """
@@ -29,10 +33,10 @@ def build_optimizer(model: nn.Module, spec: TrialSpec, device: torch.device) -> 
     assert set(params) <= set(method.defaults)
 
     settings: dict[str, Any] = {**method.defaults, **params}
-    decayed = [param for param in model.parameters() if param.ndim > 1]
-    others = [param for param in model.parameters() if param.ndim <= 1]
+    groups = _groups(model, train, weight_decay)
+    num_matrices = sum(param.ndim > 1 for group in groups for param in group["params"])
     if method.radius == "sqrt_layers":
-        settings["rho"] *= math.sqrt(len(decayed))
+        settings["rho"] *= math.sqrt(num_matrices)
     for name in ("rho", "q_p"):
         if name in settings:
             settings[name] = torch.tensor(settings[name], dtype=torch.float64, device=device)
@@ -42,17 +46,37 @@ def build_optimizer(model: nn.Module, spec: TrialSpec, device: torch.device) -> 
         settings["momentum"] = momentum
     elif device.type == "cuda":
         settings["capturable"] = True  # in a CUDA graph
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": others, "weight_decay": weight_decay if train.decay_norms_and_biases else 0.0},
-    ]
     for group in groups:
         group["lr"] = torch.tensor(lr, dtype=torch.float32, device=device)
     return make_optimizer(
-        [group for group in groups if group["params"]],
+        groups,
         method.name,
         train.base_optimizer,
         lr=lr,
         fused=True,
         **settings,
     )
+
+
+def _groups(model: nn.Module, train: TrainSpec, weight_decay: float) -> list[dict[str, Any]]:
+    names = [name for name, _ in model.named_parameters()]
+    for pattern in (*train.freeze, *train.lr_scale):
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ValueError(
+                f"{pattern!r} in train.freeze or train.lr_scale matches no parameter; "
+                f"{did_you_mean(pattern, names)}the model has, for example, {', '.join(names[:5])}"
+            )
+    groups: dict[tuple[float, bool], dict[str, Any]] = {}
+    for name, param in model.named_parameters():
+        if any(fnmatchcase(name, pattern) for pattern in train.freeze):
+            param.requires_grad_(False)
+        if not param.requires_grad:
+            continue
+        scales = [factor for pattern, factor in train.lr_scale.items() if fnmatchcase(name, pattern)]
+        scale, is_matrix = (scales or [1.0])[-1], param.ndim > 1
+        group = groups.setdefault((scale, not is_matrix), {"params": [], "lr_scale": scale})
+        group["params"].append(param)
+        group["weight_decay"] = weight_decay if is_matrix or train.decay_norms_and_biases else 0.0
+    if not groups:
+        raise ValueError("train.freeze leaves no parameter to train")
+    return [groups[key] for key in sorted(groups)]

@@ -14,6 +14,7 @@ from zsharp.settings import flat
 from zsharp.training.spec import TrialSpec
 
 _VERSION = 1
+_LATER = {"": ("model", "task"), "data": ("image_column", "label_column"), "train": ("freeze", "lr_scale")}
 
 
 def write_checkpoint(path: Path, spec: TrialSpec, state: dict[str, Any]) -> None:
@@ -83,9 +84,16 @@ def _identity(spec: TrialSpec) -> str:
     if spec.train.schedule == "constant":
         del fields["train"]["epochs"]  # no epoch depends on how many follow: more of them continue the run
     del fields["device"], fields["data"]["root"], fields["data"]["download"]
-    for name in ("image_column", "label_column"):
-        if fields["data"][name] is None:
-            del fields["data"][name]  # version 0.1 had no such settings
+    del fields["code"], fields["metric"]
+    # Settings that version 0.1 did not have are left out as long as they have no effect.
+    for section, names in _LATER.items():
+        for name in names:
+            if not (fields[section] if section else fields)[name]:
+                del (fields[section] if section else fields)[name]
+    if not any(fields["init"].values()):
+        del fields["init"]
+    if spec.task is not None:
+        del fields["data"]
     return json.dumps(fields, sort_keys=True)
 
 

@@ -2,18 +2,18 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType, UnionType
-from typing import TypedDict, get_args, get_type_hints
+from typing import Any, TypedDict, get_args, get_type_hints
 
 
 class EpochMeasures(TypedDict):
     """What is measured in one epoch. Losses are mean cross-entropies in nats, accuracies are fractions.
 
-    None stands where a number does not apply: no validation images, or no perturbation.
+    None stands where a number does not apply: no validation images, no perturbation, or a task without accuracies.
     """
 
     train_loss: float
-    """At w, with label smoothing."""
-    train_accuracy: float
+    """At w, with label smoothing; of a task of the user's own, the mean of its losses."""
+    train_accuracy: float | None
     val_loss: float | None
     val_accuracy: float | None
     lr: float
@@ -43,7 +43,9 @@ class EpochRow(EpochMeasures, RunTotals):
     epoch: int
     """Counted from 1."""
     diverged: int
-    """1 if a loss, or where nothing is validated the norm of the weights, is not finite; else 0."""
+    """1 if a loss, the metric, or where nothing is validated the norm of the weights, is not finite; else 0."""
+    metrics: dict[str, float]
+    """What a task of the user's own measures besides `val_loss` and `val_accuracy`, by name."""
 
 
 def _kinds(row: type) -> Mapping[str, type]:
@@ -58,3 +60,17 @@ MEASURES = _kinds(EpochMeasures)
 
 TOTALS = _kinds(RunTotals)
 """The same of the totals."""
+
+RESERVED_NAMES = frozenset(
+    {*get_type_hints(EpochRow), "seq", "trial_id", "decision", "rung", "cutoff", "reason"}
+) - {
+    "val_loss",
+    "val_accuracy",
+}
+"""What a task of the user's own must not call its metrics."""
+
+
+def metric_of(row: Mapping[str, Any], metric: str) -> float | None:
+    """Returns a metric of a report by its name, whether it has a column of its own or is one of a task's."""
+    value = row.get(metric) if metric in MEASURES else (row.get("metrics") or {}).get(metric)
+    return None if value is None else float(value)

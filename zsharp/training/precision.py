@@ -12,17 +12,19 @@ _NARROW = ("vit_tiny",)
 
 
 def uses_bf16(
-    precision: Precision, device: torch.device, image_shape: tuple[int, int, int], architecture: str
+    precision: Precision, device: torch.device, image_shape: tuple[int, int, int] | None, architecture: str
 ) -> bool:
     """Whether the forward pass runs under bfloat16 autocast.
 
     `auto` uses it where the hardware gains from it: on recent GPUs, and on CPUs with AMX tiles or AMD's with
     AVX512_BF16 (Intel's without AMX are slower), for images of at least 16 x 16 pixels and all but the narrowest
-    architecture.
+    architecture. A task without images (None) uses it on GPUs only, since on a CPU it depends on the model.
     """
     if precision != "auto":
         return precision == "bf16"
-    if image_shape[1] * image_shape[2] < _MIN_PIXELS:
+    if image_shape is None and device.type == "cpu":
+        return False
+    if image_shape is not None and image_shape[1] * image_shape[2] < _MIN_PIXELS:
         return False
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
@@ -31,8 +33,3 @@ def uses_bf16(
     if torch.cpu._is_amx_tile_supported():
         return True
     return bool(torch.cpu._is_avx512_bf16_supported()) and "AMD" in device_name(device)
-
-
-def memory_format(family: str) -> torch.memory_format:
-    """`channels_last` for convolutional networks, which gain 1.1 to 1.2 times on CPUs; the default for others."""
-    return torch.contiguous_format if family == "vit" else torch.channels_last

@@ -1,5 +1,6 @@
 """What one trial is: data, architecture, method, training settings and the numbers being tuned."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -80,7 +81,29 @@ class TrainSpec:
     ] = "auto"
     eval_batch_size: Annotated[_Count, "images per evaluation batch"] = 1024
     seed: Annotated[_Seed, "seed of the weights, the order of the images and the augmentation"] = 0
+    freeze: Annotated[
+        tuple[str, ...],
+        "parameters that are not trained, as patterns of their names, such as `backbone.*`",
+    ] = ()
+    lr_scale: Annotated[
+        Mapping[str, float],
+        "factors of the learning rate by patterns of parameters' names; of several that match, the last counts",
+    ] = field(default_factory=dict)
     augment: AugmentSpec = field(default_factory=AugmentSpec)
+
+
+@dataclass(frozen=True)
+class InitSpec:
+    """Which weights training starts from."""
+
+    pretrained: Annotated[bool, "start from the weights that the architecture's library publishes"] = False
+    weights: Annotated[
+        str | None, MinLen(1), "file of weights to start from: safetensors, or a state dict that torch saved"
+    ] = None
+
+
+Value = bool | int | float | str
+"""What an argument of a model or task may be."""
 
 
 @dataclass(frozen=True)
@@ -90,16 +113,25 @@ class TrialSpec:
     Attributes:
         params: The tuned numbers: `lr`, those of the method (`rho`, `q_p`, ...), and `weight_decay`,
             `label_smoothing` or `momentum` where they are searched too. What is missing takes its default.
-        data: Which images.
+        data: Which images; ignored with a task.
         train: How it trains.
+        init: Which weights it starts from.
+        model: Arguments of the user's own model or task, by name.
     """
 
-    architecture: Annotated[str, "a row of `zsharp.models.ARCHITECTURES`"]
+    architecture: Annotated[
+        str, "a row of `zsharp.models.ARCHITECTURES`, `timm/NAME`, `torchvision/NAME`, or `module:function`"
+    ]
     method: Annotated[str, "a row of `zsharp.optim.METHODS`"] = "zsharp"
     params: Mapping[str, float] = field(default_factory=dict)
     data: DataSpec = field(default_factory=DataSpec)
     train: TrainSpec = field(default_factory=TrainSpec)
     device: Annotated[Device, "`auto` uses a CUDA device if there is one"] = "auto"
+    init: InitSpec = field(default_factory=InitSpec)
+    model: Mapping[str, Value] = field(default_factory=dict)
+    task: Annotated[str | None, "`module:function` of a task of the user's own"] = None
+    code: Annotated[tuple[str, ...], "folders that `module:function` is looked up in"] = ()
+    metric: Annotated[str, "the number that is searched for, which must stay finite"] = "val_accuracy"
 
 
 def check_spec(spec: TrialSpec) -> None:
@@ -107,6 +139,10 @@ def check_spec(spec: TrialSpec) -> None:
     settings_of(TrialSpec)["device"].check(spec.device)
     check_settings(spec.data, "data.")
     check_settings(spec.train, "train.")
+    check_settings(spec.init, "init.")
+    for pattern, factor in spec.train.lr_scale.items():
+        if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 <= factor < math.inf:
+            raise ValueError(f"train.lr_scale[{pattern!r}] is {factor!r}; valid: numbers of at least 0")
     _check_params(spec)
 
 

@@ -3,75 +3,107 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
+from itertools import zip_longest
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
 from zsharp.optim.triton.tables import filled_after_capture
 from zsharp.training.checkpoint import rng_state, set_rng_state
+from zsharp.training.nested import leaves, map_tensors
 
 # Kernels are compiled and libraries initialised, which a capture does not allow.
 _WARM_UP = 2
 
 
+class CannotReplayError(RuntimeError):
+    """A step that no graph holds.
+
+    Attributes:
+        is_final: Whether no other batch could be replayed either.
+    """
+
+    def __init__(self, message: str, *, is_final: bool) -> None:
+        super().__init__(message)
+        self.is_final = is_final
+
+
 class StepGraph:
-    """One step, captured once and replayed for each batch of an epoch.
+    """One step, captured once and replayed for each batch.
 
     Everything that a step reads and writes must exist and stay at its address: weights, optimizer state, running
     sums. If one of them is replaced, capture again. The step's own memory belongs to the graph and is freed with it.
 
     Args:
-        step: Takes a learning rate (0-d) and the rows of a batch [B]; waits for nothing and keeps to one stream.
-        max_steps: Most steps of an epoch.
-        rows: int64 [B] on a CUDA device, a batch to warm up with.
+        step: Takes a learning rate (0-d) and a batch; waits for nothing and keeps to one stream.
+        batch: Nested tensors on a CUDA device, to warm up with; later batches have the same shapes.
         rate: Its learning rate, 0-d.
         generators: What the step draws from, apart from the default generator.
         unchanged: Makes a context that undoes the warm-up steps, generators included.
 
     Raises:
-        RuntimeError: If the step cannot be captured: it waits for the device, say.
+        CannotReplayError: If the step cannot be captured: it waits for the device, say.
     """
 
     def __init__(
         self,
-        step: Callable[[Tensor, Tensor], None],
-        max_steps: int,
-        rows: Tensor,
+        step: Callable[[Tensor, Any], None],
+        batch: Any,
         rate: Tensor,
         generators: Sequence[Generator],
         unchanged: Callable[[Sequence[Generator]], AbstractContextManager[None]],
     ) -> None:
-        self._order = rows.repeat(max_steps, 1)
-        self._rates = rate.repeat(max_steps)
-        self._position = torch.zeros(1, dtype=torch.int64, device=rows.device)
-
-        def next_step() -> None:
-            rate, rows = (table.index_select(0, self._position)[0] for table in (self._rates, self._order))
-            step(rate, rows)
-            self._position.add_(1).clamp_(max=max_steps - 1)
-
-        current, stream = torch.cuda.current_stream(rows.device), _side_stream(rows.device)
+        self._batch = map_tensors(Tensor.clone, batch)
+        self._rate = rate.clone()
+        device = rate.device
+        current, stream = torch.cuda.current_stream(device), _side_stream(device)
         with unchanged(generators):
             stream.wait_stream(current)
             with torch.cuda.stream(stream):
                 for _ in range(_WARM_UP):
-                    next_step()
+                    step(self._rate, self._batch)
             current.wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
         for generator in generators:
             self._graph.register_generator_state(generator)
         # Another thread of the process may use the device meanwhile.
         captured = torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local")
-        with filled_after_capture(rows.device) as self._tables, captured:
-            next_step()
+        try:
+            with filled_after_capture(device) as self._tables, captured:
+                step(self._rate, self._batch)
+        except RuntimeError as error:
+            raise CannotReplayError(str(error).partition("\n")[0], is_final=True) from error
 
-    def run(self, order: Tensor, rates: Tensor) -> None:
-        """Takes one step for each row of `order`, at the rate beside it."""
-        self._order[: len(order)].copy_(order)
-        self._rates[: len(order)].copy_(rates)
-        self._position.zero_()
-        for _ in range(len(order)):
-            self._graph.replay()
+    def run(self, batch: Any, rate: Tensor) -> None:
+        """Takes one step on a batch at a rate.
+
+        Raises:
+            CannotReplayError: If the batch differs from the captured one in its structure or shapes.
+        """
+        copy_batch(self._batch, batch)
+        self._rate.copy_(rate)
+        self._graph.replay()
+
+
+def copy_batch(target: Any, source: Any) -> None:
+    """Copies the tensors of a batch into those of another of the same structure.
+
+    Raises:
+        CannotReplayError: If structure, shapes, types or anything that is no tensor differ; nothing was copied.
+    """
+    pairs = list(zip_longest(leaves(target), leaves(source)))
+    for there, here in pairs:
+        if isinstance(there, Tensor) and isinstance(here, Tensor):
+            if there.shape != here.shape or there.dtype != here.dtype:
+                message = f"a batch has a tensor {list(here.shape)}, the captured one {list(there.shape)}"
+                raise CannotReplayError(message, is_final=False)
+        elif type(there) is not type(here) or there != here:
+            message = f"a batch has {here!r} where the captured one has {there!r}"
+            raise CannotReplayError(message, is_final=False)
+    for there, here in pairs:
+        if isinstance(there, Tensor):
+            there.copy_(here, non_blocking=True)
 
 
 @contextmanager

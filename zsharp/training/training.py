@@ -1,35 +1,41 @@
 """One training run as an object that advances an epoch at a time."""
 
+import logging
 import math
 import os
+import random
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn import functional as F
 
 from zsharp.data.training_data import TrainingData, load_training_data
-from zsharp.models import ARCHITECTURES, build_model
 from zsharp.optim import SharpnessAware, find_method, frozen_batch_norm
-from zsharp.training.batches import Batches, resolve_augmentation
 from zsharp.training.build_optimizer import DEFAULT_LR, build_optimizer
 from zsharp.training.checkpoint import read_checkpoint, rng_state, set_rng_state, write_checkpoint
 from zsharp.training.deterministic import repeatable
 from zsharp.training.device import choose_device, device_name
-from zsharp.training.epoch_row import EpochRow
+from zsharp.training.epoch_row import MEASURES, EpochRow, metric_of
+from zsharp.training.image_classification import ImageClassification
+from zsharp.training.nested import num_examples, to_device
 from zsharp.training.peak_memory import peak_memory_bytes, reset_peak_memory
-from zsharp.training.precision import memory_format, uses_bf16
+from zsharp.training.precision import uses_bf16
 from zsharp.training.schedule import learning_rate_factors
 from zsharp.training.spec import TrialSpec, check_spec
-from zsharp.training.step_graph import StepGraph, unchanged
+from zsharp.training.step_graph import CannotReplayError, StepGraph, unchanged
+from zsharp.training.task import Batch, Task, as_numbers, build_task, check_loss
+from zsharp.user_code import UserCodeError, load_callable
 
-_AVERAGED = ("loss", "correct", "grad_norm", "perturbation_norm", "kept_fraction")
-"""What is averaged over the steps of an epoch."""
+_logger = logging.getLogger(__name__)
+
+_OBSERVED = ("loss", "grad_norm", "perturbation_norm", "kept_fraction")
+"""What is averaged over the steps of an epoch, before the task's own metrics."""
 
 
 class Training:
@@ -37,63 +43,92 @@ class Training:
 
     Deterministic in the spec on one CPU thread, and on one GPU: all randomness comes from generators seeded by
     `train.seed`. Inside a step nothing is read back from the device, shapes are static, and lr, rho and q_p are
-    0-d tensors on the device; on a GPU it is captured in a CUDA graph, unless RandAugment draws on the host.
+    0-d tensors on the device; on a GPU it is captured in a CUDA graph where the task allows that.
 
     Args:
-        data: The training set on the spec's device; loaded if not given.
+        data: The training set on the spec's device, for a spec without a task; loaded if not given.
+        task: The class or function that makes the task, instead of the one that `spec.task` names.
         use_graph: Whether steps on a GPU are replayed from a CUDA graph; None asks ZSHARP_CUDA_GRAPHS, 1 unless set.
 
     Attributes:
+        task: What is trained.
         epoch: Epochs trained.
         last_report: The last epoch's row, also after `load`; None before the first.
 
     Raises:
-        ValueError: If the spec does not fit the data, or names something unknown.
+        ValueError: If the spec does not fit the data, or names something unknown; `UserCodeError` if code of the
+            user's own cannot be used.
     """
 
     def __init__(
-        self, spec: TrialSpec, data: TrainingData | None = None, *, use_graph: bool | None = None
+        self,
+        spec: TrialSpec,
+        data: TrainingData | None = None,
+        *,
+        task: Callable[..., Any] | None = None,
+        use_graph: bool | None = None,
     ) -> None:
         self._started = time.perf_counter()
         check_spec(spec)
         train = spec.train
         self.spec = spec
         self.device = choose_device(spec.device)
-        self.data = data or load_training_data(**asdict(spec.data), device=self.device)
         self.method = find_method(spec.method)
+        self._make_task = task
         reset_peak_memory(self.device)
 
-        info = self.data.info
-        self._bf16 = uses_bf16(train.precision, self.device, info.image_shape, spec.architecture)
+        self._seed_host(0)
         torch.manual_seed(train.seed)
-        self.model = build_model(spec.architecture, info.image_shape, info.num_classes)
-        layout = memory_format(ARCHITECTURES[spec.architecture].family)
-        self.model = self.model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
-        self._params = list(self.model.parameters())
-        self._average = [param.detach().clone() for param in self._params] if train.ema_decay else []
-        augmentation = resolve_augmentation(train.augment, self.data)
-        self._batches = Batches(self.data, train.batch_size, augmentation, layout, train.seed + 1)
-
+        self.task = self._build_task(data)
+        self._label = spec.task or spec.architecture
+        image_shape = self.data.info.image_shape if isinstance(self.task, ImageClassification) else None
+        self._bf16 = uses_bf16(train.precision, self.device, image_shape, spec.architecture)
+        self.model = self.task.model
         self.optimizer = build_optimizer(self.model, spec, self.device)
-        steps_per_epoch = self._batches.steps_per_epoch
+        self._params = [param for param in self.model.parameters() if param.requires_grad]
+        self._average = [param.detach().clone() for param in self._params] if train.ema_decay else []
+        steps_per_epoch = self.task.steps_per_epoch
         factors = learning_rate_factors(
             train.schedule, train.epochs * steps_per_epoch, steps_per_epoch, train.warmup_epochs
         )
         self._rates = factors * spec.params.get("lr", DEFAULT_LR)
         # A table on the device, so that setting the rate of a step needs no copy from the host.
         self._device_rates = self._rates.float().to(self.device)
-        self._smoothing = spec.params.get("label_smoothing", train.label_smoothing)
+        self._metric_names: tuple[str, ...] | None = None  # of the task, known after its first loss
         # Summed on the device, always in this memory, and read by the host once an epoch.
-        self._sums = torch.zeros(len(_AVERAGED), dtype=torch.float64, device=self.device)
+        self._sums = torch.zeros(len(_OBSERVED), dtype=torch.float64, device=self.device)
         if use_graph is None:
             use_graph = os.environ.get("ZSHARP_CUDA_GRAPHS", "1") != "0"
-        self._use_graph = use_graph and self.device.type == "cuda" and self._batches.runs_on_device
+        is_allowed = getattr(self.task, "runs_on_device", True)
+        self._use_graph = use_graph and self.device.type == "cuda" and is_allowed
         self._graph: StepGraph | None = None
         self.epoch = 0
         self.last_report: EpochRow | None = None
         self._gradient_evaluations = 0
+        self._num_examples = 0
         self._train_s = 0.0
         self._wall_s_before = 0.0
+
+    def _build_task(self, data: TrainingData | None) -> Task:
+        spec = self.spec
+        if self._make_task is None and spec.task is None:
+            data = data or load_training_data(**asdict(spec.data), device=self.device)
+            return ImageClassification(spec, data)
+        make = self._make_task or load_callable(spec.task or "", spec.code)
+        task = build_task(make, spec, self.device)
+        task.model.to(self.device)
+        return task
+
+    @property
+    def data(self) -> TrainingData:
+        """The training set.
+
+        Raises:
+            AttributeError: If the task is the user's own.
+        """
+        if not isinstance(self.task, ImageClassification):
+            raise AttributeError(f"a run of the task {self._label} has no data set of ours")
+        return self.task.data
 
     @property
     def is_finished(self) -> bool:
@@ -111,32 +146,35 @@ class Training:
         return sum(param.numel() for param in self._params)
 
     def run_epoch(self) -> EpochRow:
-        """Trains one epoch, validates, and returns what was measured."""
+        """Trains one epoch, validates, and returns what was measured.
+
+        Raises:
+            UserCodeError: If the user's task does not do what tasks do; what it raises itself passes unchanged.
+        """
         assert not self.is_finished
         started = time.perf_counter()
-        self.model.train()
+        num_steps = self.task.steps_per_epoch
+        self._seed_host(self.epoch + 1)
+        self._to_train_mode()
         self._sums.zero_()
-        num_steps = self._batches.steps_per_epoch
         with repeatable(self.device):
             self._take_steps(
-                self._batches.draw_order(), self._device_rates[self.epoch * num_steps :][:num_steps]
+                self.task.batches(self.epoch), self._device_rates[self.epoch * num_steps :][:num_steps]
             )
-        means = dict(zip(_AVERAGED, (self._sums / num_steps).tolist(), strict=True))
+        names = (*_OBSERVED, *(self._metric_names or ()))
+        means = dict(zip(names, (self._sums / num_steps).tolist(), strict=True))
         epoch_s = time.perf_counter() - started
         self.epoch += 1
         self._train_s += epoch_s
         self._gradient_evaluations += num_steps * self.method.gradient_evaluations_per_step
-        rows, images, labels = self.data.val_indices, self.data.images, self.data.labels
-        val_loss, val_accuracy = self.evaluate(images[rows], labels[rows]) if len(rows) else (None, None)
+        measured: dict[str, float] = self.validate()
         is_sharp = isinstance(self.optimizer, SharpnessAware)
-        # The last step of an epoch shows in the validation loss only, or in the weights themselves.
-        after = float(nn.utils.get_total_norm(self._params)) if val_loss is None else val_loss
-        self.last_report = {
+        row: EpochRow = {
             "epoch": self.epoch,
             "train_loss": means["loss"],
-            "train_accuracy": means["correct"],
-            "val_loss": val_loss,
-            "val_accuracy": val_accuracy,
+            "train_accuracy": means.get("accuracy"),
+            "val_loss": measured.get("val_loss"),
+            "val_accuracy": measured.get("val_accuracy"),
             "lr": float(self._rates[self.epoch * num_steps - 1]),
             "grad_norm": means["grad_norm"],
             "perturbation_norm": means["perturbation_norm"] if is_sharp else None,
@@ -145,44 +183,74 @@ class Training:
             "gradient_evaluations": self._gradient_evaluations,
             "train_s": self._train_s,
             "wall_s": self._wall_s_before + time.perf_counter() - self._started,
-            "images_per_s": self.epoch * num_steps * self.spec.train.batch_size / self._train_s,
+            "images_per_s": self._num_examples / self._train_s,
             "peak_memory_bytes": peak_memory_bytes(self.device),
             "num_parameters": self.num_parameters,
             "device": device_name(self.device),
-            "diverged": int(not math.isfinite(means["loss"] + after)),
+            "diverged": 0,
+            "metrics": {name: value for name, value in measured.items() if name not in MEASURES},
         }
-        return self.last_report
+        row["diverged"] = int(not self._is_sound(row))
+        self.last_report = row
+        return row
 
-    @torch.no_grad()
+    def _is_sound(self, row: EpochRow) -> bool:
+        """Whether the losses and the metric are finite; the last step shows in the validation or in the weights."""
+        if row["val_loss"] is None and not row["metrics"]:
+            after = float(nn.utils.get_total_norm(self._params))
+        else:
+            after = sum(
+                value for value in (row["val_loss"], metric_of(row, self.spec.metric)) if value is not None
+            )
+        return math.isfinite(row["train_loss"] + after)
+
+    def validate(self) -> dict[str, float]:
+        """Returns what the task measures on its validation data, with averaged weights if `ema_decay` is set.
+
+        Raises:
+            UserCodeError: If what the user's task returns is no mapping of names to numbers, or lacks the metric.
+        """
+        with self._evaluating():
+            measured = self.task.validate()
+        if isinstance(self.task, ImageClassification):
+            return dict(measured)
+        numbers = as_numbers(measured, f"{self._label}: validate")
+        if self.spec.metric not in numbers and not self.spec.metric.startswith("train_"):
+            raise UserCodeError(
+                f"{self._label}: validate returned {', '.join(numbers) or 'nothing'}; the job's metric is "
+                f"{self.spec.metric!r}, so return that too, or set `metric`"
+            )
+        return numbers
+
+    def test(self) -> dict[str, float] | None:
+        """Returns what the task measures on its test data; None if it has none. A search must not call this."""
+        if not hasattr(self.task, "test"):
+            return None
+        with self._evaluating():
+            measured = self.task.test()
+        return as_numbers(measured, f"{self._label}: test")
+
     def evaluate(self, images: Tensor, labels: Tensor) -> tuple[float, float]:
         """Returns the mean cross-entropy and the accuracy on uint8 images [N, C, H, W] and labels [N].
 
         Uses the averaged weights if `ema_decay` is set, and batch norm's running statistics.
         """
-        self.model.eval()
-        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
-        size = self.spec.train.eval_batch_size
-        with repeatable(self.device):
-            for batch, answers in zip(torch.split(images, size), torch.split(labels, size), strict=True):
-                logits = self._averaged_logits(self._batches.normalised(batch))
-                batch_loss = F.cross_entropy(logits.float(), answers, reduction="sum")
-                num_correct = (logits.argmax(1) == answers).sum()
-                sums += torch.stack([batch_loss.double(), num_correct.double()])
-        loss, accuracy = (sums / len(labels)).tolist()
-        return loss, accuracy
+        assert isinstance(self.task, ImageClassification)
+        with self._evaluating():
+            return self.task.evaluate(images, labels)
 
     def save(self, path: Path) -> None:
         """Writes everything that the rest of the run depends on, atomically."""
         state = {
-            "data": self.data.info.checksum,
+            "task": self.task.state_dict() if hasattr(self.task, "state_dict") else {},
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": self._average,
-            "batches": self._batches.generator.get_state(),
             "rng": rng_state(self.device),
             "epoch": self.epoch,
             "last_report": self.last_report,
             "gradient_evaluations": self._gradient_evaluations,
+            "num_examples": self._num_examples,
             "train_s": self._train_s,
             "wall_s": self._wall_s_before + time.perf_counter() - self._started,
         }
@@ -191,51 +259,97 @@ class Training:
     def load(self, path: Path) -> None:
         """Continues from what `save` wrote; on one device the rest is bit-identical to an uninterrupted run.
 
+        For a task of the user's own that holds as far as its state is in its model, in its `state_dict`, in the
+        generators of torch, NumPy and Python, or follows from (seed, epoch).
+
         Raises:
             ValueError: If the file is damaged or belongs to another spec or other data.
         """
         state: dict[str, Any] = read_checkpoint(path, self.spec, self.device)
         self._graph = None  # its tensors are replaced
-        info = self.data.info
-        if state["data"] != info.checksum:
-            raise ValueError(
-                f"{path}: checkpoint of other data: checksum {state['data']}; "
-                f"expected {info.checksum}, that of {info.name!r}"
-            )
+        try:
+            if hasattr(self.task, "load_state_dict"):
+                # Version 0.1 kept what is the task's beside the rest.
+                self.task.load_state_dict(state.get("task", state))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self._average = [value.clone() for value in state["average"]]
-        self._batches.generator.set_state(state["batches"].cpu())
         set_rng_state(state["rng"], self.device)
         self.epoch = state["epoch"]
         self.last_report = state["last_report"]
+        if self.last_report is not None:
+            self.last_report.setdefault("metrics", {})
         self._gradient_evaluations = state["gradient_evaluations"]
+        steps = self.epoch * self.task.steps_per_epoch
+        self._num_examples = state.get("num_examples", steps * self.spec.train.batch_size)
         self._train_s = state["train_s"]
         self._wall_s_before = state["wall_s"]
 
-    def _take_steps(self, order: Tensor, rates: Tensor) -> None:
-        """One step for each row of order [steps, B], at the rate beside it."""
-        if not self._use_graph:
-            for rate, rows in zip(rates, order, strict=True):
-                self._step(rate, rows)
-            return
-        if self.epoch == 0:  # the first step of all makes the optimizer's state
-            self._step(rates[0], order[0])
-            order, rates = order[1:], rates[1:]
-        if self._graph is None and len(order):
-            self._graph = self._capture(order[0], rates[0])
-        if self._graph is not None:
-            self._graph.run(order, rates)
-        if isinstance(self.optimizer, SharpnessAware):
-            self.optimizer.num_steps += len(order)
+    def _seed_host(self, epoch: int) -> None:
+        """Seeds Python's and NumPy's generators for one epoch, for code of the user's that draws from them.
 
-    def _capture(self, rows: Tensor, rate: Tensor) -> StepGraph:
-        generators, before = [self._batches.generator], 0
+        Checkpoints hold torch's own; these two would be lost with the process.
+        """
+        if self._make_task is None and self.spec.task is None:
+            return
+        seed = (self.spec.train.seed * 1_000_003 + epoch) % 2**32
+        random.seed(seed)
+        np.random.seed(seed)
+
+    def _to_train_mode(self) -> None:
+        """Sets training mode; layers with statistics whose parameters are all frozen keep theirs."""
+        self.model.train()
+        if not self.spec.train.freeze:
+            return
+        for module in self.model.modules():
+            own = list(module.parameters(recurse=False))
+            if own and next(module.buffers(recurse=False), None) is not None:
+                module.train(any(param.requires_grad for param in own))
+
+    def _take_steps(self, batches: Any, rates: Tensor) -> None:
+        """One step for each batch, at the rate beside it."""
+        iterator, num_taken = iter(batches), 0
+        for rate in rates:
+            batch = next(iterator, _NO_BATCH)
+            if batch is _NO_BATCH:
+                raise self._wrong_number(str(num_taken))
+            self._take_step(rate, to_device(batch, self.device))
+            num_taken += 1
+        if next(iterator, _NO_BATCH) is not _NO_BATCH:
+            raise self._wrong_number(f"more than {num_taken}")
+
+    def _wrong_number(self, given: str) -> UserCodeError:
+        return UserCodeError(
+            f"{self._label}: batches({self.epoch}) gave {given} batches; steps_per_epoch is {self.task.steps_per_epoch}"
+        )
+
+    def _take_step(self, rate: Tensor, batch: Batch) -> None:
+        self._num_examples += num_examples(batch) or self.spec.train.batch_size
+        # The first step of all makes the optimizer's state.
+        if not self._use_graph or self._metric_names is None:
+            self._step(rate, batch)
+            return
+        try:
+            if self._graph is None:
+                self._graph = self._capture(batch, rate)
+            self._graph.run(batch, rate)
+        except CannotReplayError as error:
+            if error.is_final:
+                self._use_graph = False
+                _logger.warning("%s: steps run without a CUDA graph, which is slower: %s", self._label, error)
+            self._step(rate, batch)
+            return
+        if isinstance(self.optimizer, SharpnessAware):
+            self.optimizer.num_steps += 1
+
+    def _capture(self, batch: Batch, rate: Tensor) -> StepGraph:
+        generators, before = [*getattr(self.task, "generators", [])], 0
         if isinstance(self.optimizer, SharpnessAware):
             generators += self.optimizer.generators
             before = self.optimizer.num_steps
-        max_steps = self._batches.steps_per_epoch
-        graph = StepGraph(self._step, max_steps, rows, rate, generators, self._unchanged)
+        graph = StepGraph(self._step, batch, rate, generators, self._unchanged)
         if isinstance(self.optimizer, SharpnessAware):
             self.optimizer.num_steps = before
         return graph
@@ -246,16 +360,21 @@ class Training:
 
         return unchanged(state, generators, self.device)
 
-    def _step(self, rate: Tensor, rows: Tensor) -> None:
-        inputs, targets, labels = self._batches.batch(rows)
+    def _step(self, rate: Tensor, batch: Batch) -> None:
+        """Takes one step on a batch of the task as it came."""
+        prepare = getattr(self.task, "prepare", None)
+        if prepare is not None:
+            batch = prepare(batch)
         for group in self.optimizer.param_groups:
-            group["lr"].copy_(rate)
+            scale = group.get("lr_scale", 1.0)  # checkpoints of version 0.1 have none
+            group["lr"].copy_(rate if scale == 1 else rate * scale)
         self.optimizer.zero_grad()
-        loss, logits = self._forward_backward(inputs, targets)
+        loss = self._forward_backward(batch)
+        metrics = self._read_metrics()
         if isinstance(self.optimizer, SharpnessAware):
             self.optimizer.first_step(zero_grad=True)
             with frozen_batch_norm(self.model):
-                self._forward_backward(inputs, targets)
+                self._forward_backward(batch)
             ascent = self.optimizer.last
             assert ascent is not None
             observed = (ascent.grad_norm, ascent.norm, ascent.kept_fraction)
@@ -271,26 +390,46 @@ class Training:
             torch._foreach_lerp_(
                 self._average, [p.detach() for p in self._params], 1 - self.spec.train.ema_decay
             )
-        correct = (logits.argmax(1) == labels).float().mean()
-        self._sums += torch.stack([value.double() for value in (loss, correct, *observed)])
+        self._sums += torch.stack([value.double() for value in (loss, *observed, *metrics)])
 
-    def _forward_backward(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def _read_metrics(self) -> list[Tensor]:
+        """Returns the task's own metrics of the last loss; makes room for them in the sums the first time."""
+        read = getattr(self.task, "train_metrics", None)
+        metrics: Mapping[str, Tensor] = {} if read is None else read()
+        if self._metric_names is None:
+            self._metric_names = tuple(metrics)
+            self._sums = torch.cat([self._sums, self._sums.new_zeros(len(metrics))])
+        return [metrics[name].detach() for name in self._metric_names]
+
+    def _forward_backward(self, batch: Batch) -> Tensor:
         with self._autocast():
-            logits = self.model(inputs)
-        loss = F.cross_entropy(logits.float(), targets, label_smoothing=self._smoothing)
+            loss = self.task.loss(batch)
+        if self._metric_names is None:
+            check_loss(loss, self._label, self.device)
         loss.backward()  # type: ignore[no-untyped-call]
-        return loss.detach(), logits.detach()
+        return loss.detach()
 
     def _clip(self) -> None:
         if self.spec.train.clip_grad_norm is not None:
             nn.utils.clip_grad_norm_(self._params, self.spec.train.clip_grad_norm)
 
-    def _averaged_logits(self, inputs: Tensor) -> Tensor:
-        names = [name for name, _ in self.model.named_parameters()]
-        averaged = dict(zip(names, self._average, strict=True)) if self._average else {}
-        with self._autocast():
-            logits: Tensor = torch.func.functional_call(self.model, averaged, (inputs,))
-        return logits
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Eval mode, no gradients, and the averaged weights in place of the trained ones."""
+        self.model.eval()
+        params = [param.detach() for param in self._params] if self._average else []
+        trained = [param.clone() for param in params]
+        try:
+            with torch.no_grad(), self._autocast():
+                for param, average in zip(params, self._average, strict=True):
+                    param.copy_(average)
+                yield
+        finally:
+            for param, value in zip(params, trained, strict=True):
+                param.copy_(value)
 
     def _autocast(self) -> Any:
         return torch.autocast(self.device.type, torch.bfloat16) if self._bf16 else nullcontext()
+
+
+_NO_BATCH = object()

@@ -1,0 +1,124 @@
+"""The built-in task: classify images of a data set that lies decoded in memory."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from zsharp.data.training_data import TrainingData, load_test_data
+from zsharp.models import build_model, layout_of
+from zsharp.training.batches import Batches, resolve_augmentation
+from zsharp.training.deterministic import repeatable
+from zsharp.training.spec import TrialSpec
+
+
+class ImageClassification:
+    """A `Task` whose batches are rows of the training set until `prepare` makes augmented images of them.
+
+    Args:
+        spec: Of an architecture and a data set.
+        data: The training set on the device.
+
+    Attributes:
+        data: The training set.
+
+    Raises:
+        ValueError: If the architecture or the batch size does not fit the data.
+    """
+
+    def __init__(self, spec: TrialSpec, data: TrainingData) -> None:
+        self.data = data
+        self._spec = spec
+        info = data.info
+        layout = layout_of(spec.architecture)
+        self._device = data.images.device
+        model = build_model(
+            spec.architecture, info.image_shape, info.num_classes, arguments=spec.model, code=spec.code
+        )
+        self.model = model.to(self._device, memory_format=layout)  # type: ignore[call-overload]
+        augmentation = resolve_augmentation(spec.train.augment, data)
+        self._batches = Batches(data, spec.train.batch_size, augmentation, layout, spec.train.seed + 1)
+        self.steps_per_epoch = self._batches.steps_per_epoch
+        self._smoothing = spec.params.get("label_smoothing", spec.train.label_smoothing)
+        self._correct = torch.zeros((), device=self._device)
+
+    @property
+    def generators(self) -> Sequence[Generator]:
+        """The source of order and augmentation."""
+        return [self._batches.generator]
+
+    @property
+    def runs_on_device(self) -> bool:
+        """Whether a CUDA graph can hold a step: RandAugment draws its operations on the host."""
+        return self._batches.runs_on_device
+
+    def batches(self, epoch: int) -> Iterator[Tensor]:
+        """Yields the rows of each batch, int64 [B], in a new order at every call."""
+        yield from self._batches.draw_order()
+
+    def prepare(self, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns augmented, normalised images, their targets, and their labels before mixing."""
+        return self._batches.batch(batch)
+
+    def loss(self, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """Returns the mean cross-entropy with label smoothing."""
+        inputs, targets, labels = batch
+        logits = self.model(inputs)
+        self._correct = (logits.detach().argmax(1) == labels).float().mean()
+        return F.cross_entropy(logits.float(), targets, label_smoothing=self._smoothing)
+
+    def train_metrics(self) -> Mapping[str, Tensor]:
+        """Returns the share of images that the last call of `loss` classified correctly."""
+        return {"accuracy": self._correct}
+
+    def validate(self) -> dict[str, float]:
+        """Returns `val_loss` and `val_accuracy` on the validation part; nothing if it is empty."""
+        rows = self.data.val_indices
+        if not len(rows):
+            return {}
+        loss, accuracy = self.evaluate(self.data.images[rows], self.data.labels[rows])
+        return {"val_loss": loss, "val_accuracy": accuracy}
+
+    def test(self) -> dict[str, float]:
+        """Returns `test_loss` and `test_accuracy` on the test set. A search must not call this."""
+        data = self._spec.data
+        columns = {"image_column": data.image_column, "label_column": data.label_column}
+        loss, accuracy = self.evaluate(*load_test_data(data.name, data.root, **columns, device=self._device))
+        return {"test_loss": loss, "test_accuracy": accuracy}
+
+    @torch.no_grad()
+    def evaluate(self, images: Tensor, labels: Tensor) -> tuple[float, float]:
+        """Returns the mean cross-entropy and the accuracy on uint8 images [N, C, H, W] and labels [N].
+
+        The model is used as it is; the engine puts it into eval mode and its averaged weights in place.
+        """
+        sums = torch.zeros(2, dtype=torch.float64, device=self._device)
+        size = self._spec.train.eval_batch_size
+        with repeatable(self._device):
+            for batch, answers in zip(torch.split(images, size), torch.split(labels, size), strict=True):
+                logits = self.model(self._batches.normalised(batch))
+                batch_loss = F.cross_entropy(logits.float(), answers, reduction="sum")
+                num_correct = (logits.argmax(1) == answers).sum()
+                sums += torch.stack([batch_loss.double(), num_correct.double()])
+        loss, accuracy = (sums / len(labels)).tolist()
+        return loss, accuracy
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns which data it is, and where the generator of order and augmentation stands."""
+        return {"data": self.data.info.checksum, "batches": self._batches.generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues from a state.
+
+        Raises:
+            ValueError: If it belongs to other data.
+        """
+        info = self.data.info
+        if state["data"] != info.checksum:
+            raise ValueError(
+                f"checkpoint of other data: checksum {state['data']}; "
+                f"expected {info.checksum}, that of {info.name!r}"
+            )
+        self._batches.generator.set_state(state["batches"].cpu())
