@@ -70,6 +70,18 @@ def git_state(source: Path) -> tuple[str | None, bool | None]:
     return commit, changes != ""
 
 
+def git_state_of(files: Sequence[Path]) -> tuple[str | None, bool | None]:
+    """Returns the commit that the first of some files is checked out from, and if any of them differs from it.
+
+    (None, None) unless git tracks the first.
+    """
+    if not files or _git(files[0].parent, "ls-files", "--error-unmatch", "--", files[0].name) is None:
+        return None, None
+    commit = _git(files[0].parent, "rev-parse", "--verify", "HEAD")
+    changes = _git(files[0].parent, "status", "--porcelain", "--", *map(str, files))
+    return (None, None) if commit is None or changes is None else (commit, changes != "")
+
+
 def _git(folder: Path, *arguments: str) -> str | None:
     # GIT_DIR and its like, set inside a hook, would point to another repository.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}

@@ -47,7 +47,11 @@ def load_callable(reference: str, folders: Sequence[str | Path] = ()) -> Callabl
     module_name, _, name = reference.partition(":")
     module = _import(module_name, [Path(folder).expanduser().absolute() for folder in folders])
     if not hasattr(module, name):
-        names = [known for known, value in vars(module).items() if callable(value) and known[0] != "_"]
+        names = [
+            known
+            for known, value in vars(module).items()
+            if callable(value) and known[0] != "_" and getattr(value, "__module__", None) == module_name
+        ]
         raise UserCodeError(
             f"{reference}: {module.__file__} has no {name!r}; {did_you_mean(name, names)}"
             f"it has: {', '.join(names) or 'no functions'}"
@@ -133,9 +137,13 @@ def loaded_files(folders: Sequence[str | Path]) -> dict[str, Path]:
 
 def code_checksum(files: Mapping[str, Path]) -> str:
     """Returns the SHA-256 of source files, with their names; the same on every machine."""
+    return bytes_checksum({name: file.read_bytes() for name, file in files.items()})
+
+
+def bytes_checksum(files: Mapping[str, bytes]) -> str:
+    """Returns the same of files given by their contents."""
     digest = hashlib.sha256()
-    for name, file in sorted(files.items()):
-        content = file.read_bytes()
+    for name, content in sorted(files.items()):
         digest.update(f"{name}\0{len(content)}\0".encode() + content)
     return digest.hexdigest()
 
@@ -210,7 +218,9 @@ def _is_current(file: Path, checksum: str) -> bool:
 
 def _file_of(module: ModuleType) -> Path | None:
     file = getattr(module, "__file__", None)
-    return Path(file).resolve() if isinstance(file, str) and file.endswith(".py") else None
+    if not isinstance(file, str) or not file.endswith(".py") or not Path(file).is_absolute():
+        return None  # some modules, such as torch.classes, claim a file that is not there
+    return Path(file).resolve()
 
 
 def _resolved(folder: str | Path) -> Path:

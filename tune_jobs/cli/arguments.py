@@ -12,5 +12,11 @@ Sets = Annotated[
 Out = Annotated[
     str | None, typer.Option("--out", metavar="DIR", help="The search folder; by default storage/name.")
 ]
+ChangedCode = Annotated[
+    bool,
+    typer.Option(
+        "--allow-changed-code", help="Continue although code of your own has changed since the search ran."
+    ),
+]
 Folder = Annotated[str, typer.Argument(metavar="DIR", help="A search folder.")]
 Folders = Annotated[list[str], typer.Argument(metavar="DIR...", help="Search folders.")]

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from tune_jobs.cli import results
-from tune_jobs.cli.arguments import Folder, Job, Out, Sets
+from tune_jobs.cli.arguments import ChangedCode, Folder, Job, Out, Sets
 from tune_jobs.cli.printing import console
 from tune_jobs.errors import EXIT_FAILED, EXIT_INTERRUPTED
 
@@ -26,6 +26,7 @@ def run(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Delete the search in the folder and start over.")
     ] = False,
+    allow_changed_code: ChangedCode = False,
 ) -> None:
     """Run a search, write its Parquet files, and compare the results."""
     from tune_jobs.cli.progress import Progress
@@ -36,11 +37,18 @@ def run(
     screen = console()
     with Progress(spec, screen) as progress:
         on_change = _loading_results_early(progress.on_change)
-        result = run_search(spec, out, fresh=fresh, on_change=on_change, on_start=progress.on_start)
+        result = run_search(
+            spec,
+            out,
+            fresh=fresh,
+            allow_changed_code=allow_changed_code,
+            on_change=on_change,
+            on_start=progress.on_start,
+        )
     _show_result(screen, spec, result)
 
 
-def resume(folder: Folder, sets: Sets = None) -> None:
+def resume(folder: Folder, sets: Sets = None, allow_changed_code: ChangedCode = False) -> None:
     """Resume a stopped search, or extend one with more trials, epochs or budget."""
     from tune_jobs.cli.progress import Progress
     from tune_jobs.search.extend import extended
@@ -53,7 +61,13 @@ def resume(folder: Folder, sets: Sets = None) -> None:
     screen = console()
     with Progress(spec, screen) as progress:
         on_change = _loading_results_early(progress.on_change)
-        result = resume_search(search, sets or [], on_change=on_change, on_start=progress.on_start)
+        result = resume_search(
+            search,
+            sets or [],
+            allow_changed_code=allow_changed_code,
+            on_change=on_change,
+            on_start=progress.on_start,
+        )
     _show_result(screen, spec, result)
 
 

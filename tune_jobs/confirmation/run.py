@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,17 +12,19 @@ import ray
 from tune_jobs.cluster.ray import check_can_start, ray_session
 from tune_jobs.cluster.slots import Slots
 from tune_jobs.confirmation.plan import Budget, Confirmation, done_already, plan_confirmations, result_row
-from tune_jobs.job.data_checks import check_data
+from tune_jobs.job.code import OwnCode
 from tune_jobs.job.spec import JobSpec
 from tune_jobs.ledger.writer import Ledger
 from tune_jobs.results.write import export
 from tune_jobs.search.checkpoints import Checkpoints
 from tune_jobs.search.extend import extended
 from tune_jobs.search.folder import SearchFolder
+from tune_jobs.search.own_code import check_same_code, with_code
 from tune_jobs.search.recorder import dataset_name, first_data
-from tune_jobs.search.run import plan_resources
+from tune_jobs.search.run import plan_resources, rehearsed_with
 from tune_jobs.search.wind_down import sigterm_interrupts
 from tune_jobs.wording import last_line
+from zsharp.training.spec import TrialSpec
 
 if TYPE_CHECKING:
     from zsharp.training import Training
@@ -36,6 +39,8 @@ def confirm(
     top: int = 1,
     budget: Budget = "epochs",
     sharpness_images: int = 512,
+    task: Callable[..., Any] | None = None,
+    allow_changed_code: bool = False,
     on_start: Callable[[int, int], None] | None = None,
     on_row: Callable[[Row], None] | None = None,
 ) -> list[Row]:
@@ -49,6 +54,8 @@ def confirm(
         top: How many winners of each study.
         budget: What is equal among methods: `epochs`, or `gradients` (gradient evaluations).
         sharpness_images: Measure the flatness of each trained model on this many training images; 0 does not.
+        task: As for `tune_jobs.resume`.
+        allow_changed_code: As for `tune_jobs.resume`.
         on_start: Called with the number of runs and how many of them are done.
         on_row: Called with each row when it is recorded.
 
@@ -63,7 +70,10 @@ def confirm(
     with search.open() as ledger:
         job, _ = extended(ledger, ())
         runs = plan_confirmations(job, ledger, search.address, num_seeds, top, budget)
-        check_data(job)
+        job, named = with_code(job, search, task)
+        rehearsed = rehearsed_with(job, named)
+        if not allow_changed_code:
+            check_same_code(ledger, rehearsed.code, search)
         for run, row in list(done_already(runs, ledger.confirmations())):
             ledger.confirm(run.key, row)
         recorded = ledger.confirmations()
@@ -76,7 +86,8 @@ def confirm(
             if waiting:
                 slots, totals = plan_resources(job)
                 with ray_session(slots, totals), sigterm_interrupts():
-                    _run_all(job, ledger, search, waiting, slots, sharpness_images, on_row)
+                    own = Own(rehearsed.code, None if named is None else named.by_value)
+                    _run_all(job, ledger, search, waiting, slots, sharpness_images, own, on_row)
         finally:  # what ended is exported, also when the rest was interrupted
             if ledger.loss is None:
                 export(search.local)
@@ -92,6 +103,7 @@ def _run_all(
     waiting: Sequence[Confirmation],
     slots: Slots,
     sharpness_images: int,
+    own: "Own",
     on_row: Callable[[Row], None] | None,
 ) -> None:
     """Trains what is waiting, as many runs at a time as there are slots, and records each when it ends."""
@@ -104,7 +116,7 @@ def _run_all(
     while left or running:
         while left and len(running) < slots.num_slots:
             run = left.pop()
-            running[train.remote(run, search, int(slots.cpus_per_trial), sharpness_images)] = run
+            running[train.remote(run, search, int(slots.cpus_per_trial), sharpness_images, own)] = run
         (done, *_), _ = ray.wait(list(running), num_returns=1)
         run = running.pop(done)
         try:
@@ -123,7 +135,19 @@ def _run_all(
             on_row(row)
 
 
-def _train(run: Confirmation, search: SearchFolder, num_threads: int, sharpness_images: int) -> Row:
+@dataclass(frozen=True)
+class Own:
+    """What a worker needs of the user's own."""
+
+    code: OwnCode | None
+    task: Callable[..., Any] | None
+
+    def spec(self, run: Confirmation) -> TrialSpec:
+        """Returns what a run trains, with folders that its code can be imported from on this machine."""
+        return run.spec if self.code is None else replace(run.spec, code=self.code.folders_here())
+
+
+def _train(run: Confirmation, search: SearchFolder, num_threads: int, sharpness_images: int, own: Own) -> Row:
     """What a worker does: trains one run from its last epoch to its end, then reads the test set, once."""
     started_at = datetime.now(UTC)
     if not ray.get_runtime_context().get_accelerator_ids()["GPU"]:
@@ -135,13 +159,14 @@ def _train(run: Confirmation, search: SearchFolder, num_threads: int, sharpness_
     from zsharp.training import Training
 
     torch.set_num_threads(max(1, num_threads))
-    checkpoints, training = Checkpoints(search), Training(run.spec)
+    spec = own.spec(run)
+    checkpoints, training = Checkpoints(search), Training(spec, task=own.task)
     file = checkpoints.fetch(_file_name(run))
     if file is not None:
         try:
             training.load(file)
         except ValueError:  # damaged: from the first epoch again
-            training = Training(run.spec, training.data)
+            training = Training(spec, task=own.task)
     while not training.is_finished and not _has_diverged(training):
         training.run_epoch()
         if not _has_diverged(training):

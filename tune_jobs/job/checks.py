@@ -100,6 +100,8 @@ def _check_what_is_trained(checked: _Checked) -> Iterator[Problem]:
         for name in ("data", "architectures"):
             if checked.values.get(name) is None:
                 yield Problem(name, NOTHING, "missing; every job without a `task` needs it")
+        if checked.values.get("architectures") in ([], ()):
+            yield Problem("architectures", [], "expected at least 1 item")
         return
     if isinstance(task, str) and not is_reference(task):
         yield Problem("task", task, "expected module:function, such as my_task:Task")

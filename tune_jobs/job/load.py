@@ -1,6 +1,7 @@
 """Loads a job from a preset or a YAML file, applies `--set`, and reports all problems at once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 from tune_jobs.errors import NOTHING, JobError, Problem
 from tune_jobs.job.checks import check_job
+from tune_jobs.job.code import uses_own_code
 from tune_jobs.job.overrides import apply_sets
 from tune_jobs.job.plain_yaml import MAX_BYTES, read_mapping, write_mapping
 from tune_jobs.job.spec import JobSpec
@@ -18,22 +20,42 @@ from zsharp.training.spec import AugmentSpec, DataSpec, TrainSpec
 __all__ = ["JobError", "Problem", "dump_job", "load_job", "presets", "schema"]
 
 
-def load_job(source: str, sets: Sequence[str] = ()) -> JobSpec:
+def load_job(
+    source: str | Mapping[str, Any], sets: Sequence[str] = (), *, task: str | None = None
+) -> JobSpec:
     """Returns the resolved job.
 
     Args:
-        source: A preset's name or a YAML file's path; a preset wins over a file of the same name.
+        source: A preset's name or a YAML file's path (a preset wins over a file of the same name), or the values of
+            a job file as a mapping.
         sets: Changes as `path=value`, the value in YAML, applied in order before any check.
+        task: The job's task, in place of the one in the file.
 
     Raises:
         JobError: With all problems of the file and of the changes.
     """
-    values = read_mapping(_read(source), source)
+    values = read_mapping(_read(source), source) if isinstance(source, str) else deepcopy(dict(source))
     problems = apply_sets(values, sets)
+    if task is not None:
+        values["task"] = task
     job, more = check_job(values)
     if problems or job is None:
         raise JobError(problems + more)
-    return job
+    beside = Path(source).parent if isinstance(source, str) and source not in _preset_files() else Path()
+    return _with_code_folders(job, beside)
+
+
+def _with_code_folders(job: JobSpec, beside: Path) -> JobSpec:
+    """Returns the job with absolute folders of code: by default the job file's, then the working folder."""
+    if not job.code and not uses_own_code(job):
+        return job
+    given = [beside / Path(folder).expanduser() for folder in job.code] or [beside, Path()]
+    folders = dict.fromkeys(str(folder.absolute().resolve()) for folder in given)
+    if problems := [
+        Problem("code", folder, "no such folder") for folder in folders if not Path(folder).is_dir()
+    ]:
+        raise JobError(problems)
+    return job.model_copy(update={"code": tuple(folders)})
 
 
 def dump_job(job: JobSpec) -> str:
@@ -60,7 +82,8 @@ def schema() -> dict[str, Any]:
     properties = schema["properties"]
     names = {"anyOf": [{"enum": list(ARCHITECTURES)}, {"pattern": "^[A-Za-z_][\\w.]*:[A-Za-z_]\\w*$"}]}
     properties["architectures"] |= {"items": names, "uniqueItems": True}
-    schema["anyOf"] = [{"required": ["task"]}, {"required": ["data", "architectures"]}]
+    without_task = {"required": ["data", "architectures"], "properties": {"architectures": {"minItems": 1}}}
+    schema["anyOf"] = [{"required": ["task"]}, without_task]
     properties["methods"] |= {"items": {"enum": list(METHODS)}, "uniqueItems": True}
     properties["space"]["propertyNames"] = {"enum": list(PARAMETERS)}
     schema["$defs"]["DataModel"]["properties"]["name"]["enum"] = list(DATASETS)

@@ -103,6 +103,18 @@ def fixed_value(distribution: Distribution) -> float | None:
     return None
 
 
+def example_value(distribution: Distribution) -> Any:
+    """Returns a value that can be drawn: the middle of a range (of its logarithms for `loguniform`), or the first."""
+    match distribution:
+        case Uniform(uniform=(low, high)):
+            return (low + high) / 2
+        case LogUniform(loguniform=(low, high)):
+            return math.sqrt(low * high)
+        case Choice(choice=choices):
+            return choices[0]
+    return distribution
+
+
 def grid_size(choices: Sequence[Choice]) -> int:
     """Returns how many combinations of the choices there are: 1 of none."""
     return math.prod(len(choice.choice) for choice in choices)

@@ -171,7 +171,7 @@ class JobSpec(_Section, frozen=True):
 
     name: FolderName
     data: DataModel = DataModel()
-    architectures: Names = ()  # none with a task
+    architectures: Annotated[tuple[str, ...], Field(strict=False)] = ()  # none with a task
     task: Text | None = None
     methods: Names
     metric: Text = "val_accuracy"

@@ -15,6 +15,7 @@ from zsharp.settings import flat
 # Anything else would change what trials are or how they are judged, so old and new ones could not be compared.
 _FREE = (
     "budget",
+    "code",
     "data.root",
     "failures",
     "resources",

@@ -4,6 +4,7 @@ import atexit
 import shlex
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from tune_jobs.errors import JobError, LedgerError, Problem
 from tune_jobs.job.checks import check_job
+from tune_jobs.job.code import FOLDER_NAME
 from tune_jobs.job.spec import JobSpec
 from tune_jobs.ledger.file import FILE_NAME
 from tune_jobs.ledger.mirror import RemoteRecord
@@ -18,6 +20,7 @@ from tune_jobs.ledger.writer import Ledger
 from tune_jobs.storage import RemoteFolder, is_address, room_problem
 
 _PUBLISHED = ("job.yaml", "optuna.journal", "parquet/trials.parquet", "parquet/epochs.parquet")
+_CODE = f"{FOLDER_NAME}.zip"  # at an address, code is one object
 _PARQUET = (*_PUBLISHED[2:], "parquet/confirmations.parquet")
 
 
@@ -153,9 +156,17 @@ class SearchFolder:
         """Stores what was written beside the ledger."""
         if self.remote is None:
             return
-        for name in (*_PUBLISHED, _PARQUET[-1]):
+        if (self.local / FOLDER_NAME).is_dir():
+            shutil.make_archive(str(self.local / FOLDER_NAME), "zip", self.local / FOLDER_NAME)
+        for name in (*_PUBLISHED, _PARQUET[-1], _CODE):
             if (self.local / name).is_file():
                 self.remote.push(self.local / name, name)
+
+    def fetch_code(self) -> None:
+        """Copies the code of the user's own that a remote search keeps to this machine."""
+        if self.remote is not None and self.remote.pull(_CODE, self.local / _CODE):
+            with zipfile.ZipFile(self.local / _CODE) as packed:
+                packed.extractall(self.local / FOLDER_NAME)
 
     def results(self) -> Path:
         """Returns a folder on this machine with the search's Parquet files."""
@@ -186,10 +197,15 @@ def check_folder(job: JobSpec, folder: SearchFolder) -> bool:
     with folder.open(read_only=True) as ledger:
         other = ledger.job
     same, _ = check_job(other)  # an earlier version's may lack settings that have come since
-    if same is None or same.with_absolute_root() != job.with_absolute_root():
+    if same is None or _comparable(same) != _comparable(job):
         text = f"it holds another job ({other['name']!r}); expected another folder"
         raise JobError([Problem("--out", folder.address, text)])
     return True
+
+
+def _comparable(job: JobSpec) -> JobSpec:
+    """Returns the job without where its code is; whether that is the same is checked by its contents."""
+    return job.with_absolute_root().model_copy(update={"code": ()})
 
 
 def _is_empty(folder: Path) -> bool:

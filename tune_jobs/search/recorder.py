@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tune_jobs.job.code import OwnCode
 from tune_jobs.job.spec import JobSpec, Study
 from tune_jobs.ledger.rows import METRICS, Decision
 from tune_jobs.ledger.writer import Ledger
@@ -33,6 +34,8 @@ class Recorder:
 
     Args:
         on_change: Called with a trial after it started, reported or ended.
+        code: What workers import of the user's own.
+        task: The job's task as an object, if it cannot be imported.
 
     Attributes:
         trials: All trials so far, by their own ids, in the order started.
@@ -48,8 +51,11 @@ class Recorder:
         folder: SearchFolder,
         on_change: Callable[[LiveTrial], None] | None = None,
         gpus_per_trial: float = 0.0,
+        code: OwnCode | None = None,
+        task: Callable[..., Any] | None = None,
     ) -> None:
         self.job, self.ledger, self.folder = job, ledger, folder
+        self.code, self.task = code, task
         self._on_change = on_change
         self.wind_down = WindDown()
         self.trials: dict[str, LiveTrial] = {}
@@ -59,7 +65,7 @@ class Recorder:
         self._moved_at: dict[str, int] = {}  # how many epochs a trial had when its node was lost
 
         rows, reports = ledger.trials(), ledger.reports()
-        self._dataset = dataset_name(first_data(ledger))
+        self._dataset = job.task or dataset_name(first_data(ledger))
         rule = Rule.of_job(job.model_dump())
         self.rungs = {study.name: Rungs(rule) for study in job.studies()}
         self.rungs |= rungs_at_end(rule, rows, reports)

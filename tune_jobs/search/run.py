@@ -1,15 +1,17 @@
 """Runs and resumes searches: checks, then Ray Tune over what is left of the job, then the Parquet files."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from tune_jobs.cluster import ray as cluster
 from tune_jobs.cluster.slots import Slots, plan_slots
-from tune_jobs.job.data_checks import check_data
+from tune_jobs.job.code import Named, OwnCode, name_object
 from tune_jobs.job.load import dump_job, load_job
+from tune_jobs.job.rehearsal import Rehearsed, rehearse
 from tune_jobs.job.spec import JobSpec
 from tune_jobs.ledger.writer import Ledger
 from tune_jobs.provenance import provenance
@@ -17,6 +19,7 @@ from tune_jobs.results.write import export
 from tune_jobs.search.checkpoints import Checkpoints
 from tune_jobs.search.extend import check_same_data, extended, reopen_for_more_epochs
 from tune_jobs.search.folder import SearchFolder, check_folder, search_folder
+from tune_jobs.search.own_code import check_same_code, code_facts, with_code
 from tune_jobs.search.recorder import Recorder
 from tune_jobs.search.trial import LiveTrial
 from tune_jobs.search.wind_down import StopKind, stopped_by_signals
@@ -54,10 +57,12 @@ class SearchResult:
 
 
 def run(
-    job: JobSpec | str,
+    job: JobSpec | str | Mapping[str, Any],
     out: str | Path | None = None,
     *,
+    task: Callable[..., Any] | None = None,
     fresh: bool = False,
+    allow_changed_code: bool = False,
     on_change: OnChange | None = None,
     on_start: OnStart | None = None,
 ) -> SearchResult:
@@ -67,9 +72,12 @@ def run(
     If the folder holds the same search, an unfinished one is continued and a finished one is left as it is.
 
     Args:
-        job: What to search; a text is the name of a preset or the path of a job file.
+        job: What to search; a text is the name of a preset or the path of a job file, a mapping has its values.
         out: The search folder; by default the job's name below its storage.
+        task: The class or function that makes the job's task (`zsharp.training.task`), instead of data and
+            architectures. What a script or notebook defines is sent to the workers; pass it again to `resume`.
         fresh: Delete a search that is in the folder and start again.
+        allow_changed_code: Continue a search although code of the user's own is not what it began with.
         on_change: Called with each trial that started, reported or ended, in this thread.
         on_start: Called once before the first trial with how trials fill the machine, and the trials of earlier
             sessions.
@@ -77,26 +85,57 @@ def run(
     Raises:
         JobError: If the job does not fit the data, the machine or the folder; nothing was started or written.
     """
-    job = (load_job(job) if isinstance(job, str) else job).with_absolute_root()
+    job, named = _resolved(job, task)
     folder = search_folder(job, out)
     replaces = fresh and folder.has_search()
     if replaces:
         folder.check_unused()
     elif check_folder(job, folder):
-        return resume(folder, on_change=on_change, on_start=on_start)
-    checksum = check_data(job).checksum
+        return resume(
+            folder,
+            task=task,
+            allow_changed_code=allow_changed_code,
+            on_change=on_change,
+            on_start=on_start,
+        )
+    rehearsed = rehearsed_with(job, named)
     slots, totals = plan_resources(job)
     cluster.check_can_start()
     if replaces:
         folder.delete()
-    with folder.create(job.model_dump(mode="json"), provenance(totals.gpu_names)) as ledger:
-        return _search(job, checksum, folder, ledger, slots, totals, on_change, on_start)
+    facts = provenance(totals.gpu_names)
+    if rehearsed.code is not None:
+        facts["code"] = code_facts(rehearsed.code)
+    with folder.create(job.model_dump(mode="json"), facts) as ledger:
+        return _search(job, rehearsed, named, folder, ledger, slots, totals, on_change, on_start)
+
+
+def _resolved(
+    job: JobSpec | str | Mapping[str, Any], task: Callable[..., Any] | None
+) -> tuple[JobSpec, Named | None]:
+    """Returns the job with the task that was passed, and how it is named."""
+    named = None if task is None else name_object(task)
+    if not isinstance(job, JobSpec):
+        job = load_job(job, task=None if named is None else named.reference)
+    if named is not None:
+        job = job.model_copy(update={"task": named.reference, "code": named.folders})
+    return job.with_absolute_root(), named
+
+
+def rehearsed_with(job: JobSpec, named: Named | None) -> Rehearsed:
+    """Returns what trials will find on this machine, for a job whose task may have been passed as an object."""
+    if named is None or named.by_value is None:
+        return rehearse(job)
+    rehearsed = rehearse(job, named.by_value)
+    return replace(rehearsed, code=OwnCode((), {"main/source.py": named.source.encode()}))
 
 
 def resume(
     folder: str | Path | SearchFolder,
     sets: Sequence[str] = (),
     *,
+    task: Callable[..., Any] | None = None,
+    allow_changed_code: bool = False,
     on_change: OnChange | None = None,
     on_start: OnStart | None = None,
 ) -> SearchResult:
@@ -108,6 +147,8 @@ def resume(
     Args:
         folder: The search folder.
         sets: Changes of the job as `path=value`: more trials, another budget, other resources; see `extended`.
+        task: The class or function that `run` was passed, if workers cannot import it.
+        allow_changed_code: Continue although code of the user's own is not what the search began with.
         on_change: As for `run`.
         on_start: As for `run`; not called if nothing is left to do.
 
@@ -118,15 +159,19 @@ def resume(
     search = folder if isinstance(folder, SearchFolder) else SearchFolder(folder, writes=True)
     with search.open() as ledger:
         before, job = extended(ledger, sets)
-        checksum = check_data(job).checksum
-        check_same_data(ledger, before, job, checksum)
+        job, named = with_code(job, search, task)
+        rehearsed = rehearsed_with(job, named)
+        if rehearsed.checksum is not None:
+            check_same_data(ledger, before, job, rehearsed.checksum)
+        if not allow_changed_code:
+            check_same_code(ledger, rehearsed.code, search)
         slots, totals = plan_resources(job)
-        if job != before:
+        if job.model_copy(update={"code": before.code}) != before:
             cluster.check_can_start()
             ledger.extend(job.model_dump(mode="json"))
             if job.train.epochs > before.train.epochs:
                 reopen_for_more_epochs(job, ledger, Checkpoints(search))
-        return _search(job, checksum, search, ledger, slots, totals, on_change, on_start)
+        return _search(job, rehearsed, named, search, ledger, slots, totals, on_change, on_start)
 
 
 def plan_resources(job: JobSpec) -> tuple[Slots, cluster.Totals]:
@@ -143,7 +188,8 @@ def plan_resources(job: JobSpec) -> tuple[Slots, cluster.Totals]:
 
 def _search(
     job: JobSpec,
-    data_checksum: str,
+    rehearsed: Rehearsed,
+    named: Named | None,
     folder: SearchFolder,
     ledger: Ledger,
     slots: Slots,
@@ -152,7 +198,8 @@ def _search(
     on_start: OnStart | None,
 ) -> SearchResult:
     """Runs what is left of a search, whose ledger is open, and exports it."""
-    recorder = Recorder(job, ledger, folder, on_change, slots.gpus_per_trial)
+    code, by_value = rehearsed.code, None if named is None else named.by_value
+    recorder = Recorder(job, ledger, folder, on_change, slots.gpus_per_trial, code, by_value)
     recorder.check_budget()
     if not recorder.is_over:
         cluster.check_can_start()
@@ -160,11 +207,15 @@ def _search(
     with stopped_by_signals(wind_down, folder) as listen, _failing_storage_stops(recorder):
         with atomic_write(folder.local / "job.yaml") as unfinished:
             unfinished.write_text(dump_job(job))
+        if code is not None:
+            code.keep(folder.local)
         if not recorder.is_over and not wind_down.has_begun:
             from tune_jobs.search.tuner import run_trials
 
             hardware = provenance(totals.gpu_names)
-            started = {"slots": slots.num_slots, "hardware": hardware, "data_checksum": data_checksum}
+            started = {"slots": slots.num_slots, "hardware": hardware, "data_checksum": rehearsed.checksum}
+            if code is not None:
+                started["code_checksum"] = code.checksum
             ledger.record_event("start", started)
             recorder.clean_checkpoints()
             if on_start is not None:

@@ -11,6 +11,7 @@ from tune_jobs.cluster.watch import dead_process, has_lost_node
 from tune_jobs.search.recorder import Recorder
 from tune_jobs.search.room import Room
 from tune_jobs.search.searcher import METRIC, JobSearch
+from tune_jobs.search.worker import OWN_TRACEBACK
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
@@ -122,4 +123,5 @@ def _error_of(trial: "Trial") -> str:
     if file is None or not Path(file).exists():
         return "the worker died"
     heading, _, text = Path(file).read_text(errors="replace").partition("\n")
-    return text.strip() or heading
+    _, _, own = text.rpartition(OWN_TRACEBACK)
+    return own.strip() or text.strip() or heading

@@ -65,7 +65,11 @@ def _tune(recorder: Recorder, slots: Slots) -> None:
     """Runs one Tuner over all studies, so that no slot idles at the end of a study."""
     job = recorder.job
     trainable: Any = tune.with_parameters(
-        TrialRunner, job=job.model_dump(mode="json"), folder=recorder.folder
+        TrialRunner,
+        job=job.model_dump(mode="json"),
+        folder=recorder.folder,
+        code=recorder.code,
+        task=recorder.task,
     )
     trainable = tune.with_resources(trainable, {"cpu": slots.cpus_per_trial, "gpu": slots.gpus_per_trial})
     with (

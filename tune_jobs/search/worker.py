@@ -2,21 +2,31 @@
 
 import logging
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
 
 from tune_jobs.cluster.ray import node_name
+from tune_jobs.job.code import OwnCode, uses_own_code
 from tune_jobs.job.spec import JobSpec
 from tune_jobs.search.checkpoints import Checkpoints
 from tune_jobs.search.folder import SearchFolder
+from zsharp.user_code import user_traceback
 
 if TYPE_CHECKING:
     from zsharp.training import Training
     from zsharp.training.epoch_row import EpochRow
 
+OWN_TRACEBACK = "in code of the user's own:\n"
+"""Precedes, in an error's text, the traceback of the user's files; what comes before is Ray's and ours."""
+
 _logger = logging.getLogger(__name__)
+
+
+class OwnCodeError(Exception):
+    """Code of the user's own raised; the text ends with its traceback."""
 
 
 class TrialRunner(tune.Trainable):
@@ -27,13 +37,22 @@ class TrialRunner(tune.Trainable):
     driver dies in between, the next worker returns that row first.
     """
 
-    def setup(self, config: dict[str, Any], job: dict[str, Any], folder: SearchFolder) -> None:  # type: ignore[override]
+    def setup(  # type: ignore[override]
+        self,
+        config: dict[str, Any],
+        job: dict[str, Any],
+        folder: SearchFolder,
+        code: OwnCode | None = None,
+        task: Callable[..., Any] | None = None,
+    ) -> None:
         """Prepares the worker once. The first trial is built by the first step, since only steps have a time limit."""
         import torch
 
         # It warns of slow set-ups and advises to reuse workers, which we do.
         logging.getLogger("ray.tune.trainable.trainable").setLevel(logging.ERROR)
-        self._job = JobSpec.model_validate(job)
+        self._job, self._task = JobSpec.model_validate(job), task
+        if code is not None:
+            self._job = self._job.model_copy(update={"code": code.folders_here()})
         self._checkpoints = Checkpoints(folder)
         self._node = node_name()
         self._studies = {study.name: study for study in self._job.studies()}
@@ -47,7 +66,19 @@ class TrialRunner(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Trains one epoch; the first step after a checkpoint was loaded returns the row of its last epoch instead."""
+        """Trains one epoch; the first step after a checkpoint was loaded returns the row of its last epoch instead.
+
+        Raises:
+            OwnCodeError: With the traceback of the user's own files, if it is their code that raised.
+        """
+        try:
+            return self._step()
+        except Exception as error:
+            if not uses_own_code(self._job):
+                raise
+            raise OwnCodeError(OWN_TRACEBACK + user_traceback(error, self._job.code)) from None
+
+    def _step(self) -> dict[str, Any]:
         if self._training is None:
             self._training = self._begin(self.config)
             if self._training.last_report is not None:
@@ -77,14 +108,21 @@ class TrialRunner(tune.Trainable):
         study = self._studies[config["study"]]
         searched = {name: value for name, value in config["params"].items() if name in study.parameters}
         spec = self._job.trial_spec(study, searched, config["number"])
-        training = Training(spec)
+        training = Training(spec, task=self._task)
         file = self._checkpoints.fetch(config["trial_id"])
         if file is not None:
             try:
                 training.load(file)
             except ValueError as error:
                 _logger.warning("%s starts again from its first epoch: %s", config["trial_id"], error)
-                return Training(spec, training.data)
+                return self._again(training)
             if training.epoch > config["epoch"] + 1:  # of a record that was lost: its rows would have a gap
-                return Training(spec, training.data)
+                return self._again(training)
         return training
+
+    def _again(self, training: "Training") -> "Training":
+        """Returns the same run from its first epoch."""
+        from zsharp.training import Training
+
+        data = None if self._job.task else training.data
+        return Training(training.spec, data, task=self._task)

@@ -204,6 +204,15 @@ class Training:
             )
         return math.isfinite(row["train_loss"] + after)
 
+    def take_first_step(self) -> None:
+        """Takes one step of the first epoch, to see whether it can be taken; the run cannot be used afterwards."""
+        self._to_train_mode()
+        batch = next(iter(self.task.batches(0)), _NO_BATCH)
+        if batch is _NO_BATCH:
+            raise self._wrong_number("0")
+        with repeatable(self.device):
+            self._take_step(self._device_rates[0], to_device(batch, self.device))
+
     def validate(self) -> dict[str, float]:
         """Returns what the task measures on its validation data, with averaged weights if `ema_decay` is set.
 

@@ -1,0 +1,68 @@
+"""Checks that what a job trains can be trained: its data, and a step of what the user brings."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from tune_jobs.errors import JobError, Problem
+from tune_jobs.job.code import OwnCode, uses_own_code
+from tune_jobs.job.data_checks import check_data
+from tune_jobs.job.space import example_value
+from tune_jobs.job.spec import JobSpec, Study
+
+if TYPE_CHECKING:
+    from zsharp.data import DataInfo
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """What a job's trials will find on this machine."""
+
+    data: "DataInfo | None"  # None with a task
+    code: OwnCode | None  # None if the job imports nothing of the user's own
+    steps_per_epoch: int | None = None  # of a task
+    num_parameters: int | None = None  # of a task: how many components are trained
+
+    @property
+    def checksum(self) -> str | None:
+        """The checksum of the data; None with a task."""
+        return None if self.data is None else self.data.checksum
+
+
+def rehearse(job: JobSpec, task: Callable[..., Any] | None = None) -> Rehearsed:
+    """Checks a job's data, and takes a step of its task with each method.
+
+    Args:
+        task: The job's task as an object; imported if not given.
+
+    Raises:
+        JobError: If data, architectures or task cannot be used; nothing was started or written.
+    """
+    if job.task is None:
+        info = check_data(job)
+        return Rehearsed(info, OwnCode.imported(job) if uses_own_code(job) else None)
+    steps = num_parameters = None
+    for study in job.studies():
+        steps, num_parameters = _take_a_step(job, study, task)
+    return Rehearsed(None, OwnCode.imported(job), steps, num_parameters)
+
+
+def example_params(job: JobSpec, study: Study) -> dict[str, Any]:
+    """Returns a configuration of a study: the middle of each range, the first of each choice."""
+    return {name: example_value(job.space[name]) for name in study.parameters}
+
+
+def _take_a_step(job: JobSpec, study: Study, task: Callable[..., Any] | None) -> tuple[int, int]:
+    from zsharp.training import Training
+    from zsharp.user_code import UserCodeError, told_as_theirs
+
+    spec = job.trial_spec(study, example_params(job, study))
+    try:
+        with told_as_theirs(f"{job.task} with {study.method}", job.code):
+            # The driver leaves GPUs to the trials.
+            training = Training(replace(spec, device="cpu"), task=task)
+            training.take_first_step()
+            training.validate()
+    except UserCodeError as error:
+        raise JobError([Problem("task", job.task, str(error))]) from error
+    return training.task.steps_per_epoch, training.num_parameters
