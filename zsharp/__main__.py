@@ -133,7 +133,6 @@ def _trial_spec(options: argparse.Namespace) -> "TrialSpec":
 
 
 def _train(training: "Training", options: argparse.Namespace) -> int:
-    from zsharp.data.training_data import load_test_data
     from zsharp.training.run import train_on
 
     show = show_json if options.json else show_text
@@ -141,12 +140,7 @@ def _train(training: "Training", options: argparse.Namespace) -> int:
     result = train_on(training, lambda row: show("epoch", row), checkpoint=options.checkpoint)
     facts = result_facts(result)
     if options.test and result.status == "completed":
-        data = training.spec.data
-        columns = {"image_column": data.image_column, "label_column": data.label_column}
-        loss, accuracy = training.evaluate(
-            *load_test_data(data.name, data.root, **columns, device=training.device)
-        )
-        facts |= {"test_loss": loss, "test_accuracy": accuracy}
+        facts |= training.test() or {}
     if options.sharpness and result.status == "completed":
         from zsharp.sharpness import measure_training
 

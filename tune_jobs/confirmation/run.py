@@ -154,7 +154,6 @@ def _train(run: Confirmation, search: SearchFolder, num_threads: int, sharpness_
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # as in `tune_jobs.search.worker`
     import torch
 
-    from zsharp.data.training_data import load_test_data
     from zsharp.sharpness import measure_training
     from zsharp.training import Training
 
@@ -182,12 +181,8 @@ def _train(run: Confirmation, search: SearchFolder, num_threads: int, sharpness_
         "error": None,
     }
     if status == "completed":
-        data = run.spec.data
-        columns = {"image_column": data.image_column, "label_column": data.label_column}
-        loss, accuracy = training.evaluate(
-            *load_test_data(data.name, data.root, **columns, device=training.device)
-        )
-        row |= {"test_loss": loss, "test_accuracy": accuracy}
+        measured = training.test() or {}
+        row |= {name: measured.get(name) for name in ("test_loss", "test_accuracy")}
         if sharpness_images:
             measures = measure_training(training, num_images=sharpness_images)
             row |= {f"sharpness.{name}": value for name, value in measures.items()}

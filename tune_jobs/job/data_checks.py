@@ -28,6 +28,7 @@ def check_data(job: JobSpec) -> "DataInfo":
             download=data.download,
             image_column=data.image_column,
             label_column=data.label_column,
+            image_size=data.image_size,
         ).info
     except DataError as error:
         raise JobError([Problem("data", data.name if root is None else str(root), str(error))]) from error
@@ -43,8 +44,8 @@ def check_data(job: JobSpec) -> "DataInfo":
         problems.append(
             Problem("data.max_images", num_images, f"expected at most {info.num_train}, the training images")
         )
-    num_val = round(data.val_fraction * num_images)
-    if not 0 < num_val < num_images:
+    num_train, num_val = split_sizes(job, info)
+    if not info.num_val and not 0 < num_val < num_images:
         problems.append(
             Problem(
                 "data.val_fraction",
@@ -52,14 +53,23 @@ def check_data(job: JobSpec) -> "DataInfo":
                 f"leaves {num_val} of {num_images} images to validate on",
             )
         )
-    if job.train.batch_size > num_images - num_val:
+    if job.train.batch_size > num_train:
         problems.append(
             Problem(
                 "train.batch_size",
                 job.train.batch_size,
-                f"expected at most {num_images - num_val}, the images to train on",
+                f"expected at most {num_train}, the images to train on",
             )
         )
     if problems:
         raise JobError(problems)
     return info
+
+
+def split_sizes(job: JobSpec, info: "DataInfo") -> tuple[int, int]:
+    """Returns how many images a trial of the job trains on, and how many it is validated on."""
+    num_images = info.num_train if job.data.max_images is None else job.data.max_images
+    if info.num_val:
+        return num_images, info.num_val
+    num_val = round(job.data.val_fraction * num_images)
+    return num_images - num_val, num_val

@@ -7,7 +7,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from tune_jobs.job.data_checks import check_data
+from tune_jobs.job.data_checks import check_data, split_sizes
 from tune_jobs.job.spec import JobSpec
 from tune_jobs.search.folder import search_folder
 from tune_jobs.search.run import plan_resources
@@ -44,6 +44,7 @@ class Plan:
     spend_random: Band  # epochs of all studies if later trials are no better than earlier ones
     spend_improving: Band  # epochs of all studies if later trials are better
     explanation: list[str]  # how trials fill the machine
+    notes: tuple[str, ...]  # what was decided about the data
     storage_bytes: int  # size of ledger and Parquet files if nothing is stopped
     checkpoint_bytes: int  # size of all checkpoints that can be there at once
 
@@ -56,9 +57,7 @@ def make_plan(job: JobSpec, out: str | Path | None = None) -> Plan:
     """
     info = check_data(job)
     slots, _ = plan_resources(job)
-    num_images = job.data.max_images or info.num_train
-    num_train = num_images - round(job.data.val_fraction * num_images)
-    steps = num_train // job.train.batch_size
+    steps = split_sizes(job, info)[0] // job.train.batch_size
     studies = tuple(
         StudyPlan(
             study.name,
@@ -79,6 +78,7 @@ def make_plan(job: JobSpec, out: str | Path | None = None) -> Plan:
         spend_random=_of_all(epochs_band(rule, num_trials, at_once, improving=False), len(studies)),
         spend_improving=_of_all(epochs_band(rule, num_trials, at_once, improving=True), len(studies)),
         explanation=slots.explanation,
+        notes=info.notes,
         storage_bytes=(
             _BYTES_PER_SEARCH + reports * _BYTES_PER_REPORT + len(studies) * num_trials * _BYTES_PER_TRIAL
         ),
@@ -126,6 +126,7 @@ def render_plan(plan: Plan) -> Group:
     lines = [
         f"{studies}, {trials}, at most {counted(most, 'epoch')}.",
         *_spend_lines(plan, most),
+        *(f"Data: {note}." for note in plan.notes),
         *(f"Resources: {line}." for line in plan.explanation),
         f"Storage: at most {plan.storage_bytes / 1e6:,.1f} MB of results and {plan.checkpoint_bytes / 1e6:,.1f} MB of "
         f"checkpoints in {plan.folder}",

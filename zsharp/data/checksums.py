@@ -28,13 +28,16 @@ def stamp_files(files: SourceFiles) -> str:
 
 
 def checksum_files(files: SourceFiles) -> str:
-    """Returns a digest of names and contents (for `folders`: names, sizes, times), independent of the root."""
+    """Returns a digest of names and contents, independent of the root.
+
+    Of files in `folders`, size and modification time stand for the content unless `by_content`.
+    """
     digest = hashlib.blake2b(digest_size=16)
     for path in files.files:
         with parsing(path, "a readable file"), path.open("rb") as file:
             content = hashlib.file_digest(file, "blake2b").digest()
         digest.update(path.relative_to(files.base).as_posix().encode() + b"\0" + content)
-    for line in _listing(files):
+    for line in _contents(files) if files.by_content else _listing(files):
         digest.update(line)
     return digest.hexdigest()
 
@@ -59,6 +62,15 @@ def remember_checksum(cache: Path, name: str, files: SourceFiles, stamp: str, ch
 def _index_path(cache: Path, name: str, files: SourceFiles) -> Path:
     base_digest = hashlib.blake2b(str(files.base.resolve()).encode(), digest_size=8).hexdigest()
     return cache / "index" / f"{name}-{base_digest}.json"
+
+
+def _contents(files: SourceFiles) -> Iterator[bytes]:
+    """Yields a line with the digest of each regular file in `folders`."""
+    for folder in files.folders:
+        relative = folder.relative_to(files.base).as_posix()
+        for name in sorted(entry.name for entry in entries_of(folder, MAX_IMAGES) if entry.is_file()):
+            content = hashlib.blake2b(read_regular(folder / name)).hexdigest()
+            yield f"{relative}/{name}\0{content}\n".encode()
 
 
 def _listing(files: SourceFiles) -> Iterator[bytes]:

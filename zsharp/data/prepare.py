@@ -4,6 +4,7 @@ import logging
 import tarfile
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from zsharp.data.cache import PreparedData, cache_folder, locked, open_cached, write_cached
@@ -11,6 +12,7 @@ from zsharp.data.checks import check_decoded, verify_md5
 from zsharp.data.checksums import checksum_files, recall_checksum, remember_checksum, stamp_files
 from zsharp.data.datasets import find_source
 from zsharp.data.errors import DataError, data_error
+from zsharp.data.resize import fitted_split
 from zsharp.data.source import Source
 
 _logger = logging.getLogger(__name__)
@@ -24,6 +26,7 @@ def prepare(
     cache: str | Path | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
+    image_size: int | None = None,
 ) -> PreparedData:
     """Checks a data set and decodes it, once per machine; later calls take milliseconds.
 
@@ -39,11 +42,13 @@ def prepare(
             root, else the user's cache folder.
         image_column: Which column of Parquet files holds the images, if it has none of the usual names.
         label_column: The same for the labels.
+        image_size: Side of the square that every image is resized to (the shorter side, antialiased) and cropped to
+            (the middle); None keeps the images, which must then all have one size.
 
     Raises:
         DataError: The name is unknown, or a file is missing, damaged, of the wrong size or mislabelled.
     """
-    source = _with_columns(find_source(name), image_column, label_column)
+    source = replace(_with_columns(find_source(name), image_column, label_column), image_size=image_size)
     base = _root(source, root, download)
     copies = cache_folder(base if source.needs_root else None, cache)
     fetchable = download and bool(source.archives)
@@ -132,7 +137,12 @@ def _decode(source: Source, base: Path, cache: Path, checksum: str) -> PreparedD
     started_s = time.perf_counter()
     verify_md5(source, base)
     decoded = source.read(source, base)
+    if source.image_size is not None:
+        fit = partial(fitted_split, size=source.image_size)
+        decoded = replace(decoded, train=fit(decoded.train), test=fit(decoded.test))
     check_decoded(decoded)
     prepared = write_cached(cache, source, checksum, decoded)
+    for note in decoded.notes:
+        _logger.warning("%s: %s", base, note)
     _logger.info("%s decoded to %s in %.1f s", source.name, prepared.folder, time.perf_counter() - started_s)
     return prepared

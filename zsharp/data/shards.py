@@ -9,7 +9,7 @@ from zsharp.data.errors import DataError, data_error
 from zsharp.data.limits import MAX_FILES, MAX_IMAGES, check_count, check_regular, entries_of
 from zsharp.data.source import Source
 
-TEST_SPLITS = ("test", "validation", "valid", "val")
+TEST_SPLITS = ("test", "validation", "valid", "val", "dev")
 _SPLITS = ("train", *TEST_SPLITS)
 # 00001-of-00003, and with the fingerprint that the `datasets` library appended before version 2.15.
 _OF = re.compile(r"(?P<number>\d+)-of-(?P<count>\d+)(?P<fingerprint>-[0-9a-f]{16})?")

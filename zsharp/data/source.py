@@ -16,12 +16,13 @@ class SourceFiles:
     """The files that a data set is read from.
 
     `base` is the folder that names are relative to. A change to `files` is recognised by their contents.
-    `folders` hold so many small files that names, sizes and modification times have to do.
+    `folders` hold so many small files that names, sizes and modification times have to do, unless `by_content`.
     """
 
     base: Path
     files: tuple[Path, ...]
     folders: tuple[Path, ...] = ()
+    by_content: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Decoded:
     train: Split
     test: Split
     num_classes: int
+    num_val: int = 0  # how many of the last rows of `train` the data set itself keeps for validation
+    notes: tuple[str, ...] = ()  # what was decided about the data, for its users
 
 
 @dataclass(frozen=True)
@@ -73,3 +76,4 @@ class Source:
     has_columns: bool = False  # whether columns of a table can be named
     image_column: str | None = None  # the column that holds the images; None takes the usual names
     label_column: str | None = None  # the column that holds the labels; None takes the usual names
+    image_size: int | None = None  # side of the square that images are fitted into; None keeps their size

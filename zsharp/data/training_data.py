@@ -23,7 +23,8 @@ class TrainingData:
     images: Tensor  # uint8 [N, C, H, W], read-only
     labels: Tensor  # int64 [N]
     train_indices: Tensor  # int64 [num_train], rows to train on
-    val_indices: Tensor  # int64 [num_val], rows to validate on; empty if `val_fraction` is 0
+    # int64 [num_val], rows to validate on: the data set's own, or a share of the rest; empty if `val_fraction` is 0
+    val_indices: Tensor
 
 
 def load_training_data(
@@ -36,18 +37,27 @@ def load_training_data(
     download: bool = False,
     image_column: str | None = None,
     label_column: str | None = None,
+    image_size: int | None = None,
     device: torch.device | str = "cpu",
 ) -> TrainingData:
     """Returns the split training set of `name`, decoding it first if this machine has not done so yet.
 
-    On the CPU the images stay memory-mapped, so all processes of a machine share one copy. The last result
-    is kept for the next trial of the same worker.
+    A data set that brings validation images of its own is validated on those, whatever share `val_fraction` says;
+    only 0 trains on them too. On the CPU the images stay memory-mapped, so all processes of a machine share one
+    copy. The last result is kept for the next trial of the same worker.
 
     Raises:
         DataError: If a file is missing or damaged.
         ValueError: If the split or the subset does not fit the data.
     """
-    prepared = prepare(name, root, download=download, image_column=image_column, label_column=label_column)
+    prepared = prepare(
+        name,
+        root,
+        download=download,
+        image_column=image_column,
+        label_column=label_column,
+        image_size=image_size,
+    )
     return _load(prepared.folder, prepared.info, val_fraction, split_seed, max_images, str(device))
 
 
@@ -57,10 +67,13 @@ def load_test_data(
     *,
     image_column: str | None = None,
     label_column: str | None = None,
+    image_size: int | None = None,
     device: torch.device | str = "cpu",
 ) -> tuple[Tensor, Tensor]:
     """Returns the test set: uint8 images [N, C, H, W] and int64 labels [N]. A search must not read it."""
-    prepared = prepare(name, root, image_column=image_column, label_column=label_column)
+    prepared = prepare(
+        name, root, image_column=image_column, label_column=label_column, image_size=image_size
+    )
     images, labels = prepared.test()
     return _tensor(images).to(device), _tensor(labels).to(device)
 
@@ -70,12 +83,16 @@ def _load(
     folder: Path, info: DataInfo, val_fraction: float, split_seed: int, max_images: int | None, device: str
 ) -> TrainingData:
     images, labels = PreparedData(info, folder).train()
-    if max_images is not None and max_images > len(labels):
+    if max_images is not None and max_images > info.num_train:
         given = f"max_images is {max_images} for data set {info.name!r}"
-        raise ValueError(f"{given}; valid: at most {len(labels)}, its training images")
-    chosen = np.arange(len(labels)) if max_images is None else subset_indices(labels, max_images, split_seed)
-    train, val = chosen, chosen[:0]
-    if val_fraction != 0:
+        raise ValueError(f"{given}; valid: at most {info.num_train}, its training images")
+    chosen, own_val = np.arange(info.num_train), np.arange(info.num_train, len(labels))
+    if max_images is not None:
+        chosen = subset_indices(labels[: info.num_train], max_images, split_seed)
+    train, val = np.concatenate([chosen, own_val]), chosen[:0]
+    if val_fraction != 0 and len(own_val):
+        train, val = chosen, own_val
+    elif val_fraction != 0:
         train, val = (chosen[part] for part in split_indices(labels[chosen], val_fraction, split_seed))
     arrays = (images, labels, train, val)
     return TrainingData(info, *(_tensor(array).to(device) for array in arrays))

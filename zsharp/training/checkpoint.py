@@ -14,7 +14,11 @@ from zsharp.settings import flat
 from zsharp.training.spec import TrialSpec
 
 _VERSION = 1
-_LATER = {"": ("model", "task"), "data": ("image_column", "label_column"), "train": ("freeze", "lr_scale")}
+_LATER = {
+    "": ("model", "task"),
+    "data": ("image_column", "label_column", "image_size"),
+    "train": ("freeze", "lr_scale"),
+}
 
 
 def write_checkpoint(path: Path, spec: TrialSpec, state: dict[str, Any]) -> None:

@@ -84,8 +84,15 @@ class ImageClassification:
     def test(self) -> dict[str, float]:
         """Returns `test_loss` and `test_accuracy` on the test set. A search must not call this."""
         data = self._spec.data
-        columns = {"image_column": data.image_column, "label_column": data.label_column}
-        loss, accuracy = self.evaluate(*load_test_data(data.name, data.root, **columns, device=self._device))
+        images, labels = load_test_data(
+            data.name,
+            data.root,
+            image_column=data.image_column,
+            label_column=data.label_column,
+            image_size=data.image_size,
+            device=self._device,
+        )
+        loss, accuracy = self.evaluate(images, labels)
         return {"test_loss": loss, "test_accuracy": accuracy}
 
     @torch.no_grad()

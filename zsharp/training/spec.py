@@ -30,7 +30,12 @@ class DataSpec:
     root: Annotated[str | None, MinLen(1), "folder with the files of the data set; `digits` needs none"] = (
         None
     )
-    val_fraction: Annotated[float, Ge(0), Lt(1), "share of the training images held out for validation"] = 0.1
+    val_fraction: Annotated[
+        float,
+        Ge(0),
+        Lt(1),
+        "share of the training images held out for validation; ignored where the data bring validation images",
+    ] = 0.1
     split_seed: Annotated[_Seed, "seed of that split, which all trials of a job share"] = 0
     max_images: Annotated[
         int | None,
@@ -44,6 +49,12 @@ class DataSpec:
     ] = None
     label_column: Annotated[
         str | None, MinLen(1), "column of Parquet files with the labels; null looks for the usual names"
+    ] = None
+    image_size: Annotated[
+        int | None,
+        Ge(1),
+        Le(4096),
+        "side in pixels of the square that images are resized and cropped to; null keeps their size",
     ] = None
 
 

@@ -80,8 +80,8 @@ def _read(source: Source, root: Path) -> Decoded:
         for shard in (*train, *test):
             if not (_is_text(shard) or shard.names):
                 raise data_error(shard.path, "found labels of integers", f"text, as in {first.path.name}")
-    train_split, train_grey = _decode(train, classes)
-    test_split, test_grey = _decode(test, classes)
+    train_split, train_grey = _decode(train, classes, source.image_size)
+    test_split, test_grey = _decode(test, classes, source.image_size)
     if train_grey and test_grey:
         train_split, test_split = (
             Split(np.ascontiguousarray(split.images[:, :1]), split.labels, split.where)
@@ -250,10 +250,10 @@ def _class_labels(shard: _Shard, classes: tuple[str | int, ...]) -> Labels:
     return result
 
 
-def _decode(shards: list[_Shard], classes: tuple[str | int, ...]) -> tuple[Split, bool]:
+def _decode(shards: list[_Shard], classes: tuple[str | int, ...], size: int | None) -> tuple[Split, bool]:
     """Decodes the images of a split as RGB, and tells whether all of them are grey."""
     labels = np.concatenate([_class_labels(shard, classes) for shard in shards])
-    images, all_grey = decode_images(_encoded(shards), len(labels))
+    images, all_grey = decode_images(_encoded(shards), len(labels), size)
     return Split(images, labels, str(shards[0].path)), all_grey
 
 
