@@ -49,7 +49,7 @@ def feed(progress, live, epochs, status=None, accuracy=0.5, error=None):
     """Reports a trial from its start; its last epoch ends it if `status` is given, as `Recorder` does."""
     progress.on_change(live)
     for epoch in range(1, epochs + 1):
-        live.epoch, live.val_accuracy = epoch, accuracy
+        live.epoch, live.value = epoch, accuracy
         if epoch < epochs or status in (None, "failed", "interrupted"):
             progress.on_change(live)
     if status is not None:
@@ -233,7 +233,7 @@ def test_the_footer_counts_epochs_and_tells_the_time(clock):
 
 def test_a_resumed_trial_counts_what_it_trains_from_here_on():
     progress = Progress(small_job(), terminal())
-    live = trial(0, epoch=5, val_accuracy=0.5)
+    live = trial(0, epoch=5, value=0.5)
     progress.on_change(live)
     live.epoch = 6
     progress.on_change(live)

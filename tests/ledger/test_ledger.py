@@ -39,7 +39,8 @@ def test_keeps_everything_it_was_told(ledger):
     before = datetime.now(UTC)
     start(ledger, "a", number=5, params={"rho": 0.1 + 0.2, "lr": 1e-300})
     start(ledger, "b", variant=None)
-    ledger.report("a", 1, metrics | {"extra": "kept"}, Decision("continue", 1, 0.25, 3, "0.3 >= 0.25"))
+    own = {"metrics": {"val_auc": 0.75, "bad": math.nan, "worse": np.float32("-inf"), "count": 3}}
+    ledger.report("a", 1, metrics | own | {"extra": "kept"}, Decision("continue", 1, 0.25, 3, "0.3 >= 0.25"))
     ledger.report("b", 1, {"val_accuracy": None}, Decision("stop", 1, 0.5, 4, "below"))
     ledger.report("a", 2, metrics, Decision("complete"))
     ledger.finish_trial("b", "pruned", "below", error=None)
@@ -59,6 +60,9 @@ def test_keeps_everything_it_was_told(ledger):
     assert before <= a["started_at"] <= b["started_at"] <= b["finished_at"] <= datetime.now(UTC)
     assert [(r["seq"], r["trial_id"], r["epoch"]) for r in reports] == [(1, "a", 1), (2, "b", 1), (3, "a", 2)]
     assert reports[0].items() >= (metrics | {"extra": "kept", "decision": "continue"}).items()
+    assert [report["metrics"] for report in reports] == [
+        {"val_auc": 0.75, "bad": None, "worse": None, "count": 3.0}, {}, {},
+    ]  # fmt: skip
     assert reports[0].items() >= {"rung": 1, "cutoff": 0.25, "num_values": 3, "reason": "0.3 >= 0.25"}.items()
     assert reports[2].items() >= {"rung": None, "cutoff": None, "num_values": None, "reason": ""}.items()
     assert reports[2]["reported_at"] - before < timedelta(minutes=1)
@@ -111,6 +115,8 @@ def test_values_that_json_cannot_hold(ledger):
         ({"device": 0}, "device: 0; expected str"),
         ({"extra": [1]}, "extra: .1.; expected a number, a text or None"),
         ({"epoch": 1}, "'epoch'.;"),
+        ({"metrics": {"val_auc": "high"}}, "metrics.val_auc: 'high'; expected float"),
+        ({"metrics": 0.5}, "metrics: 0.5; expected numbers by name"),
         ({"reason": "x"}, "'reason'.;"),
     ],
 )

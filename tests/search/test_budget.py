@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from ray.tune.search import Searcher
 from simulated_search import Driver, small_job
 
+from tune_jobs.job.metric import Metric
 from tune_jobs.job.spec import BudgetModel
 from tune_jobs.ledger.writer import Ledger
 from tune_jobs.search import budget as budget_module
@@ -23,15 +24,14 @@ KINDS = {
     "epochs": (30, {"epochs": 30}),
     "gradient_evaluations": (1000, {"gradient_evaluations": 1000}),
     "gpu_hours": (0.5, {"gpu_hours": 0.5}),
-    "target_accuracy": (0.9, {"best_accuracy": 0.9}),
+    "target_accuracy": (0.9, {"best": 0.9}),
+    "target": (0.9, {"best": 0.9}),
 }
 
 
 def test_each_kind_is_exhausted_at_its_limit_and_not_before():
     assert set(KINDS) == set(BudgetModel.model_fields)
-    everything = dict.fromkeys(
-        ("hours", "epochs", "gradient_evaluations", "gpu_hours", "best_accuracy"), 10**6
-    )
+    everything = dict.fromkeys(("hours", "epochs", "gradient_evaluations", "gpu_hours", "best"), 10**6)
     assert Spent(**everything).exhausts(BudgetModel()) is None
     for kind, (limit, used) in KINDS.items():
         ((name, value),) = used.items()
@@ -40,6 +40,11 @@ def test_each_kind_is_exhausted_at_its_limit_and_not_before():
         assert Spent(**{name: less}).exhausts(budget) is None
         assert Spent(**used).exhausts(budget) == f"budget.{kind} is reached: {limit:g} of {limit:g}"
         assert Spent(**(everything | {name: 0})).exhausts(budget) is None
+    assert Spent().exhausts(BudgetModel(target=-1.0)) is None, "no trial is at full fidelity"
+    lower = Metric("val_loss", "min")
+    assert [bool(Spent(best=best).exhausts(BudgetModel(target=0.4), lower)) for best in (0.41, 0.4, 0.3)] == [
+        False, True, True,
+    ]  # fmt: skip
 
 
 def test_epochs_stop_a_search_and_a_larger_budget_lets_it_go_on(tmp_path):
@@ -93,10 +98,10 @@ def test_a_trial_uses_up_what_it_reports(tmp_path, change, is_stopped):
             recorder.report("ray", row | {"train_s": 2.0 * epoch})
         assert bool(recorder.wind_down.reason) is is_stopped
         spent = recorder.meter.spent
-        assert (spent.epochs, spent.gradient_evaluations, spent.best_accuracy) == (9, 90, 0.8)
+        assert (spent.epochs, spent.gradient_evaluations, spent.best) == (9, 90, 0.8)
         assert spent.gpu_hours == pytest.approx(9 / 3600)
         again = Recorder(job, ledger, SearchFolder(tmp_path), gpus_per_trial=0.5).meter.spent
-        assert (again.epochs, again.gradient_evaluations, again.best_accuracy) == (9, 90, 0.8)
+        assert (again.epochs, again.gradient_evaluations, again.best) == (9, 90, 0.8)
         assert again.gpu_hours == pytest.approx(9 / 3600)
 
 

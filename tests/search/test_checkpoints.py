@@ -66,9 +66,9 @@ def test_only_what_is_named_is_dropped_and_once(tmp_path, checkpoints, monkeypat
     monkeypatch.setattr(checkpoints, "drop", dropped.append)
     retention = Retention(checkpoints, trials, num_best=2)
     for trial_id, accuracy in {"a": 0.5, "b": 0.7, "c": 0.6, "d": 0.1, "e": 0.9, "f": 0.8}.items():
-        trial = trials[trial_id] = LiveTrial(trial_id, "study", {}, val_accuracy=accuracy, status="completed")
+        trial = trials[trial_id] = LiveTrial(trial_id, "study", {}, value=accuracy, status="completed")
         retention.end_trial(trial)
-    trials["g"] = LiveTrial("g", "study", {}, val_accuracy=1.0, status="pruned")
+    trials["g"] = LiveTrial("g", "study", {}, value=1.0, status="pruned")
     retention.end_trial(trials["g"])
     assert dropped == ["a", "d", "c", "b", "g"]
 
@@ -138,7 +138,7 @@ def test_a_search_keeps_those_of_its_best_and_of_running_trials(seed, num_slots,
             kept = {trial.trial_id for trial in trials if trial.status is None}
             for study in {trial.study for trial in trials}:
                 done = [t for t in trials if t.study == study and t.status == "completed"]
-                done.sort(key=lambda trial: (-trial.val_accuracy, trial.val_loss))  # ties: started first
+                done.sort(key=lambda trial: (-trial.value, trial.val_loss))  # ties: started first
                 kept |= {trial.trial_id for trial in done[:keep]}
             return sorted(f"{trial_id}.pt" for trial_id in kept)
 

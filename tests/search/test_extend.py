@@ -45,6 +45,7 @@ REFUSED = {
     "asha.enabled=false": ("asha.enabled", "True"),
     "search.first_points=[{rho: 0.1}]": ("search.first_points", "another folder"),
     "data.val_fraction=0.3": ("data.val_fraction", "0.2"),
+    "metric=train_accuracy": ("metric", "'val_accuracy'"),
     "name=other": ("name", "'digits'"),
     "storage=elsewhere": ("storage", "'results'"),
     "train.augment.flip=true": ("train.augment.flip", "None"),

@@ -5,6 +5,7 @@ import math
 import pytest
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
+from simulated_search import Driver, Trials, small_job
 
 from tune_jobs.job.load import load_job
 from tune_jobs.ledger.writer import Ledger
@@ -12,6 +13,8 @@ from tune_jobs.search.folder import SearchFolder
 from tune_jobs.search.recorder import Recorder, dataset_name
 from tune_jobs.search.samplers import num_startup_trials, suggestion_seed
 from tune_jobs.search.searcher import JobSearch, first_points
+from tune_jobs.stopping.asha import Rule
+from tune_jobs.stopping.replay import replay
 from zsharp.training.spec import DataSpec
 
 
@@ -172,3 +175,29 @@ def test_a_stop_waits_for_epochs_that_run_and_not_for_workers_that_start(tmp_pat
     assert scheduler.on_trial_result(None, SimpleNamespace(trial_id="trains"), row | {"epoch": 2}) == "STOP"
     scheduler.on_trial_complete(None, SimpleNamespace(trial_id="trains"), row)
     assert stopper.stop_all()  # what is left has none to end
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_a_metric_of_which_less_is_better_is_searched_as_its_mirror_image(tmp_path, sampler):
+    """The same trials, once reporting a score and once its negative, some diverging or failing: all else is equal."""
+    sets = ("search.num_trials=14", f"search.sampler={sampler}", "methods=[sam, base]", "asha.protect_top=0")
+    played = []
+    for mode, sign in (("max", 1), ("min", -1)):
+        theirs = {"task": "my_task:Task", "architectures": (), "metric": "score", "mode": mode}
+        job = small_job(*sets, "failures.max_retries=0").model_copy(update=theirs)
+        trials = Trials(3, diverging=0.03, failing=0.04, sign=sign)
+        Driver(job, tmp_path / mode, trials, num_slots=2, seed=1).run(60).close()  # as if killed
+        driver = Driver(job, tmp_path / mode, trials, num_slots=2, seed=2).run()
+        trials, reports = driver.ledger.trials(), driver.ledger.reports()
+        driver.close()
+        assert replay([(0, Rule.of_job(job.model_dump()))], trials, reports) == []
+        ranked = sorted(driver.recorder.trials.values(), key=lambda trial: trial.merit)
+        played.append((
+            [(trial["trial_id"], trial["params"], trial["status"], trial["dataset"]) for trial in trials],
+            [tuple(report[name] for name in ("trial_id", "epoch", "decision", "rung")) for report in reports],
+            [trial.trial_id for trial in ranked],
+            [None if report["cutoff"] is None else round(sign * report["cutoff"], 9) for report in reports],
+        ))  # fmt: skip
+    assert played[0] == played[1]
+    assert {status for _, _, status, _ in played[0][0]} == {"completed", "pruned", "diverged", "failed"}
+    assert {dataset for *_, dataset in played[0][0]} == {"my_task:Task"}

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
-from tune_jobs.stopping.asha import WORST, Rule, Rungs
+from tune_jobs.job.metric import Metric
+from tune_jobs.stopping.asha import Rule, Rungs
 
 
 @given(
@@ -65,14 +66,14 @@ def test_a_diverged_trial_ends_and_counts_as_worst_where_it_was_heading(value):
         rungs.judge(trial, 3, 0.5)
     decision = rungs.judge("a", 4, value)
     assert decision.action == "diverge"
-    assert rungs.values == {3: {"a": 0.5, "b": 0.5}, 9: {"a": WORST}}
+    assert rungs.values == {3: {"a": 0.5, "b": 0.5}, 9: {"a": 0.0}}
     assert rungs.judge("b", 9, 0.01).action == "continue"
 
 
 def test_a_crash_at_the_start_counts_in_the_first_rung():
     rungs = Rungs(Rule(27, 3, 3))
     rungs.record_worst("a")
-    assert rungs.values == {3: {"a": WORST}, 9: {}}
+    assert rungs.values == {3: {"a": 0.0}, 9: {}}
     decision = rungs.judge("b", 3, 0.1)
     assert (decision.action, decision.num_values) == ("continue", 1)
 
@@ -185,3 +186,60 @@ def test_a_job_of_before_there_was_protection_has_the_rule_of_then():
     assert Rule.of_job(job) == Rule(9, 1, 3, seed=5)
     job["asha"] |= {"protect_top": 2, "immortal_fraction": 0.1}
     assert Rule.of_job(job) == Rule(9, 1, 3, True, 2, 0.1, 5)
+
+
+LOWER, HIGHER = Metric("score", "min"), Metric("score", "max")
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 8) | st.none()), max_size=60),
+    st.integers(1, 9),
+    st.integers(2, 4),
+    st.integers(0, 2),
+)
+def test_lower_is_better_decides_as_its_mirror_image(steps, grace, factor, protect_top):
+    """The same values negated: the same actions at mirrored cutoffs, diverged trials included."""
+    lower, higher = (
+        Rungs(Rule(9, grace, factor, protect_top=protect_top, metric=m)) for m in (LOWER, HIGHER)
+    )
+    epochs = dict.fromkeys(map(str, range(6)), 0)
+    for number, value in steps:
+        trial = str(number)
+        if trial not in epochs:
+            continue
+        epochs[trial] += 1
+        down = lower.judge(trial, epochs[trial], None if value is None else -value / 8)
+        up = higher.judge(trial, epochs[trial], None if value is None else value / 8)
+        assert (down.action, down.rung, down.num_values) == (up.action, up.rung, up.num_values)
+        assert down.cutoff == (None if up.cutoff is None else pytest.approx(-up.cutoff))
+        if down.action != "continue":
+            del epochs[trial]
+
+
+@pytest.mark.parametrize(
+    ("metric", "others", "value", "action", "cutoff", "words"),
+    [
+        (Metric("val_loss", "min"), [0.398], 0.412, "stop", 0.398, "0.412 is above the cutoff 0.398"),
+        (Metric("val_loss", "min"), [0.398], 0.3, "continue", 0.398, "0.3 reaches the cutoff 0.398"),
+        (Metric("auc", "max"), [12345.678], 0.5, "stop", 12345.678, "0.5 is below the cutoff 1.235e+04"),
+        (Metric(), [0.398], 0.412, "continue", 0.398, "0.4120 reaches the cutoff 0.3980"),
+        (Metric(), [None], 0.01, "continue", 0.0, "0.0100 reaches the cutoff 0.0000"),
+        (Metric("val_loss", "min"), [None], 1e9, "continue", None, "1e+09 is better than a trial that div"),
+        (Metric("val_loss", "min"), [None, None, 0.3], 5.0, "continue", None, "5 is better than a trial"),
+        (Metric("auc", "max"), [None, 0.3, 0.6], 0.2, "stop", 0.4, "0.2 is below the cutoff 0.4"),
+        (Metric("auc", "max"), [None, -3.0], -9.0, "continue", None, "-9 is better than a trial"),
+    ],
+)
+def test_a_cutoff_is_told_in_the_metrics_own_numbers_and_an_infinite_one_stops_nobody(
+    metric, others, value, action, cutoff, words
+):
+    rungs = Rungs(Rule(9, 1, 3, metric=metric))
+    for number, other in enumerate(others):
+        if other is None:
+            rungs.record_worst(str(number))
+        else:
+            rungs.judge(str(number), 1, other)
+    decision = rungs.judge("last", 1, value)
+    assert (decision.action, decision.num_values) == (action, len(others))
+    assert decision.cutoff == (None if cutoff is None else pytest.approx(cutoff))
+    assert decision.reason.startswith(words)

@@ -32,6 +32,7 @@ class Trials:
     seed: int = 0
     diverging: float = 0.0  # chance at each epoch
     failing: float = 0.0  # chance before each epoch, other at each try
+    sign: int = 1  # -1: what a task reports as its `score` is lower for better trials
 
     def value(self, trial_id, params, epoch):
         off = (math.log10(params.get("lr", 0.003)) + 2.5) ** 2 + (params.get("q_p", 0.8) - 0.8) ** 2
@@ -44,6 +45,7 @@ class Trials:
         value = None if diverged else self.value(trial_id, params, epoch)
         return {
             "epoch": epoch, "val_accuracy": value, "val_loss": None if diverged else 1 - value,
+            "metrics": {} if diverged else {"score": self.sign * value},
             "diverged": int(diverged), "gradient_evaluations": 10 * epoch, "train_s": 2.0 * epoch,
         }  # fmt: skip
 

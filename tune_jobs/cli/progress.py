@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tune_jobs.cluster.slots import Slots
+from tune_jobs.job.metric import VAL_ACCURACY, Metric
 from tune_jobs.job.spec import JobSpec
 from tune_jobs.search.trial import LiveTrial
 from tune_jobs.wording import counted, last_line
@@ -48,6 +49,7 @@ class Progress:
         self._num_trials = sum(study.num_trials for study in self._studies.values())
         self._id_width = max(map(len, self._studies)) + len("-0000")
         self._max_epochs = job.train.epochs
+        self._metric = Metric(job.metric, job.mode)
         self._epochs_of: dict[str, int] = {}
         self._epochs_of_ended: list[int] = []
         self._num_epochs = 0
@@ -89,7 +91,7 @@ class Progress:
         study = self._studies[trial.study]
         self._epochs_of_ended.append(trial.epoch)
         study.ended[trial.status] += 1
-        if trial.status == "completed" and _accuracy(trial) > _accuracy(study.best):
+        if trial.status == "completed" and (study.best is None or trial.merit > study.best.merit):
             study.best = trial
 
     def __enter__(self) -> Self:
@@ -116,11 +118,13 @@ class Progress:
 
     def _line(self, trial: LiveTrial) -> str:
         ended = sum(study.num_ended for study in self._studies.values())
-        accuracy = "" if trial.val_accuracy is None else f"  val acc {trial.val_accuracy:.4f}"
+        value = (
+            "" if trial.value is None else f"  {self._metric.short_label} {self._metric.text(trial.value)}"
+        )
         error = f"  {_shortened(last_line(trial.error))}" if trial.error else ""
         return (
             f"{ended:>{len(str(self._num_trials))}}/{self._num_trials}  {trial.trial_id:<{self._id_width}}  "
-            f"{trial.status:<11}  epoch {trial.epoch:>{len(str(self._max_epochs))}}/{self._max_epochs}{accuracy}  "
+            f"{trial.status:<11}  epoch {trial.epoch:>{len(str(self._max_epochs))}}/{self._max_epochs}{value}  "
             f"{_params(trial)}{error}"
         )
 
@@ -128,8 +132,10 @@ class Progress:
         """Returns the table with as many studies as fit the terminal: lines that scroll away cannot be redrawn."""
         table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
         longest = max(map(len, self._studies))
-        table.add_column("study", width=min(longest, max(16, self._console.width - _WIDTH_OF_COUNTS)))
-        for name in ("done", "running", "pruned", "failed", "best"):
+        best = "best" if self._metric == VAL_ACCURACY else f"best {self._metric.name}"
+        room = self._console.width - _WIDTH_OF_COUNTS - len(best) + len("best")
+        table.add_column("study", width=min(longest, max(16, room)))
+        for name in ("done", "running", "pruned", "failed", best):
             table.add_column(name, justify="right", no_wrap=True, min_width=len("0.1234"))
         table.add_column("with")  # with `no_wrap`, rich would shrink all columns on a narrow terminal
         shown = self._shown(max(1, self._console.size.height - _LINES_AROUND_STUDIES))
@@ -142,7 +148,7 @@ class Progress:
                 str(len(study.running) or ""),
                 str(study.ended["pruned"] or ""),
                 str(lost or ""),
-                "" if study.best is None else f"{_accuracy(study.best):.4f}",
+                "" if study.best is None or study.best.value is None else self._metric.text(study.best.value),
                 "" if study.best is None else Text(_params(study.best), no_wrap=True, overflow="ellipsis"),
             )
         lines: list[Table | Text] = [table]
@@ -156,7 +162,11 @@ class Progress:
         """Returns the studies to show in `count` rows: running ones first, then the best, in the job's order."""
         if len(self._studies) <= count:
             return list(self._studies)
-        merit = {name: (bool(study.running), _accuracy(study.best)) for name, study in self._studies.items()}
+        worst = self._metric.merit(None)
+        merit = {
+            name: (bool(study.running), study.best.merit if study.best else worst)
+            for name, study in self._studies.items()
+        }
         chosen = sorted(self._studies, key=lambda name: merit[name], reverse=True)[:count]
         return [name for name in self._studies if name in chosen]
 
@@ -204,10 +214,6 @@ def epochs_left(ended: Sequence[int], running: Sequence[int], num_waiting: int, 
         return expected + surviving * (max_epochs - last)
 
     return num_waiting * after(-1) + sum(map(after, running))
-
-
-def _accuracy(trial: LiveTrial | None) -> float:
-    return -1.0 if trial is None or trial.val_accuracy is None else trial.val_accuracy
 
 
 def _params(trial: LiveTrial) -> str:

@@ -20,7 +20,7 @@ from tune_jobs.search.checkpoints import Checkpoints
 from tune_jobs.search.extend import extended
 from tune_jobs.search.folder import SearchFolder
 from tune_jobs.search.own_code import check_same_code, with_code
-from tune_jobs.search.recorder import dataset_name, first_data
+from tune_jobs.search.recorder import recorded_dataset
 from tune_jobs.search.run import plan_resources, rehearsed_with
 from tune_jobs.search.wind_down import sigterm_interrupts
 from tune_jobs.wording import last_line
@@ -128,7 +128,7 @@ def _run_all(
                 left.append(run)
                 continue
             outcome = {"status": "failed", "error": last_line(str(error)) or "the worker died"}
-        row = result_row(run, job, outcome) | {"dataset": dataset_name(first_data(ledger))}
+        row = result_row(run, job, outcome) | {"dataset": recorded_dataset(ledger)}
         ledger.confirm(run.key, row)
         checkpoints.drop(_file_name(run))
         if on_row is not None:

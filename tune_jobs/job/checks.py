@@ -23,12 +23,21 @@ from tune_jobs.job.space import (
 )
 from tune_jobs.job.spec import SECTIONS, DataModel, JobSpec
 from tune_jobs.wording import counted
+from zsharp.training.epoch_row import RESERVED_NAMES
 from zsharp.user_code import is_reference
 
 _Keys = tuple[int | str, ...]  # lead to a value in a job: ("space", "q_p", "uniform", 1)
 
 # Samplers whose suggestions do not depend on results, only on the number of the trial.
 _SAMPLERS_WITHOUT_FEEDBACK = ("random", "grid")
+
+# What every report has a column for that can be searched for, and which way is better.
+_MODES: Mapping[str, str] = {
+    "val_accuracy": "max",
+    "val_loss": "min",
+    "train_loss": "min",
+    "train_accuracy": "max",
+}
 
 # Stand in for required values that are missing or wrong, so that the rest can be checked.
 _PLACEHOLDERS: Mapping[str, object] = {
@@ -111,6 +120,21 @@ def _check_what_is_trained(checked: _Checked) -> Iterator[Problem]:
         )
     if checked.job.data != DataModel():
         yield Problem("data", NOTHING, "the job's `task` brings its own data; remove one of the two")
+
+
+def _check_metric(checked: _Checked) -> Iterator[Problem]:
+    name, mode = checked.job.metric, checked.job.mode
+    if checked.job.task is None and name not in _MODES:
+        yield Problem("metric", name, unknown("metric", name, _MODES))
+    elif not name.isidentifier() or (name in RESERVED_NAMES and name not in _MODES):
+        text = f"expected {', '.join(_MODES)}, or another name of a number that `validate` returns"
+        yield Problem("metric", name, text)
+    elif mode != _MODES.get(name, mode):
+        better = "lower" if _MODES[name] == "min" else "higher"
+        yield Problem("mode", mode, f"a {better} {name} is better; set `mode: {_MODES[name]}`")
+    if checked.job.budget.target_accuracy is not None and name != "val_accuracy":
+        bar = checked.job.budget.target_accuracy
+        yield Problem("budget.target_accuracy", bar, f"the metric is {name}; set `budget.target` instead")
 
 
 def _check_dataset(checked: _Checked) -> Iterator[Problem]:
@@ -315,6 +339,7 @@ def _value_at(values: Mapping[str, object], *keys: str) -> object:
 # Each check, after the keys whose values must be right for it to make sense.
 _CHECKS: tuple[tuple[tuple[_Keys, ...], Callable[[_Checked], Iterator[Problem]]], ...] = (
     ((("data",), ("task",)), _check_what_is_trained),
+    ((("metric",), ("mode",), ("task",), ("budget",)), _check_metric),
     ((("data", "name"),), _check_dataset),
     ((), _check_names),
     ((), _check_space),

@@ -130,6 +130,7 @@ class BudgetModel(_Section, frozen=True):
     gradient_evaluations: Annotated[int, Field(ge=1)] | None = None
     gpu_hours: Positive | None = None
     target_accuracy: Annotated[float, Field(gt=0, le=1)] | None = None
+    target: float | None = None  # of the metric, in its mode
 
 
 class FailuresModel(_Section, frozen=True):

@@ -16,7 +16,7 @@ from pydantic import (
 )
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-from tune_jobs.ledger.rows import ACTIONS, METRICS, RESERVED, STATUSES
+from tune_jobs.ledger.rows import ACTIONS, METRICS, OWN_METRICS, RESERVED, STATUSES
 
 
 def _moment(value: object) -> datetime:
@@ -70,7 +70,7 @@ class _Trial(TypedDict):
 class _Report(TypedDict):
     trial: _Count
     epoch: _Count
-    metrics: Json[dict[str, _Value]]
+    metrics: Json[dict[str, _Value | dict[str, _Finite | None]]]
     decision: Literal[ACTIONS]  # type: ignore[valid-type]
     rung: _Count | None
     cutoff: _Finite | None
@@ -128,7 +128,14 @@ def check_metrics(metrics: Mapping[str, Any]) -> None:
     """Raises ValueError if a metric has another type than reports have, or a name that is taken."""
     if taken := RESERVED & metrics.keys():
         raise ValueError(f"metrics: {sorted(taken)} are no names of metrics")
+    for name, value in metrics.items():
+        if isinstance(value, dict) is not (name == OWN_METRICS):
+            raise ValueError(f"metrics.{name}: expected {_kind_of(name)}, found {value!r}")
     for name in METRICS.keys() & metrics.keys():
         kind, value = METRICS[name], metrics[name]
         if value is not None and not isinstance(value, (int, float) if kind is float else kind):
             raise ValueError(f"metrics.{name}: expected {kind.__name__}, found {value!r}")
+
+
+def _kind_of(name: str) -> str:
+    return "numbers by name" if name == OWN_METRICS else "one value"

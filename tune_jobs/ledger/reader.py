@@ -10,6 +10,7 @@ from typing import Any
 from tune_jobs.errors import LedgerError
 from tune_jobs.ledger.checks import check_metrics, checked
 from tune_jobs.ledger.checksums import COLUMNS, checked_rows
+from tune_jobs.ledger.rows import OWN_METRICS
 
 
 class LedgerReader:
@@ -91,8 +92,9 @@ class LedgerReader:
     def iter_reports(self, trial_id: str | None = None) -> Iterator[dict[str, Any]]:
         """Yields all reports, or those of one trial, in the order recorded.
 
-        Each has `seq` (its number in that order), `trial_id`, `epoch`, each metric by its name, `decision` (the
-        action), `rung`, `cutoff`, `num_values`, `reason`, and `reported_at` as an aware datetime in UTC.
+        Each has `seq` (its number in that order), `trial_id`, `epoch`, each metric by its name, `metrics` (what
+        a task of the user's own measured, by name), `decision` (the action), `rung`, `cutoff`, `num_values`, `reason`,
+        and `reported_at` as an aware datetime in UTC.
         """
         with nullcontext() if self._connection.in_transaction else self.snapshot():
             trials = {seq: row["trial_id"] for seq, row in self._rows("trials")}
@@ -110,7 +112,8 @@ class LedgerReader:
                 with self._translated():
                     check_metrics(metrics)
                 if trial_id is None or trials[trial] == trial_id:
-                    yield {"seq": seq, "trial_id": trials[trial], "val_accuracy": None, **metrics, **row}
+                    report = {"seq": seq, "trial_id": trials[trial], "val_accuracy": None, OWN_METRICS: {}}
+                    yield {**report, **metrics, **row}
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:

@@ -20,6 +20,9 @@ EVENTS = ("start", "stop", "retry", "job", "checkpoint", "pack", "move", "slots"
 WORKER_FACTS: dict[str, type] = {"node": str, "gpu_ids": str, "worker_pid": int}
 METRICS: dict[str, type] = {**MEASURES, **TOTALS, **WORKER_FACTS}
 
+# What a task of the user's own measures, a mapping beside them; a report without such numbers does not have it.
+OWN_METRICS = "metrics"
+
 START_COLUMNS = ("trial_id", "study", "number", "dataset", "architecture", "method", "variant", "seed")
 TRIAL_COLUMNS = (
     *(*START_COLUMNS, "params", "max_epochs", "status", "stop_reason", "error", "started_at", "finished_at"),

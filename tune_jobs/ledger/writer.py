@@ -41,6 +41,7 @@ from tune_jobs.ledger.rows import (
     EVENT_COLUMNS,
     EVENTS,
     METRICS,
+    OWN_METRICS,
     RESERVED,
     START_COLUMNS,
     STATUSES,
@@ -128,7 +129,7 @@ class Ledger(LedgerReader):
         self,
         trial_id: str,
         epoch: int,
-        metrics: Mapping[str, float | int | str | None],
+        metrics: Mapping[str, float | int | str | Mapping[str, float | None] | None],
         decision: Decision,
         ends_as: str | None = None,
     ) -> None:
@@ -136,7 +137,8 @@ class Ledger(LedgerReader):
 
         Args:
             epoch: 1 for the first report, then one more each time.
-            metrics: Values by name, those of `METRICS` and others; NaN and infinities become null (not measured).
+            metrics: Values by name, those of `METRICS` and others, and under `metrics` the numbers of a task of the
+                user's own. NaN and infinities become null (not measured).
             ends_as: One of `STATUSES` if the trial ends here, for the decision's reason.
         """
         where = f"{trial_id}, epoch {epoch}"
@@ -148,7 +150,13 @@ class Ledger(LedgerReader):
             raise self._error(
                 f"trial {where}: metrics {taken}; expected other names; these are the ledger's own"
             )
-        values = {name: self._value(f"{where}: {name}", v, METRICS.get(name)) for name, v in metrics.items()}
+        values: dict[str, Any] = {
+            name: self._value(f"{where}: {name}", v, METRICS.get(name))
+            for name, v in metrics.items()
+            if name != OWN_METRICS
+        }
+        if own := metrics.get(OWN_METRICS):
+            values[OWN_METRICS] = self._numbers(where, own)
         cutoff = self._value(f"{where}: cutoff", decision.cutoff, float)
         judged = (decision.action, decision.rung, cutoff, decision.num_values, as_text(decision.reason))
         with self._writing() as connection:
@@ -289,6 +297,11 @@ class Ledger(LedgerReader):
         if known is not None and kind is not None and not isinstance(known, kind):
             raise self._error(f"trial {where}: {value!r}; expected {kind.__name__} or None")
         return known
+
+    def _numbers(self, where: str, numbers: object) -> dict[str, float | int | str | None]:
+        if not isinstance(numbers, Mapping):
+            raise self._error(f"trial {where}: {OWN_METRICS}: {numbers!r}; expected numbers by name")
+        return {name: self._value(f"{where}: {OWN_METRICS}.{name}", v, float) for name, v in numbers.items()}
 
     def _prepare(self) -> None:
         """Before the first transaction: only then is anything in the file changed."""

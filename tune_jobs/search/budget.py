@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tune_jobs.job.metric import VAL_ACCURACY, Metric
 from tune_jobs.job.spec import BudgetModel
 
 _LONGEST_STEP_S = 7 * 24 * 3600.0
@@ -18,20 +19,23 @@ class Spent:
     gradient_evaluations: int = 0  # forward and backward passes of all trials
     gpu_hours: float = 0.0  # hours that trials trained, times the GPUs each had
     hours: float = 0.0  # hours that the search ran
-    best_accuracy: float = 0.0  # best validation accuracy of a trial at full fidelity; 0 if there is none
+    best: float | None = None  # best value of the metric of a trial at full fidelity; None if there is none
 
-    def exhausts(self, budget: BudgetModel) -> str | None:
+    def exhausts(self, budget: BudgetModel, metric: Metric = VAL_ACCURACY) -> str | None:
         """Returns which part of a budget is used up, or None if the search may go on."""
         limits = {
             "hours": (self.hours, budget.hours),
             "epochs": (self.epochs, budget.epochs),
             "gradient_evaluations": (self.gradient_evaluations, budget.gradient_evaluations),
             "gpu_hours": (self.gpu_hours, budget.gpu_hours),
-            "target_accuracy": (self.best_accuracy, budget.target_accuracy),
         }
         for name, (used, limit) in limits.items():
             if limit is not None and used >= limit:
                 return f"budget.{name} is reached: {used:.6g} of {limit:.6g}"
+        for name in ("target_accuracy", "target"):
+            bar = getattr(budget, name)
+            if bar is not None and self.best is not None and metric.reaches(self.best, bar):
+                return f"budget.{name} is reached: {self.best:.6g} of {bar:.6g}"
         return None
 
 
@@ -46,7 +50,9 @@ class Meter:
         gpus_per_trial: float,
         events: Iterable[Mapping[str, Any]] = (),
         reports: Sequence[Mapping[str, Any]] = (),
+        metric: Metric = VAL_ACCURACY,
     ) -> None:
+        self._metric = metric
         self.spent, self.gpus_per_trial = Spent(), gpus_per_trial
         self._train_s: dict[str, float] = {}
         self._hours_before = hours_before(events, reports)
@@ -66,14 +72,16 @@ class Meter:
         self._train_s[trial_id] = train_s
         self.spent.gpu_hours += seconds * self.gpus_per_trial / 3600
 
-    def add_completed(self, accuracy: float | None) -> None:
-        """Takes in the validation accuracy of a trial at full fidelity."""
-        self.spent.best_accuracy = max(self.spent.best_accuracy, accuracy or 0.0)
+    def add_completed(self, value: float | None) -> None:
+        """Takes in the metric's value of a trial at full fidelity."""
+        best = self.spent.best
+        if value is not None and (best is None or self._metric.reaches(value, best)):
+            self.spent.best = value
 
     def exhausted(self, budget: BudgetModel) -> str | None:
         """Returns which part of a budget is used up by now, or None."""
         self.spent.hours = self._hours_before + (time.monotonic() - self._started_s) / 3600
-        return self.spent.exhausts(budget)
+        return self.spent.exhausts(budget, self._metric)
 
 
 def hours_before(events: Iterable[Mapping[str, Any]], reports: Iterable[Mapping[str, Any]]) -> float:

@@ -11,22 +11,26 @@ from typing import Any
 from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.samplers import TPESampler
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 MOST_TOLD = 1000
 _BEST = 100  # several times what TPE takes for good
 
 
-def some_of(trials: Sequence[FrozenTrial], most: int = MOST_TOLD) -> list[FrozenTrial]:
+def some_of(
+    trials: Sequence[FrozenTrial], most: int = MOST_TOLD, *, larger_is_better: bool = True
+) -> list[FrozenTrial]:
     """Returns at most `most` trials that ended, by their numbers: the best completed ones, and every n-th of the rest.
 
-    Running ones come on top; failed ones, which TPE leaves out, are left out. Larger values are better.
+    Running ones come on top; failed ones, which TPE leaves out, are left out.
     """
     ended = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     running = [trial for trial in trials if trial.state is TrialState.RUNNING]
     if len(ended) > most:
         completed = [trial for trial in ended if trial.state is TrialState.COMPLETE]
-        completed.sort(key=lambda trial: (-(trial.value or 0.0), trial.number))
+        sign = -1 if larger_is_better else 1
+        completed.sort(key=lambda trial: (sign * (trial.value or 0.0), trial.number))
         best = {trial.number for trial in completed[: min(_BEST, most // 2)]}
         others = [trial for trial in ended if trial.number not in best]
         room = most - len(best)
@@ -60,7 +64,9 @@ class PartialTPESampler(TPESampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Returns a suggestion for all parameters together."""
-        part: Any = _Part(study, some_of(study.get_trials(deepcopy=False), self._most))
+        is_max = study.direction is StudyDirection.MAXIMIZE
+        trials = some_of(study.get_trials(deepcopy=False), self._most, larger_is_better=is_max)
+        part: Any = _Part(study, trials)
         suggestion: dict[str, Any] = super().sample_relative(part, trial, search_space)
         return suggestion
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from tune_jobs.job.code import OwnCode
+from tune_jobs.job.metric import Metric
 from tune_jobs.job.spec import JobSpec, Study
-from tune_jobs.ledger.rows import METRICS, Decision
+from tune_jobs.ledger.rows import METRICS, OWN_METRICS, Decision
 from tune_jobs.ledger.writer import Ledger
 from tune_jobs.search.budget import Meter
 from tune_jobs.search.checkpoints import Checkpoints, Retention
@@ -57,6 +58,7 @@ class Recorder:
         self.job, self.ledger, self.folder = job, ledger, folder
         self.code, self.task = code, task
         self._on_change = on_change
+        self._metric = Metric(job.metric, job.mode)
         self.wind_down = WindDown()
         self.trials: dict[str, LiveTrial] = {}
         self.waiting: deque[str] = deque()
@@ -65,20 +67,22 @@ class Recorder:
         self._moved_at: dict[str, int] = {}  # how many epochs a trial had when its node was lost
 
         rows, reports = ledger.trials(), ledger.reports()
-        self._dataset = job.task or dataset_name(first_data(ledger))
+        self._dataset = recorded_dataset(ledger)
         rule = Rule.of_job(job.model_dump())
         self.rungs = {study.name: Rungs(rule) for study in job.studies()}
         self.rungs |= rungs_at_end(rule, rows, reports)
-        self.meter = Meter(gpus_per_trial, ledger.events(), reports)
+        self.meter = Meter(gpus_per_trial, ledger.events(), reports, self._metric)
         for row in rows:
-            trial = LiveTrial(row["trial_id"], row["study"], row["params"], row["number"])
+            trial = LiveTrial(
+                row["trial_id"], row["study"], row["params"], row["number"], metric=self._metric
+            )
             trial.status, trial.error, trial.retries = row["status"], row["error"], row["retries"]
             self.trials[trial.trial_id] = trial
         for report in reports:
             _add_epoch(self.trials[report["trial_id"]], report)
         for trial in self.trials.values():
             if trial.status == "completed":
-                self.meter.add_completed(trial.val_accuracy)
+                self.meter.add_completed(trial.value)
             if trial.is_unfinished:
                 self.waiting.append(trial.trial_id)
         self.retention = Retention(Checkpoints(folder), self.trials, job.search.keep_checkpoints)
@@ -98,7 +102,9 @@ class Recorder:
             params=spec.params,
             max_epochs=spec.train.epochs,
         )
-        trial = self.trials[trial_id] = LiveTrial(trial_id, study.name, dict(spec.params), number)
+        trial = self.trials[trial_id] = LiveTrial(
+            trial_id, study.name, dict(spec.params), number, metric=self._metric
+        )
         self._own_ids[ray_id] = trial_id
         self._tell(trial)
         return trial
@@ -127,9 +133,9 @@ class Recorder:
         self.training.add(ray_id)
         if row["epoch"] <= trial.epoch:
             return None
-        value = None if row["diverged"] else row["val_accuracy"]
+        value = None if row["diverged"] else self._metric.of(row)
         decision = self.rungs[trial.study].judge(trial.trial_id, row["epoch"], value)
-        metrics = {name: row.get(name) for name in METRICS}
+        metrics = {name: row.get(name) for name in (*METRICS, OWN_METRICS)}
         status = _STATUS.get(decision.action)
         # One transaction: a trial whose last report is recorded has ended, whatever is killed when.
         self.ledger.report(trial.trial_id, row["epoch"], metrics, decision, status)
@@ -221,7 +227,7 @@ class Recorder:
     def _end(self, trial: LiveTrial, status: str) -> None:
         trial.status = status
         if status == "completed":
-            self.meter.add_completed(trial.val_accuracy)
+            self.meter.add_completed(trial.value)
         self.retention.end_trial(trial)
         self.ledger.store_copy()
         self._tell(trial)
@@ -229,6 +235,12 @@ class Recorder:
     def _tell(self, trial: LiveTrial) -> None:
         if self._on_change is not None:
             self._on_change(trial)
+
+
+def recorded_dataset(ledger: Ledger) -> str:
+    """Returns what results call the data of a search; a task brings its own, which go by its name."""
+    task: str | None = ledger.jobs()[0][1].get("task")
+    return task or dataset_name(first_data(ledger))
 
 
 def first_data(ledger: Ledger) -> DataSpec:
@@ -243,8 +255,8 @@ def dataset_name(data: DataSpec) -> str:
 
 
 def _add_epoch(trial: LiveTrial, row: Mapping[str, Any]) -> None:
-    value = row["val_accuracy"]
-    trial.epoch, trial.val_accuracy, trial.val_loss = row["epoch"], value, row.get("val_loss")
+    value = trial.metric.of(row)
+    trial.epoch, trial.value, trial.val_loss = row["epoch"], value, row.get("val_loss")
     trial.values.append(value if value is not None and math.isfinite(value) else None)
 
 

@@ -1,6 +1,7 @@
 """Decides which trials continue: Ray's ASHAScheduler, with rungs per study and every decision recorded."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,9 +9,10 @@ import ray
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from tune_jobs.cluster.watch import dead_process, has_lost_node
+from tune_jobs.ledger.rows import OWN_METRICS
 from tune_jobs.search.recorder import Recorder
 from tune_jobs.search.room import Room
-from tune_jobs.search.searcher import METRIC, JobSearch
+from tune_jobs.search.searcher import JobSearch, ray_name
 from tune_jobs.search.worker import OWN_TRACEBACK
 
 if TYPE_CHECKING:
@@ -33,8 +35,8 @@ class JobASHA(ASHAScheduler):
         rule = next(iter(recorder.rungs.values())).rule
         super().__init__(
             time_attr="epoch",
-            metric=METRIC,
-            mode="max",
+            metric=ray_name(rule.metric.name),
+            mode=rule.metric.mode,
             max_t=rule.max_epochs,
             grace_period=rule.grace_epochs,
             reduction_factor=rule.reduction_factor,
@@ -49,9 +51,10 @@ class JobASHA(ASHAScheduler):
     ) -> str:
         """Records the report and returns whether its trial continues."""
         self._heard_s[trial.trial_id] = time.monotonic()
-        decision = self._recorder.report(trial.trial_id, result)
+        row = _nested(result)
+        decision = self._recorder.report(trial.trial_id, row)
         if decision is not None:
-            self._search.on_report(trial.trial_id, result)
+            self._search.on_report(trial.trial_id, row)
         continues = (
             decision is None or decision.action == "continue"
         ) and not self._recorder.wind_down.has_begun
@@ -115,6 +118,13 @@ class JobASHA(ASHAScheduler):
     def __getstate__(self) -> dict[str, Any]:
         """Returns nothing: Ray pickles the scheduler into a snapshot that we never read."""
         return {}
+
+
+def _nested(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns an epoch's row as the worker reported it: Ray has joined the names of the nested values."""
+    prefix = f"{OWN_METRICS}/"
+    own = {name.removeprefix(prefix): value for name, value in result.items() if name.startswith(prefix)}
+    return {**result, OWN_METRICS: own}
 
 
 def _error_of(trial: "Trial") -> str:

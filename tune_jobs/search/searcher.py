@@ -10,11 +10,12 @@ from ray.tune.search import Searcher
 
 from tune_jobs.job.space import to_optuna
 from tune_jobs.job.spec import JobSpec, Study
+from tune_jobs.ledger.rows import OWN_METRICS
 from tune_jobs.search.recorder import Recorder
 from tune_jobs.search.samplers import sampler_of
 from tune_jobs.search.trial import LiveTrial
+from zsharp.training.epoch_row import MEASURES
 
-METRIC = "val_accuracy"
 _STATES = {"completed": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
 
 
@@ -38,7 +39,9 @@ class StudySearch:
         self._open: dict[str, optuna.Trial] = {}
         self.num_suggested = len(past)
         self.optuna_study = optuna.create_study(
-            study_name=f"{job.name}/{study.name}", storage=storage, direction="maximize"
+            study_name=f"{job.name}/{study.name}",
+            storage=storage,
+            direction="minimize" if job.mode == "min" else "maximize",
         )
         for trial in past:
             self._add_past(trial)
@@ -57,7 +60,7 @@ class StudySearch:
         study.add_trial(
             optuna.trial.create_trial(
                 state=state,
-                value=None if state is TrialState.FAIL else past.val_accuracy,
+                value=None if state is TrialState.FAIL else past.value,
                 params=params,
                 distributions=self._distributions,
                 intermediate_values=values,
@@ -101,7 +104,7 @@ class JobSearch(Searcher):
     def __init__(
         self, job: JobSpec, recorder: Recorder, storage: optuna.storages.BaseStorage | None = None
     ) -> None:
-        super().__init__(metric=METRIC, mode="max")
+        super().__init__(metric=ray_name(job.metric), mode=job.mode)
         self._job, self._recorder = job, recorder
         self._studies = {study.name: study for study in job.studies()}
         past = list(recorder.trials.values())
@@ -136,7 +139,7 @@ class JobSearch(Searcher):
     def on_report(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """Passes one epoch's metric on to its study."""
         trial = self._recorder.find(trial_id)
-        self._searches[trial.study].report(trial.trial_id, result["epoch"], result[METRIC])
+        self._searches[trial.study].report(trial.trial_id, result["epoch"], trial.metric.of(result))
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -144,7 +147,7 @@ class JobSearch(Searcher):
         """Tells the trial's study how it ended, according to the ledger; one that continues later has not ended."""
         trial = self._recorder.find(trial_id)
         if trial.status not in (None, "interrupted"):
-            self._searches[trial.study].end_trial(trial.trial_id, trial.status, trial.val_accuracy)
+            self._searches[trial.study].end_trial(trial.trial_id, trial.status, trial.value)
 
     def save(self, checkpoint_path: str) -> None:
         """Saves nothing: the ledger is the state."""
@@ -155,6 +158,11 @@ class JobSearch(Searcher):
     def __getstate__(self) -> dict[str, Any]:
         """Returns nothing: Ray pickles the searcher into a snapshot that we never read."""
         return {}
+
+
+def ray_name(metric: str) -> str:
+    """Returns what Ray, which joins the names of nested values, calls a metric of an epoch's row."""
+    return metric if metric in MEASURES else f"{OWN_METRICS}/{metric}"
 
 
 def first_points(job: JobSpec, study: Study) -> list[dict[str, float]]:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from tune_jobs.job.metric import VAL_ACCURACY, Metric
+
 
 @dataclass
 class LiveTrial:
@@ -13,13 +15,14 @@ class LiveTrial:
     params: Mapping[str, float]
     number: int = 0  # its number within its study
     epoch: int = 0  # epochs reported
-    val_accuracy: float | None = None  # the last one reported
+    value: float | None = None  # the last one reported of the job's metric
     val_loss: float | None = None  # the last one reported
-    # Each epoch's validation accuracy, None where it was not measured.
+    # Each epoch's value of the metric, None where it was not measured.
     values: list[float | None] = field(default_factory=list)
     status: str | None = None  # how it ended; None while it runs
     error: str | None = None  # of a failed trial, its text
     retries: int = 0  # how often it was tried again after a failure
+    metric: Metric = VAL_ACCURACY  # the job's
 
     @property
     def is_unfinished(self) -> bool:
@@ -29,5 +32,4 @@ class LiveTrial:
     @property
     def merit(self) -> tuple[float, float]:
         """What completed trials are ranked by; larger is better."""
-        accuracy = -1.0 if self.val_accuracy is None else self.val_accuracy
-        return accuracy, float("-inf") if self.val_loss is None else -self.val_loss
+        return self.metric.merit(self.value, self.val_loss)

@@ -12,16 +12,14 @@ References:
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
 
+from tune_jobs.job.metric import VAL_ACCURACY, Metric
 from tune_jobs.ledger.rows import Decision
-
-# Accuracies are at least 0, so nothing is worse; an infinity would turn interpolated cutoffs into NaN.
-WORST = 0.0
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,7 @@ class Rule:
     # Share of trials that are never stopped, so that you can measure what stopping costs.
     immortal_fraction: float = 0.0
     seed: int = 0  # chooses the immortal trials, together with their ids
+    metric: Metric = VAL_ACCURACY  # what trials are judged by
 
     @classmethod
     def of_job(cls, job: Mapping[str, Any]) -> Self:
@@ -50,6 +49,7 @@ class Rule:
             asha.get("protect_top", 0),
             asha.get("immortal_fraction", 0.0),
             job["search"]["seed"],
+            Metric.of_job(job),
         )
 
     @property
@@ -60,6 +60,17 @@ class Rule:
             epochs.append(math.ceil(milestone))
             milestone *= self.reduction_factor
         return tuple(epochs)
+
+    def cutoff(self, values: Sequence[float]) -> float:
+        """Returns what a trial must reach at a rung at which others had these values; the worst, if that is infinite.
+
+        Ray interpolates between neighbours, as np.percentile does by default. Between an infinity and a number there
+        is nothing to interpolate, so there the worse neighbour counts.
+        """
+        sign, percent = self.metric.sign, (1 - 1 / self.reduction_factor) * 100
+        signed = [sign * value for value in values]
+        worse = float(np.percentile(signed, percent, method="lower"))
+        return sign * (float(np.percentile(signed, percent)) if math.isfinite(worse) else worse)
 
     def is_immortal(self, trial_id: str) -> bool:
         """Whether a trial is never stopped."""
@@ -83,14 +94,14 @@ class Rungs:
 
         Args:
             trial_id: The trial that reports. A trial reports every epoch once, in order.
-            value: The metric, larger is better; None or not finite if the trial diverged.
+            value: The metric; None or not finite if the trial diverged.
 
         Raises:
             ValueError: If the trial skipped a milestone: its value would be compared with those of other epochs.
         """
         if value is None or not math.isfinite(value):
             self.record_worst(trial_id)
-            return Decision("diverge", reason="a loss is not finite")
+            return Decision("diverge", reason=f"{_what_diverges(self.rule.metric)} is not finite")
         skipped = [milestone for milestone in self.values if milestone < epoch]
         if missing := [milestone for milestone in skipped if trial_id not in self.values[milestone]]:
             raise ValueError(f"trial {trial_id} reports epoch {epoch} and did not report epoch {missing[0]}")
@@ -106,13 +117,17 @@ class Rungs:
         return self._judge_in_rung(trial_id, epoch, value, others)
 
     def _judge_in_rung(self, trial_id: str, epoch: int, value: float, others: list[float]) -> Decision:
-        # Ray interpolates between neighbours, as np.percentile does by default.
-        cutoff = float(np.percentile(others, (1 - 1 / self.rule.reduction_factor) * 100))
+        metric, cutoff = self.rule.metric, self.rule.cutoff(others)
+        told = metric.text(value)
+        if not math.isfinite(cutoff):
+            reason = f"{told} is better than a trial that diverged or failed"
+            return Decision("continue", epoch, None, len(others), reason)
         inputs = (epoch, cutoff, len(others))
-        if value >= cutoff:
-            return Decision("continue", *inputs, f"{value:.4f} reaches the cutoff {cutoff:.4f}")
-        rank = sum(other > value for other in others) + 1
-        below = f"{value:.4f} is below the cutoff {cutoff:.4f}"
+        if metric.reaches(value, cutoff):
+            return Decision("continue", *inputs, f"{told} reaches the cutoff {metric.text(cutoff)}")
+        rank = sum(not metric.reaches(value, other) for other in others) + 1
+        side = "below" if metric.mode == "max" else "above"
+        below = f"{told} is {side} the cutoff {metric.text(cutoff)}"
         if rank <= self.rule.protect_top:
             return Decision("continue", *inputs, f"{below}, but number {rank} of this rung is protected")
         if self.rule.is_immortal(trial_id):
@@ -130,5 +145,9 @@ class Rungs:
         """Counts a trial that diverged or crashed as the worst at the first milestone it has not reached."""
         for rung in self.values.values():
             if trial_id not in rung:
-                rung[trial_id] = WORST
+                rung[trial_id] = self.rule.metric.worst
                 return
+
+
+def _what_diverges(metric: Metric) -> str:
+    return "a loss" if metric.name.endswith(("accuracy", "loss")) else f"a loss or {metric.name}"

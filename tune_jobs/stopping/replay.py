@@ -27,7 +27,7 @@ def rungs_at_end(rule: Rule, trials: Iterable[Row], reports: Iterable[Row]) -> d
     Args:
         rule: The rule from now on. Its milestones may differ from those of the record.
         trials: Rows with `trial_id`, `study`, `status`, `ended_after`.
-        reports: Rows with `seq`, `trial_id`, `epoch`, `val_accuracy`, `decision`.
+        reports: Rows with `seq`, `trial_id`, `epoch`, `decision`, and the rule's metric.
     """
     trials = list(trials)
     study_of = {trial["trial_id"]: trial["study"] for trial in trials}
@@ -35,7 +35,7 @@ def rungs_at_end(rule: Rule, trials: Iterable[Row], reports: Iterable[Row]) -> d
     for _, row in _in_order(trials, reports):
         rungs = by_study[study_of[row["trial_id"]]]
         if "epoch" in row:
-            rungs.record(row["trial_id"], row["epoch"], _value(row))
+            rungs.record(row["trial_id"], row["epoch"], _value(row, rule))
         else:
             rungs.record_worst(row["trial_id"])
     return by_study
@@ -70,7 +70,7 @@ def replay(
         if "epoch" not in row:
             of_study.record_worst(row["trial_id"])
             continue
-        replayed = of_study.judge(row["trial_id"], row["epoch"], _value(row))
+        replayed = of_study.judge(row["trial_id"], row["epoch"], _value(row, of_study.rule))
         recorded = Decision(row["decision"], row["rung"], row["cutoff"], row["num_values"], row["reason"])
         if replayed != recorded:
             differences.append(Difference(row["trial_id"], row["epoch"], recorded, replayed))
@@ -84,5 +84,5 @@ def _in_order(trials: Iterable[Row], reports: Iterable[Row]) -> Iterator[tuple[f
     yield from sorted([*((report["seq"], report) for report in reports), *failed], key=itemgetter(0))
 
 
-def _value(report: Row) -> float | None:
-    return None if report["decision"] == "diverge" else report["val_accuracy"]
+def _value(report: Row, rule: Rule) -> float | None:
+    return None if report["decision"] == "diverge" else rule.metric.of(report)

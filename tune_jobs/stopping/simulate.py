@@ -1,10 +1,11 @@
 """Estimates how many epochs a search will train, by running the stopping rule over made-up learning curves."""
 
 import heapq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tune_jobs.job.metric import VAL_ACCURACY
 from tune_jobs.stopping.asha import Rule, Rungs
 
 _NUM_SIMULATIONS = 100
@@ -31,6 +32,7 @@ def epochs_band(rule: Rule, num_trials: int, num_slots: int, *, improving: bool,
         improving: Whether later trials are better than earlier ones, as with a model-based sampler. Stopping then
             saves less, because later trials beat the cutoffs of earlier ones.
     """
+    rule = replace(rule, metric=VAL_ACCURACY)
     rng = np.random.default_rng(seed)
     simulated = min(num_trials, _MOST_TRIALS)
     num_simulations = min(_NUM_SIMULATIONS, _MOST_IN_ALL // simulated)
