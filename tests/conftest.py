@@ -11,8 +11,9 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 settings.register_profile("default", max_examples=25, deadline=None)
-settings.register_profile("ci", max_examples=100, deadline=None)
-settings.load_profile("ci" if os.environ.get("CI") else "default")
+settings.register_profile("ci", max_examples=40, deadline=None)
+settings.register_profile("many", max_examples=200, deadline=None)  # make test-all
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "default"))
 
 # Ray's workers give way to everything else. Beside another process of tests they would hardly get on.
 os.environ.setdefault("RAY_worker_niceness", "0")

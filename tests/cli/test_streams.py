@@ -19,25 +19,29 @@ def tune_jobs(words, shell="", **environment):
     return done.returncode, done.stdout, done.stderr.decode()
 
 
+LIST, VERSION = ["list"], ["--version"]  # one prints with rich, after importing torch; the other is quick
+
+
 @pytest.mark.parametrize(
-    ("shell", "code", "num_lines"),
+    ("words", "shell", "code", "num_lines"),
     [
-        (">&-", 0, 0),
-        ("<&- >&-", 0, 0),
-        ("2>&- >&-", 0, 0),
-        ("> /dev/full", 1, 1),
-        ("| true", 0, 0),
+        (VERSION, ">&-", 0, 0),
+        (VERSION, "<&- >&-", 0, 0),
+        (VERSION, "2>&- >&-", 0, 0),
+        (VERSION, "> /dev/full", 1, 1),
+        (VERSION, "| true", 0, 0),
+        (LIST, "<&- >&- 2>&-", 0, 0),
+        (LIST, "> /dev/full", 1, 1),
+        (LIST, "| true", 0, 0),
     ],
-    ids=["closed", "input closed too", "all closed", "full", "reader gone"],
 )
-@pytest.mark.parametrize("words", [["list"], ["validate", "digits", "--schema"]], ids=["rich", "echo"])
 def test_output_that_fails(words, shell, code, num_lines):
     done, _, errors = tune_jobs(words, shell)
     assert done == code
     assert len(errors.splitlines()) == num_lines, errors
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp1252", "utf-8"])
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 def test_output_of_any_encoding(encoding):
     code, out, errors = tune_jobs(["compare", str(SEARCH)], PYTHONIOENCODING=encoding, PYTHONUTF8="0")
     assert (code, errors) == (0, "")
@@ -47,10 +51,21 @@ def test_output_of_any_encoding(encoding):
 
 def test_a_closed_stream_is_not_taken_over_by_a_file(tmp_path):
     """The first file that a process opens gets the lowest free number: output would be printed into it."""
-    code, _, errors = tune_jobs(["compare", str(SEARCH), "--html", str(tmp_path / "x.html")], "<&- >&- 2>&-")
-    assert code == 0, errors
-    page = (tmp_path / "x.html").read_text(encoding="utf-8")
-    assert page.startswith("<!") and page.rstrip().endswith("</html>")
+    code = """
+import os, sys
+from tune_jobs.cli.streams import make_lasting
+make_lasting()
+with open(sys.argv[1], "wb") as file:
+    for number in range(3):
+        os.write(number, b"printed")
+    file.write(b"mine")
+"""
+    file = tmp_path / "file"
+    done = subprocess.run(
+        ["bash", "-c", '"$@" <&- >&- 2>&-', "bash", sys.executable, "-c", code, str(file)], timeout=60
+    )
+    assert done.returncode == 0
+    assert file.read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize("target", ["", ".", "/", "/dev/null", "/dev/stdout", "loop", "x\0y"])

@@ -16,6 +16,8 @@ from searches import Row
 from tune_jobs.ledger.writer import Ledger
 from tune_jobs.results.read import read_results
 
+pytestmark = pytest.mark.cluster
+
 NODES = {"head", "node1", "node2"}
 
 
@@ -49,14 +51,12 @@ def searched(cluster, tmp_path_factory):
     return search
 
 
-@pytest.mark.slow
 def test_a_node_that_comes_later_is_used(searched):
     slots = [event["data"]["slots"] for event in searched.events() if event["kind"] in ("start", "slots")]
     assert slots == [4, 6], "two trials share a GPU"
     assert set(searched.nodes()) == NODES
 
 
-@pytest.mark.slow
 def test_a_lost_node_costs_nothing_and_its_trials_go_on_elsewhere(searched):
     searched.check(in_flight=2)
     moved = {event["data"]["trial_id"] for event in searched.events() if event["kind"] == "move"}
@@ -70,7 +70,6 @@ def test_a_lost_node_costs_nothing_and_its_trials_go_on_elsewhere(searched):
     assert set(results.trials["gpu_ids"]) == {"0"}
 
 
-@pytest.mark.slow
 def test_each_node_reads_and_decodes_the_data_once(cluster, searched):
     """Two trials at a time started on each; every node has a home of its own, as a machine has."""
     seen = Counter((cluster.folder / "data").read_text().splitlines())
@@ -80,7 +79,6 @@ def test_each_node_reads_and_decodes_the_data_once(cluster, searched):
         assert seen[f"{home} read"] == 2, "once for its checksum, once for its images"
 
 
-@pytest.mark.cluster
 def test_the_script_ends_its_own_processes_and_no_others(cluster, searched):
     before = cluster.processes("head")
     folder = Path(tempfile.mkdtemp(prefix="nodes", dir="/tmp"))

@@ -19,7 +19,7 @@ def damaged(tmp_path_factory):
     return copies(tmp_path_factory.mktemp("whole"))
 
 
-@pytest.mark.parametrize("tries", [12, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("tries", [12, pytest.param(300, marks=pytest.mark.faults)])
 @pytest.mark.parametrize(
     ("is_closed", "name", "damage", "without", "expected"),
     [
