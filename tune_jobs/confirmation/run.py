@@ -27,6 +27,7 @@ from tune_jobs.wording import last_line
 from zsharp.training.spec import TrialSpec
 
 if TYPE_CHECKING:
+    from tune_jobs.search.own_loop import LoopRun
     from zsharp.training import Training
 
 Row = dict[str, Any]
@@ -154,18 +155,19 @@ def _train(run: Confirmation, search: SearchFolder, num_threads: int, sharpness_
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # as in `tune_jobs.search.worker`
     import torch
 
+    from tune_jobs.search.own_loop import build_run
     from zsharp.sharpness import measure_training
     from zsharp.training import Training
 
     torch.set_num_threads(max(1, num_threads))
     spec = own.spec(run)
-    checkpoints, training = Checkpoints(search), Training(spec, task=own.task)
+    checkpoints, training = Checkpoints(search), build_run(spec, own.task, is_confirmation=True)
     file = checkpoints.fetch(_file_name(run))
     if file is not None:
         try:
             training.load(file)
         except ValueError:  # damaged: from the first epoch again
-            training = Training(spec, task=own.task)
+            training = build_run(spec, own.task, is_confirmation=True)
     while not training.is_finished and not _has_diverged(training):
         training.run_epoch()
         if not _has_diverged(training):
@@ -183,13 +185,13 @@ def _train(run: Confirmation, search: SearchFolder, num_threads: int, sharpness_
     if status == "completed":
         measured = training.test() or {}
         row |= {name: measured.get(name) for name in ("test_loss", "test_accuracy")}
-        if sharpness_images:
+        if sharpness_images and isinstance(training, Training) and spec.task is None:
             measures = measure_training(training, num_images=sharpness_images)
             row |= {f"sharpness.{name}": value for name, value in measures.items()}
     return row | {"started_at": started_at.isoformat(), "finished_at": datetime.now(UTC).isoformat()}
 
 
-def _has_diverged(training: "Training") -> bool:
+def _has_diverged(training: "Training | LoopRun") -> bool:
     return training.last_report is not None and bool(training.last_report["diverged"])
 
 

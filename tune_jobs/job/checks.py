@@ -104,8 +104,12 @@ def _without(values: Mapping[str, object], refused: set[_Keys]) -> dict[str, obj
 
 
 def _check_what_is_trained(checked: _Checked) -> Iterator[Problem]:
-    task = checked.values.get("task")
-    if task is None:
+    task, loop = checked.values.get("task"), checked.job.train.loop
+    if loop is not None and not is_reference(loop):
+        yield Problem("train.loop", loop, "expected module:function, such as my_loop:train")
+    if loop is not None and task is not None:
+        yield Problem("task", task, "the job's `train.loop` does all of the training; remove one of the two")
+    if task is None and loop is None:
         for name in ("data", "architectures"):
             if checked.values.get(name) is None:
                 yield Problem(name, NOTHING, "missing; every job without a `task` needs it")
@@ -114,17 +118,18 @@ def _check_what_is_trained(checked: _Checked) -> Iterator[Problem]:
         return
     if isinstance(task, str) and not is_reference(task):
         yield Problem("task", task, "expected module:function, such as my_task:Task")
+    own = "task" if loop is None else "train.loop"
     if checked.values.get("architectures"):
         yield Problem(
-            "architectures", NOTHING, "the job's `task` brings its own model; remove one of the two"
+            "architectures", NOTHING, f"the job's `{own}` brings its own model; remove one of the two"
         )
     if checked.job.data != DataModel():
-        yield Problem("data", NOTHING, "the job's `task` brings its own data; remove one of the two")
+        yield Problem("data", NOTHING, f"the job's `{own}` brings its own data; remove one of the two")
 
 
 def _check_metric(checked: _Checked) -> Iterator[Problem]:
     name, mode = checked.job.metric, checked.job.mode
-    if checked.job.task is None and name not in _MODES:
+    if checked.job.own is None and name not in _MODES:
         yield Problem("metric", name, unknown("metric", name, _MODES))
     elif not name.isidentifier() or (name in RESERVED_NAMES and name not in _MODES):
         text = f"expected {', '.join(_MODES)}, or another name of a number that `validate` returns"
@@ -338,8 +343,8 @@ def _value_at(values: Mapping[str, object], *keys: str) -> object:
 
 # Each check, after the keys whose values must be right for it to make sense.
 _CHECKS: tuple[tuple[tuple[_Keys, ...], Callable[[_Checked], Iterator[Problem]]], ...] = (
-    ((("data",), ("task",)), _check_what_is_trained),
-    ((("metric",), ("mode",), ("task",), ("budget",)), _check_metric),
+    ((("data",), ("task",), ("train", "loop")), _check_what_is_trained),
+    ((("metric",), ("mode",), ("task",), ("train", "loop"), ("budget",)), _check_metric),
     ((("data", "name"),), _check_dataset),
     ((), _check_names),
     ((), _check_space),

@@ -129,4 +129,4 @@ def name_object(target: Callable[..., Any]) -> Named:
 
 def uses_own_code(job: JobSpec) -> bool:
     """Returns whether a job names a function or class of the user's own."""
-    return job.task is not None or any(map(is_reference, (*job.architectures, job.data.name)))
+    return job.own is not None or any(map(is_reference, (*job.architectures, job.data.name)))

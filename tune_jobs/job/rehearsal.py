@@ -38,6 +38,8 @@ def rehearse(job: JobSpec, task: Callable[..., Any] | None = None) -> Rehearsed:
     Raises:
         JobError: If data, architectures or task cannot be used; nothing was started or written.
     """
+    if job.train.loop is not None:
+        return Rehearsed(None, _imported_loop(job, task))
     if job.task is None:
         info = check_data(job)
         return Rehearsed(info, OwnCode.imported(job) if uses_own_code(job) else None)
@@ -45,6 +47,18 @@ def rehearse(job: JobSpec, task: Callable[..., Any] | None = None) -> Rehearsed:
     for study in job.studies():
         steps, num_parameters = _take_a_step(job, study, task)
     return Rehearsed(None, OwnCode.imported(job), steps, num_parameters)
+
+
+def _imported_loop(job: JobSpec, loop: Callable[..., Any] | None) -> OwnCode:
+    """Returns the code of a job's loop; whether it trains shows only when it does."""
+    from zsharp.user_code import UserCodeError, load_callable
+
+    try:
+        if loop is None:
+            load_callable(job.train.loop or "", job.code)
+    except UserCodeError as error:
+        raise JobError([Problem("train.loop", job.train.loop, str(error))]) from error
+    return OwnCode.imported(job)
 
 
 def example_params(job: JobSpec, study: Study) -> dict[str, Any]:

@@ -189,6 +189,11 @@ class JobSpec(_Section, frozen=True):
     resources: ResourcesModel = ResourcesModel()
     storage: Text = "results"
 
+    @field_validator("train", mode="before")
+    @classmethod
+    def _loop_alone(cls, train: object) -> object:
+        return {"loop": train} if isinstance(train, str) else train
+
     @field_validator("storage")
     @classmethod
     def _usable(cls, storage: str) -> str:
@@ -205,6 +210,11 @@ class JobSpec(_Section, frozen=True):
             asha = self.asha.model_copy(update={"grace_epochs": grace_epochs})
             self.__dict__["asha"] = asha  # the frozen model allows no assignment
         return self
+
+    @property
+    def own(self) -> str | None:
+        """The task or the training loop of the user's own, which needs neither data nor architectures of ours."""
+        return self.train.loop or self.task
 
     @property
     def num_trials(self) -> int:
@@ -230,7 +240,7 @@ class JobSpec(_Section, frozen=True):
                 method=method,
                 parameters=tuple(filter(self._is_searched, parameters_of(method))),
             )
-            for architecture in ((self.task,) if self.task else self.architectures)
+            for architecture in ((self.own,) if self.own else self.architectures)
             for method in self.methods
         )
 

@@ -36,7 +36,7 @@ class Recorder:
     Args:
         on_change: Called with a trial after it started, reported or ended.
         code: What workers import of the user's own.
-        task: The job's task as an object, if it cannot be imported.
+        task: The job's task or loop as an object, if it cannot be imported.
 
     Attributes:
         trials: All trials so far, by their own ids, in the order started.
@@ -239,8 +239,9 @@ class Recorder:
 
 def recorded_dataset(ledger: Ledger) -> str:
     """Returns what results call the data of a search; a task brings its own, which go by its name."""
-    task: str | None = ledger.jobs()[0][1].get("task")
-    return task or dataset_name(first_data(ledger))
+    job = ledger.jobs()[0][1]
+    own: str | None = job["train"].get("loop") or job.get("task")
+    return own or dataset_name(first_data(ledger))
 
 
 def first_data(ledger: Ledger) -> DataSpec:

@@ -16,6 +16,7 @@ from tune_jobs.search.folder import SearchFolder
 from zsharp.user_code import user_traceback
 
 if TYPE_CHECKING:
+    from tune_jobs.search.own_loop import LoopRun
     from zsharp.training import Training
     from zsharp.training.epoch_row import EpochRow
 
@@ -25,7 +26,7 @@ OWN_TRACEBACK = "in code of the user's own:\n"
 _logger = logging.getLogger(__name__)
 
 
-class OwnCodeError(Exception):
+class _OwnCodeError(Exception):
     """Code of the user's own raised; the text ends with its traceback."""
 
 
@@ -58,25 +59,31 @@ class TrialRunner(tune.Trainable):
         self._studies = {study.name: study for study in self._job.studies()}
         # More threads than cores is many times slower than one thread a trial.
         torch.set_num_threads(max(1, int(self._job.resources.cpus_per_trial)))
-        self._training: Training | None = None
+        self._training: Training | LoopRun | None = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Switches to the next trial; all state of the last one is dropped."""
-        self._training = None
+        self.cleanup()
         return True
+
+    def cleanup(self) -> None:
+        """Ends the trial; a loop of the user's own waits in its report."""
+        if self._training is not None and hasattr(self._training, "close"):
+            self._training.close()
+        self._training = None
 
     def step(self) -> dict[str, Any]:
         """Trains one epoch; the first step after a checkpoint was loaded returns the row of its last epoch instead.
 
         Raises:
-            OwnCodeError: With the traceback of the user's own files, if it is their code that raised.
+            _OwnCodeError: With the traceback of the user's own files, if it is their code that raised.
         """
         try:
             return self._step()
         except Exception as error:
             if not uses_own_code(self._job):
                 raise
-            raise OwnCodeError(OWN_TRACEBACK + user_traceback(error, self._job.code)) from None
+            raise _OwnCodeError(OWN_TRACEBACK + user_traceback(error, self._job.code)) from None
 
     def _step(self) -> dict[str, Any]:
         if self._training is None:
@@ -91,10 +98,10 @@ class TrialRunner(tune.Trainable):
     def _row(self, report: "EpochRow") -> dict[str, Any]:
         return {**report, "node": self._node, "gpu_ids": self._gpu_ids, "worker_pid": os.getpid()}
 
-    def _begin(self, config: dict[str, Any]) -> "Training":
+    def _begin(self, config: dict[str, Any]) -> "Training | LoopRun":
         import torch
 
-        from zsharp.training import Training
+        from tune_jobs.search.own_loop import build_run
 
         gpu_ids = ray.get_runtime_context().get_accelerator_ids()["GPU"]
         self._gpu_ids = ",".join(gpu_ids) or None
@@ -108,7 +115,7 @@ class TrialRunner(tune.Trainable):
         study = self._studies[config["study"]]
         searched = {name: value for name, value in config["params"].items() if name in study.parameters}
         spec = self._job.trial_spec(study, searched, config["number"])
-        training = Training(spec, task=self._task)
+        training = build_run(spec, self._task)
         file = self._checkpoints.fetch(config["trial_id"])
         if file is not None:
             try:
@@ -120,9 +127,10 @@ class TrialRunner(tune.Trainable):
                 return self._again(training)
         return training
 
-    def _again(self, training: "Training") -> "Training":
+    def _again(self, run: "Training | LoopRun") -> "Training | LoopRun":
         """Returns the same run from its first epoch."""
+        from tune_jobs.search.own_loop import build_run
         from zsharp.training import Training
 
-        data = None if self._job.task else training.data
-        return Training(training.spec, data, task=self._task)
+        data = run.data if isinstance(run, Training) and not self._job.own else None
+        return build_run(run.spec, self._task, data=data)

@@ -17,7 +17,7 @@ _VERSION = 1
 _LATER = {
     "": ("model", "task"),
     "data": ("image_column", "label_column", "image_size"),
-    "train": ("freeze", "lr_scale"),
+    "train": ("freeze", "lr_scale", "loop"),
 }
 
 
@@ -96,7 +96,7 @@ def _identity(spec: TrialSpec) -> str:
                 del (fields[section] if section else fields)[name]
     if not any(fields["init"].values()):
         del fields["init"]
-    if spec.task is not None:
+    if spec.task is not None or spec.train.loop is not None:
         del fields["data"]
     return json.dumps(fields, sort_keys=True)
 

@@ -100,6 +100,9 @@ class TrainSpec:
         Mapping[str, float],
         "factors of the learning rate by patterns of parameters' names; of several that match, the last counts",
     ] = field(default_factory=dict)
+    loop: Annotated[
+        str | None, MinLen(3), "`module:function` of a training loop of the user's own, which does all of it"
+    ] = None
     augment: AugmentSpec = field(default_factory=AugmentSpec)
 
 
