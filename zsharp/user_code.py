@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -243,19 +244,21 @@ def _where(error: BaseException, folders: Sequence[str | Path]) -> str:
 
 @contextmanager
 def _time_limit(label: str) -> Iterator[None]:
-    """Ends what hangs, where that can be done: in the main thread, and where nobody else uses the alarm."""
-    is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or signal.getitimer(signal.ITIMER_REAL)[0] > 0:
+    """Ends what hangs, where that can be done: in the main thread. Another's alarm goes on afterwards."""
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         raise UserCodeError(f"{label}: took longer than {IMPORT_LIMIT_S} s; expected it to return at once")
 
+    started_s = time.monotonic()
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, IMPORT_LIMIT_S)
+    left_s, _ = signal.setitimer(signal.ITIMER_REAL, IMPORT_LIMIT_S)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        if left_s:
+            signal.setitimer(signal.ITIMER_REAL, max(0.001, left_s - (time.monotonic() - started_s)))

@@ -32,7 +32,7 @@ class Line:
 
     def batches(self, epoch):
         order = torch.randperm(40, generator=torch.Generator().manual_seed(self.seed + 100 * epoch))
-        for rows in order[: self.size * self.steps_per_epoch].split(self.size):
+        for rows in order.split(self.size):
             yield {"pair": Pair(self.inputs[rows], self.targets[rows]), "name": "line"}
 
     def prepare(self, batch):

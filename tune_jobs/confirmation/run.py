@@ -41,6 +41,7 @@ def confirm(
     budget: Budget = "epochs",
     sharpness_images: int = 512,
     task: Callable[..., Any] | None = None,
+    train: Callable[..., Any] | None = None,
     allow_changed_code: bool = False,
     on_start: Callable[[int, int], None] | None = None,
     on_row: Callable[[Row], None] | None = None,
@@ -56,6 +57,7 @@ def confirm(
         budget: What is equal among methods: `epochs`, or `gradients` (gradient evaluations).
         sharpness_images: Measure the flatness of each trained model on this many training images; 0 does not.
         task: As for `tune_jobs.resume`.
+        train: As for `tune_jobs.resume`.
         allow_changed_code: As for `tune_jobs.resume`.
         on_start: Called with the number of runs and how many of them are done.
         on_row: Called with each row when it is recorded.
@@ -71,7 +73,7 @@ def confirm(
     with search.open() as ledger:
         job, _ = extended(ledger, ())
         runs = plan_confirmations(job, ledger, search.address, num_seeds, top, budget)
-        job, named = with_code(job, search, task)
+        job, named = with_code(job, search, train if task is None else task)
         rehearsed = rehearsed_with(job, named)
         if not allow_changed_code:
             check_same_code(ledger, rehearsed.code, search)

@@ -21,7 +21,11 @@ __all__ = ["JobError", "Problem", "dump_job", "load_job", "presets", "schema"]
 
 
 def load_job(
-    source: str | Mapping[str, Any], sets: Sequence[str] = (), *, task: str | None = None
+    source: str | Mapping[str, Any],
+    sets: Sequence[str] = (),
+    *,
+    task: str | None = None,
+    loop: str | None = None,
 ) -> JobSpec:
     """Returns the resolved job.
 
@@ -30,6 +34,7 @@ def load_job(
             a job file as a mapping.
         sets: Changes as `path=value`, the value in YAML, applied in order before any check.
         task: The job's task, in place of the one in the file.
+        loop: The job's training loop, likewise.
 
     Raises:
         JobError: With all problems of the file and of the changes.
@@ -38,6 +43,9 @@ def load_job(
     problems = apply_sets(values, sets)
     if task is not None:
         values["task"] = task
+    if loop is not None:
+        train = values.get("train")
+        values["train"] = {**(train if isinstance(train, Mapping) else {}), "loop": loop}
     job, more = check_job(values)
     if problems or job is None:
         raise JobError(problems + more)

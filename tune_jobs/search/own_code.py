@@ -24,8 +24,8 @@ def with_code(
     """
     if task is not None:
         named = name_object(task)
-        if named.reference != job.task:
-            message = f"the search began with {job.task}; pass that, or start another search"
+        if named.reference != job.own:
+            message = f"the search began with {job.own}; pass that, or start another search"
             raise JobError([Problem("task", named.reference, message)])
         return job.model_copy(update={"code": named.folders}), named
     if not uses_own_code(job):
@@ -34,7 +34,7 @@ def with_code(
         message = (
             "was passed by a program and cannot be imported; resume with tune_jobs.resume(folder, task=...)"
         )
-        raise JobError([Problem("task", job.task, message)])
+        raise JobError([Problem("task" if job.task else "train.loop", job.own, message)])
     if all(Path(folder).is_dir() for folder in job.code):
         return job, None
     search.fetch_code()

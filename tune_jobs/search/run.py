@@ -61,6 +61,7 @@ def run(
     out: str | Path | None = None,
     *,
     task: Callable[..., Any] | None = None,
+    train: Callable[..., Any] | None = None,
     fresh: bool = False,
     allow_changed_code: bool = False,
     on_change: OnChange | None = None,
@@ -76,6 +77,7 @@ def run(
         out: The search folder; by default the job's name below its storage.
         task: The class or function that makes the job's task (`zsharp.training.task`), instead of data and
             architectures. What a script or notebook defines is sent to the workers; pass it again to `resume`.
+        train: The training loop of a trial (`tune_jobs.search.own_loop.LoopTrial` is what it is passed), likewise.
         fresh: Delete a search that is in the folder and start again.
         allow_changed_code: Continue a search although code of the user's own is not what it began with.
         on_change: Called with each trial that started, reported or ended, in this thread.
@@ -85,7 +87,7 @@ def run(
     Raises:
         JobError: If the job does not fit the data, the machine or the folder; nothing was started or written.
     """
-    job, named = _resolved(job, task)
+    job, named = _resolved(job, task, train)
     folder = search_folder(job, out)
     replaces = fresh and folder.has_search()
     if replaces:
@@ -94,6 +96,7 @@ def run(
         return resume(
             folder,
             task=task,
+            train=train,
             allow_changed_code=allow_changed_code,
             on_change=on_change,
             on_start=on_start,
@@ -111,15 +114,22 @@ def run(
 
 
 def _resolved(
-    job: JobSpec | str | Mapping[str, Any], task: Callable[..., Any] | None
+    job: JobSpec | str | Mapping[str, Any],
+    task: Callable[..., Any] | None,
+    train: Callable[..., Any] | None,
 ) -> tuple[JobSpec, Named | None]:
-    """Returns the job with the task that was passed, and how it is named."""
-    named = None if task is None else name_object(task)
+    """Returns the job with the task or loop that was passed, and how that is named."""
+    own = train if task is None else task
+    if own is None:
+        return (job if isinstance(job, JobSpec) else load_job(job)).with_absolute_root(), None
+    named = name_object(own)
     if not isinstance(job, JobSpec):
-        job = load_job(job, task=None if named is None else named.reference)
-    if named is not None:
-        job = job.model_copy(update={"task": named.reference, "code": named.folders})
-    return job.with_absolute_root(), named
+        job = load_job(job, **{"loop" if task is None else "task": named.reference})
+    if task is None:
+        changes: dict[str, Any] = {"train": job.train.model_copy(update={"loop": named.reference})}
+    else:
+        changes = {"task": named.reference}
+    return job.model_copy(update={**changes, "code": named.folders}).with_absolute_root(), named
 
 
 def rehearsed_with(job: JobSpec, named: Named | None) -> Rehearsed:
@@ -135,6 +145,7 @@ def resume(
     sets: Sequence[str] = (),
     *,
     task: Callable[..., Any] | None = None,
+    train: Callable[..., Any] | None = None,
     allow_changed_code: bool = False,
     on_change: OnChange | None = None,
     on_start: OnStart | None = None,
@@ -148,6 +159,7 @@ def resume(
         folder: The search folder.
         sets: Changes of the job as `path=value`: more trials, another budget, other resources; see `extended`.
         task: The class or function that `run` was passed, if workers cannot import it.
+        train: The loop that `run` was passed, likewise.
         allow_changed_code: Continue although code of the user's own is not what the search began with.
         on_change: As for `run`.
         on_start: As for `run`; not called if nothing is left to do.
@@ -159,7 +171,7 @@ def resume(
     search = folder if isinstance(folder, SearchFolder) else SearchFolder(folder, writes=True)
     with search.open() as ledger:
         before, job = extended(ledger, sets)
-        job, named = with_code(job, search, task)
+        job, named = with_code(job, search, train if task is None else task)
         rehearsed = rehearsed_with(job, named)
         if rehearsed.checksum is not None:
             check_same_data(ledger, before, job, rehearsed.checksum)
