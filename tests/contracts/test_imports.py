@@ -17,6 +17,9 @@ MAY_NEED = {
     "sklearn",
     "PIL",
     "annotated_types",
+    "timm",  # the extra, with the two it brings along
+    "huggingface_hub",
+    "safetensors",
     "zsharp",
 }
 

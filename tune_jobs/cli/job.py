@@ -1,7 +1,7 @@
 """The verbs that inspect a job without running it: list, validate, plan."""
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -10,18 +10,24 @@ from rich.table import Table
 from tune_jobs.cli.arguments import Job, Out, Sets
 from tune_jobs.cli.printing import console
 
+if TYPE_CHECKING:
+    from tune_jobs.job.data_checks import TriedJob
+    from tune_jobs.job.spec import JobSpec
+
 
 def list_choices() -> None:
     """Show the presets, architectures, data sets, methods and parameters that a job can name."""
     from tune_jobs.job.load import presets
     from tune_jobs.job.space import PARAMETERS
     from zsharp.data import DATASETS
-    from zsharp.models import ARCHITECTURES
+    from zsharp.models import ARCHITECTURES, LIBRARIES
     from zsharp.optim import METHODS
 
     sections: dict[str, dict[str, str]] = {
         "Presets": presets(),
-        "Architectures": {row.name: row.summary for row in ARCHITECTURES.values()},
+        "Architectures": {row.name: row.summary for row in ARCHITECTURES.values()}
+        | {f"{library}/NAME": summary for library, summary in LIBRARIES.items()}
+        | {"MODULE:FUNCTION": "a function of your own, such as nets:mixer (docs/own_model.md)"},
         "Data sets": {row.name: row.summary for row in DATASETS.values()},
         "Methods": {row.name: row.summary for row in METHODS.values()},
         "Parameters": {row.name: f"{row.summary}; {row.valid}" for row in PARAMETERS.values()},
@@ -42,7 +48,10 @@ def validate(
     sets: Sets = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of job files.")] = False,
 ) -> None:
-    """Check a job and print all of its problems at once, each with the valid values."""
+    """Check a job and print all of its problems at once, each with the valid values.
+
+    Where its data are on this machine, each model is built once and run on two images.
+    """
     from tune_jobs.job import load
 
     if schema:
@@ -51,9 +60,57 @@ def validate(
     if job is None:
         raise typer.BadParameter("give a job, or use --schema", param_hint="JOB")
     spec = load.load_job(job, sets or [])
-    console().print(
+    shown = _rehearsal(spec) if spec.task else _models(spec)
+    screen = console()
+    screen.print(
         f"[green]valid[/green]: {escape(spec.name)}, {len(spec.studies())} studies, {spec.num_trials} trials"
     )
+    for part in shown:
+        screen.print(part)
+
+
+def _rehearsal(job: "JobSpec") -> list[str]:
+    from tune_jobs.job.rehearsal import rehearse
+
+    done = rehearse(job)
+    assert job.task and done.num_parameters and done.steps_per_epoch
+    weighs = f"{done.num_parameters:,} trained parameters, {done.steps_per_epoch:,} steps per epoch"
+    return [f"{escape(job.task)}: {weighs}"]
+
+
+def _models(job: "JobSpec") -> list[Table | str]:
+    """Returns what the job's models weigh; a note if the data, which the models are sized by, are not here."""
+    from tune_jobs.errors import JobError
+    from tune_jobs.job.data_checks import try_job
+
+    # Checking a job downloads nothing.
+    here = job.model_copy(update={"data": job.data.model_copy(update={"download": False})})
+    try:
+        tried = try_job(here)
+    except JobError as error:
+        if [problem.path for problem in error.problems] != ["data"]:
+            raise
+        return [f"Models were not built, since the data cannot be read here. {escape(str(error))}"]
+    notes = [escape(note) for facts in tried.models.values() for note in facts.notes]
+    return [_models_table(job, tried), *notes]
+
+
+def _models_table(job: "JobSpec", tried: "TriedJob") -> Table:
+    from tune_jobs.job.model_checks import memory_bytes
+
+    table = Table(box=None, padding=(0, 1), header_style="bold")
+    table.add_column("architecture", no_wrap=True)
+    for name in ("parameters", "trained", "MB before activations", "steps per epoch"):
+        table.add_column(name, justify="right")
+    for architecture, facts in tried.models.items():
+        table.add_row(
+            escape(architecture),
+            f"{facts.num_parameters:,}",
+            f"{facts.num_trained:,}",
+            f"{memory_bytes(job, facts) / 1e6:,.1f}",
+            f"{tried.steps_per_epoch:,}",
+        )
+    return table
 
 
 def plan(job: Job, sets: Sets = None, out: Out = None) -> None:

@@ -152,7 +152,7 @@ def _check_dataset(checked: _Checked) -> Iterator[Problem]:
 
 
 def _check_names(checked: _Checked) -> Iterator[Problem]:
-    from zsharp.models import ARCHITECTURES
+    from zsharp.models import ARCHITECTURES, is_library_name
     from zsharp.optim.methods import METHODS
 
     valid_in: dict[str, Mapping[str, object]] = {"architectures": ARCHITECTURES, "methods": METHODS}
@@ -164,12 +164,47 @@ def _check_names(checked: _Checked) -> Iterator[Problem]:
             path = show_path((section, index))
             if not isinstance(name, str):
                 continue  # pydantic has reported it
-            is_theirs = section == "architectures" and is_reference(name)
-            if name not in valid and not is_theirs:
-                yield Problem(path, name, unknown(section.removesuffix("s"), name, valid))
-            elif name in names[:index]:
+            if section == "architectures" and is_library_name(name):
+                if problem := _library_problem(name):
+                    yield Problem(path, name, problem)
+                    continue
+            elif name not in valid and not (section == "architectures" and is_reference(name)):
+                text = unknown(section.removesuffix("s"), name, valid)
+                others = ", timm/NAME, torchvision/NAME, or module:function of your own"
+                yield Problem(path, name, text + (others if section == "architectures" else ""))
+                continue
+            if name in names[:index]:
                 text = "listed twice, which would make two studies of the same name; remove one"
                 yield Problem(path, name, text)
+
+
+def _library_problem(name: str) -> str | None:
+    from zsharp.models.architectures import check_architecture
+
+    try:
+        check_architecture(name, (3, 32, 32))
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _check_init(checked: _Checked) -> Iterator[Problem]:
+    from zsharp.models import LIBRARIES, is_library_name
+
+    job = checked.job
+    if not job.init.pretrained:
+        return
+    if job.init.weights is not None:
+        yield Problem("init", NOTHING, "both pretrained and a file of weights; remove one of the two")
+    elif job.task is not None:
+        yield Problem("init.pretrained", True, "the job's `task` brings its own model; give init.weights")
+    for name in job.architectures:
+        if not is_library_name(name) and name != "-":
+            libraries = " and ".join(f"{library}/NAME" for library in LIBRARIES)
+            own = "; a function of your own can take such a choice as an argument, from `model`"
+            text = f"no weights are published for {name}, only for {libraries}"
+            yield Problem("init.pretrained", True, text + (own if is_reference(name) else ""))
+            return
 
 
 def _check_space(checked: _Checked) -> Iterator[Problem]:
@@ -347,6 +382,7 @@ _CHECKS: tuple[tuple[tuple[_Keys, ...], Callable[[_Checked], Iterator[Problem]]]
     ((("metric",), ("mode",), ("task",), ("train", "loop"), ("budget",)), _check_metric),
     ((("data", "name"),), _check_dataset),
     ((), _check_names),
+    ((("init",), ("architectures",)), _check_init),
     ((), _check_space),
     ((("space",), ("train", "base_optimizer")), _check_momentum),
     (

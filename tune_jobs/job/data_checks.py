@@ -1,23 +1,50 @@
-"""Checks a job against its data: files are intact, architectures fit the images, and there are enough images."""
+"""Checks a job against its data: files are intact, models fit the images, and there are enough images."""
 
+import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tune_jobs.errors import JobError, Problem
+from tune_jobs.job.model_checks import try_models
 from tune_jobs.job.spec import JobSpec
 
 if TYPE_CHECKING:
     from zsharp.data import DataInfo
+    from zsharp.training.try_model import ModelFacts
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TriedJob:
+    """A job that fits its data."""
+
+    info: "DataInfo"  # the data set
+    models: dict[str, "ModelFacts"]  # by architecture
+    steps_per_epoch: int  # optimizer steps
 
 
 def check_data(job: JobSpec) -> "DataInfo":
     """Prepares the job's data set (decoding it the first time on this machine) and checks the job against it.
 
     Raises:
-        JobError: If files are missing or damaged, an architecture does not fit the images, or there are too few.
+        JobError: If files are missing or damaged, a model does not fit the images, or there are too few.
+    """
+    tried = try_job(job)
+    for facts in tried.models.values():
+        for note in facts.notes:
+            _logger.warning("%s", note)
+    return tried.info
+
+
+def try_job(job: JobSpec) -> TriedJob:
+    """As `check_data`, and tells what the models weigh.
+
+    Raises:
+        JobError: As there.
     """
     from zsharp.data import DataError, prepare
-    from zsharp.models import check_architecture
 
     data = job.data
     root = None if data.root is None else Path(data.root).expanduser()
@@ -33,12 +60,7 @@ def check_data(job: JobSpec) -> "DataInfo":
     except DataError as error:
         raise JobError([Problem("data", data.name if root is None else str(root), str(error))]) from error
 
-    problems = []
-    for i, architecture in enumerate(job.architectures):
-        try:
-            check_architecture(architecture, info.image_shape)
-        except ValueError as error:
-            problems.append(Problem(f"architectures[{i}]", architecture, str(error)))
+    models, problems = try_models(job, info)
     num_images = info.num_train if data.max_images is None else data.max_images
     if num_images > info.num_train:
         problems.append(
@@ -63,7 +85,7 @@ def check_data(job: JobSpec) -> "DataInfo":
         )
     if problems:
         raise JobError(problems)
-    return info
+    return TriedJob(info, models, num_train // job.train.batch_size)
 
 
 def split_sizes(job: JobSpec, info: "DataInfo") -> tuple[int, int]:

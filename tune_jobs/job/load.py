@@ -83,12 +83,13 @@ def schema() -> dict[str, Any]:
     """Returns the JSON Schema of job files, including the valid names of architectures, methods and so on."""
     from tune_jobs.job.space import PARAMETERS
     from zsharp.data import DATASETS
-    from zsharp.models import ARCHITECTURES
+    from zsharp.models import ARCHITECTURES, LIBRARIES
     from zsharp.optim.methods import METHODS
 
     schema = JobSpec.model_json_schema()
     properties = schema["properties"]
-    names = {"anyOf": [{"enum": list(ARCHITECTURES)}, {"pattern": "^[A-Za-z_][\\w.]*:[A-Za-z_]\\w*$"}]}
+    patterns = ("^[A-Za-z_][\\w.]*:[A-Za-z_]\\w*$", f"^({'|'.join(LIBRARIES)})/.")
+    names = {"anyOf": [{"enum": list(ARCHITECTURES)}, *({"pattern": pattern} for pattern in patterns)]}
     properties["architectures"] |= {"items": names, "uniqueItems": True}
     without_task = {"required": ["data", "architectures"], "properties": {"architectures": {"minItems": 1}}}
     schema["anyOf"] = [{"required": ["task"]}, without_task]

@@ -248,18 +248,15 @@ class JobSpec(_Section, frozen=True):
         return parameter in self.space and fixed_value(self.space[parameter]) is None
 
     def with_absolute_root(self) -> Self:
-        """Returns the job with an absolute `data.root`, so that it can be resumed from any folder."""
-        root = self.data.root
-        if root is None or root.startswith("~"):
-            return self
-        data = self.data.model_copy(update={"root": str(Path(root).absolute())})
-        return self.model_copy(update={"data": data})
+        """Returns the job with absolute `data.root` and `init.weights`, so that it can be resumed from any folder."""
+        data = self.data.model_copy(update={"root": _absolute(self.data.root)})
+        init = self.init.model_copy(update={"weights": _absolute(self.init.weights)})
+        return self.model_copy(update={"data": data, "init": init})
 
     def trial_spec(self, study: Study, params: Mapping[str, float], number: int = 0) -> TrialSpec:
         """Returns a study's trial with the given values of its searched parameters.
 
-        Parameters that the space fixes are added. A relative `data.root` becomes absolute, since workers run in other
-        folders.
+        Parameters that the space fixes are added. Relative paths become absolute, since workers run in other folders.
 
         Args:
             number: The trial's number in its study, which determines its seed if `search.seeds` is above 1.
@@ -271,6 +268,9 @@ class JobSpec(_Section, frozen=True):
         data = self.data.model_dump()
         if self.data.root is not None:
             data["root"] = str(Path(self.data.root).expanduser().absolute())
+        init = self.init.model_dump()
+        if self.init.weights is not None:
+            init["weights"] = str(Path(self.init.weights).expanduser().absolute())
         train = self.train.model_dump()
         train["augment"] = AugmentSpec(**train["augment"])
         train["seed"] += number // self.search.num_configurations
@@ -281,12 +281,17 @@ class JobSpec(_Section, frozen=True):
             data=DataSpec(**data),
             train=TrainSpec(**train),
             device=self.resources.device,
-            init=InitSpec(**self.init.model_dump()),
+            init=InitSpec(**init),
             model=dict(self.model),
             task=self.task,
             code=self.code,
             metric=self.metric,
         )
+
+
+def _absolute(path: str | None) -> str | None:
+    """Returns an absolute path, unless it is below the home folder, which other machines have elsewhere."""
+    return path if path is None or path.startswith("~") else str(Path(path).absolute())
 
 
 def label_of(architecture: str) -> str:

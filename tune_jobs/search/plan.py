@@ -7,14 +7,14 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from tune_jobs.job.data_checks import check_data, split_sizes
+from tune_jobs.job.data_checks import TriedJob, try_job
+from tune_jobs.job.model_checks import num_copies
 from tune_jobs.job.spec import JobSpec
 from tune_jobs.search.folder import search_folder
 from tune_jobs.search.run import plan_resources
 from tune_jobs.stopping.asha import Rule
 from tune_jobs.stopping.simulate import Band, epochs_band
 from tune_jobs.wording import counted
-from zsharp.models import build_model
 from zsharp.optim.methods import find_method
 
 # Upper bounds, measured on ledgers and Parquet files of real searches.
@@ -55,9 +55,9 @@ def make_plan(job: JobSpec, out: str | Path | None = None) -> Plan:
     Raises:
         JobError: If it could not run.
     """
-    info = check_data(job)
+    tried = try_job(job)
     slots, _ = plan_resources(job)
-    steps = split_sizes(job, info)[0] // job.train.batch_size
+    steps = tried.steps_per_epoch
     studies = tuple(
         StudyPlan(
             study.name,
@@ -78,28 +78,21 @@ def make_plan(job: JobSpec, out: str | Path | None = None) -> Plan:
         spend_random=_of_all(epochs_band(rule, num_trials, at_once, improving=False), len(studies)),
         spend_improving=_of_all(epochs_band(rule, num_trials, at_once, improving=True), len(studies)),
         explanation=slots.explanation,
-        notes=info.notes,
+        notes=tried.info.notes,
         storage_bytes=(
             _BYTES_PER_SEARCH + reports * _BYTES_PER_REPORT + len(studies) * num_trials * _BYTES_PER_TRIAL
         ),
-        checkpoint_bytes=_checkpoint_bytes(job, info.image_shape, info.num_classes, slots.num_slots),
+        checkpoint_bytes=_checkpoint_bytes(job, tried, slots.num_slots),
     )
 
 
-def _checkpoint_bytes(
-    job: JobSpec, image_shape: tuple[int, int, int], num_classes: int, num_slots: int
-) -> int:
+def _checkpoint_bytes(job: JobSpec, tried: TriedJob, num_slots: int) -> int:
     """Returns the size of the best trials' checkpoints and the running ones', which are briefly there twice."""
-    import torch
-
     sizes: dict[str, int] = {}
     for study in job.studies():
-        with torch.device("meta"):  # counts weights without memory or time
-            model = build_model(study.architecture, image_shape, num_classes)
-        weights = sum(tensor.numel() for tensor in model.state_dict().values())
-        # Beside the weights: AdamW's two moments or SGD's one, the average, Friendly-SAM's running gradient.
-        copies = 1 + (1 if job.train.base_optimizer == "sgd" else 2) + (job.train.ema_decay is not None)
-        copies += find_method(study.method).rules.ascent == "friendly_sam"
+        # Beside the weights and what belongs to all methods, Friendly-SAM's running gradient.
+        copies = 1 + num_copies(job) + (find_method(study.method).rules.ascent == "friendly_sam")
+        weights = tried.models[study.architecture].num_stored
         sizes[study.name] = _BYTES_PER_CHECKPOINT + 4 * copies * weights
     kept = min(job.search.keep_checkpoints, job.search.num_trials) * sum(sizes.values())
     return kept + 2 * min(num_slots, job.num_trials) * max(sizes.values())

@@ -8,5 +8,15 @@ from zsharp.models.architectures import (
     check_model,
     layout_of,
 )
+from zsharp.models.libraries import LIBRARIES, is_library_name
 
-__all__ = ["ARCHITECTURES", "Architecture", "build_model", "check_architecture", "check_model", "layout_of"]
+__all__ = [
+    "ARCHITECTURES",
+    "LIBRARIES",
+    "Architecture",
+    "build_model",
+    "check_architecture",
+    "check_model",
+    "is_library_name",
+    "layout_of",
+]

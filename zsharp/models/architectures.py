@@ -1,4 +1,4 @@
-"""The table of architectures: build and check one by its name."""
+"""The table of architectures: builds and checks one by its name, ours, a library's or the user's."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +11,13 @@ from torch import nn
 
 from zsharp.models import resnet, vgg, vit
 from zsharp.models.image_shape import ImageShape, check_min_side, check_patch_grid
+from zsharp.models.libraries import (
+    Built,
+    build_library_model,
+    check_library_name,
+    fetch_weights,
+    is_library_name,
+)
 from zsharp.names import did_you_mean
 from zsharp.user_code import UserCodeError, accepted, is_reference, load_callable, told_as_theirs
 
@@ -35,38 +42,58 @@ def build_model(
     *,
     arguments: Mapping[str, Any] = MappingProxyType({}),
     code: Sequence[str] = (),
+    pretrained: bool = False,
 ) -> nn.Module:
     """Return the architecture `name` with fresh float32 weights, in training mode, on torch's default device.
 
     Weights are drawn from torch's global generator, so a seed fixes them. The model maps images
-    `[batch, *image_shape]` to logits `[batch, num_classes]`; its control flow depends on shapes only.
+    `[batch, *image_shape]` to logits `[batch, num_classes]`; the control flow of ours depends on shapes only.
 
     Args:
-        arguments: Passed to a function of the user's own, as far as its signature takes them.
+        arguments: Passed to a function of the user's own or a library's model, as far as it takes them.
         code: Folders that `module:function` is looked up in.
+        pretrained: Start from the weights that the architecture's library publishes.
 
     Raises:
         ValueError: on an unknown name, an image shape that it cannot take, or fewer than two classes;
-            `UserCodeError` if a function of the user's own fails, or returns no model.
+            `UserCodeError` if a function of the user's own or a library fails, or returns no model.
 
     Example:
         >>> import torch
         >>> build_model("resnet20", (3, 32, 32), 10)(torch.zeros(8, 3, 32, 32)).shape
         torch.Size([8, 10])
     """
+    return build(name, image_shape, num_classes, arguments=arguments, code=code, pretrained=pretrained).model
+
+
+def build(
+    name: str,
+    image_shape: ImageShape,
+    num_classes: int,
+    *,
+    arguments: Mapping[str, Any] = MappingProxyType({}),
+    code: Sequence[str] = (),
+    pretrained: bool = False,
+) -> Built:
+    """As `build_model`, and tells which arguments were passed and which weights were loaded."""
     check_architecture(name, image_shape)
     if num_classes < 2:
         raise ValueError(
             f"architecture {name!r}: the number of classes must be at least 2, not {num_classes}"
         )
+    if pretrained and not is_library_name(name):
+        raise ValueError(f"architecture {name!r}: no weights are published for it; see init.weights")
+    if is_library_name(name):
+        weights = fetch_weights(name) if pretrained else None
+        with told_as_theirs(name):
+            return build_library_model(name, image_shape, num_classes, arguments, weights=weights)
     if not is_reference(name):
-        return ARCHITECTURES[name].build(image_shape, num_classes)
+        return Built(ARCHITECTURES[name].build(image_shape, num_classes), frozenset())
     make = load_callable(name, code)
-    offered = {"image_shape": image_shape, "num_classes": num_classes, **arguments}
-    passed = accepted(make, offered, name)
+    passed = accepted(make, {"image_shape": image_shape, "num_classes": num_classes, **arguments}, name)
     with told_as_theirs(name, code):
         model = make(**passed)
-    return check_model(model, f"{name}: what it returned")
+    return Built(check_model(model, f"{name}: what it returned"), frozenset(passed) & frozenset(arguments))
 
 
 def check_model(model: object, label: str) -> nn.Module:
@@ -81,11 +108,14 @@ def check_model(model: object, label: str) -> nn.Module:
 def check_architecture(name: str, image_shape: ImageShape) -> None:
     """Check that the architecture `name` can take images of this shape, without building it.
 
-    Whether a function of the user's own takes them shows when it is called.
+    Whether a function of the user's own or a library's model takes them shows when it is built.
 
     Raises:
         ValueError: on an unknown name, or on a shape that it cannot take; the message says which it can.
     """
+    if is_library_name(name):
+        check_library_name(name)
+        return
     if is_reference(name):
         return
     if name not in ARCHITECTURES:
@@ -94,9 +124,16 @@ def check_architecture(name: str, image_shape: ImageShape) -> None:
     ARCHITECTURES[name].check(image_shape)
 
 
-def layout_of(name: str) -> torch.memory_format:
-    """`channels_last` for convolutional networks, which gain 1.1 to 1.2 times on CPUs; the default for others."""
+def layout_of(name: str, model: nn.Module | None = None) -> torch.memory_format:
+    """`channels_last` for convolutional networks, which gain 1.1 to 2 times on CPUs; the default for others.
+
+    Args:
+        model: What a library's architecture was built as. A transformer has one convolution, in its stem. Functions of
+            the user's own get the default, since views of theirs may depend on it.
+    """
     is_convolutional = name in ARCHITECTURES and ARCHITECTURES[name].family != "vit"
+    if model is not None and is_library_name(name):
+        is_convolutional = sum(isinstance(module, nn.Conv2d) for module in model.modules()) > 1
     return torch.channels_last if is_convolutional else torch.contiguous_format
 
 

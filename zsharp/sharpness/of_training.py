@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from zsharp.data import subset_indices
-from zsharp.data.augment import normalise
 from zsharp.sharpness.measure import measure
+from zsharp.training.image_classification import ImageClassification
 
 if TYPE_CHECKING:
     from zsharp.training import Training
@@ -31,9 +31,9 @@ def measure_training(training: "Training", *, num_images: int = NUM_IMAGES) -> d
     # Shuffled, because m-sharpness takes its groups in order and the indices come sorted.
     chosen = chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(0))]
     rows = data.train_indices[chosen.to(data.train_indices.device)]
-    mean, std = (torch.tensor(value, device=training.device) for value in (data.info.mean, data.info.std))
+    task = training.task
+    assert isinstance(task, ImageClassification)
     batches = [
-        (normalise(data.images[part], mean, std), data.labels[part])
-        for part in torch.split(rows, _BATCH_SIZE)
+        (task.normalised(data.images[part]), data.labels[part]) for part in torch.split(rows, _BATCH_SIZE)
     ]
     return measure(training.model, batches, max_examples=len(rows))

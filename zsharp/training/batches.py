@@ -1,5 +1,7 @@
 """From rows of the training set to augmented, normalised batches on the device."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,7 @@ class Batches:
 
     Args:
         batch_size: Images per batch; an incomplete last batch is dropped, with different images each epoch.
+        normalisation: Mean and deviation of each channel, of images in [0, 1]; the training set's if not given.
 
     Attributes:
         steps_per_epoch: Whole batches of the training part.
@@ -30,6 +33,7 @@ class Batches:
         augmentation: Augmentation,
         layout: torch.memory_format,
         seed: int,
+        normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
     ) -> None:
         self._data, self._size, self._augmentation, self._layout = data, batch_size, augmentation, layout
         num_images = len(data.train_indices)
@@ -40,8 +44,9 @@ class Batches:
         self.generator = torch.Generator(device).manual_seed(seed)
         # RandAugment draws its operations on the host.
         self.runs_on_device = augmentation.randaugment == 0
-        self._mean = torch.tensor(data.info.mean, device=device)
-        self._std = torch.tensor(data.info.std, device=device)
+        mean, std = normalisation or (data.info.mean, data.info.std)
+        self._mean = torch.tensor(mean, device=device)
+        self._std = torch.tensor(std, device=device)
 
     def draw_order(self) -> Tensor:
         """Returns the rows of an epoch's batches, int64 [steps_per_epoch, B], in a new order at every call."""
@@ -60,7 +65,9 @@ class Batches:
         return inputs, targets, labels
 
     def normalised(self, images: Tensor) -> Tensor:
-        """uint8 images [B, C, H, W] as float32 inputs with the training set's channel mean 0 and deviation 1."""
+        """Returns uint8 images [B, C, H, W] as float32 inputs; the training set's have channel mean 0 and deviation 1,
+        unless the model's weights expect another normalisation.
+        """
         return normalise(images, self._mean, self._std, torch.float32).contiguous(memory_format=self._layout)
 
 

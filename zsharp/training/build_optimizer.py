@@ -58,18 +58,31 @@ def build_optimizer(model: nn.Module, spec: TrialSpec, device: torch.device) -> 
     )
 
 
-def _groups(model: nn.Module, train: TrainSpec, weight_decay: float) -> list[dict[str, Any]]:
+def freeze(model: nn.Module, train: TrainSpec) -> None:
+    """Turns off the gradients of the parameters that `train.freeze` names.
+
+    Raises:
+        ValueError: If a pattern of `train.freeze` or `train.lr_scale` matches no parameter, or nothing is left.
+    """
     names = [name for name, _ in model.named_parameters()]
-    for pattern in (*train.freeze, *train.lr_scale):
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise ValueError(
-                f"{pattern!r} in train.freeze or train.lr_scale matches no parameter; "
-                f"{did_you_mean(pattern, names)}the model has, for example, {', '.join(names[:5])}"
-            )
-    groups: dict[tuple[float, bool], dict[str, Any]] = {}
+    for setting, patterns in (("freeze", train.freeze), ("lr_scale", train.lr_scale)):
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise ValueError(
+                    f"train.{setting}: {pattern!r} matches no parameter; {did_you_mean(pattern, names)}"
+                    f"the model has {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+                )
     for name, param in model.named_parameters():
         if any(fnmatchcase(name, pattern) for pattern in train.freeze):
             param.requires_grad_(False)
+    if not any(param.requires_grad for param in model.parameters()):
+        raise ValueError("train.freeze leaves no parameter to train")
+
+
+def _groups(model: nn.Module, train: TrainSpec, weight_decay: float) -> list[dict[str, Any]]:
+    freeze(model, train)
+    groups: dict[tuple[float, bool], dict[str, Any]] = {}
+    for name, param in model.named_parameters():
         if not param.requires_grad:
             continue
         scales = [factor for pattern, factor in train.lr_scale.items() if fnmatchcase(name, pattern)]
@@ -77,6 +90,4 @@ def _groups(model: nn.Module, train: TrainSpec, weight_decay: float) -> list[dic
         group = groups.setdefault((scale, not is_matrix), {"params": [], "lr_scale": scale})
         group["params"].append(param)
         group["weight_decay"] = weight_decay if is_matrix or train.decay_norms_and_biases else 0.0
-    if not groups:
-        raise ValueError("train.freeze leaves no parameter to train")
     return [groups[key] for key in sorted(groups)]

@@ -1,14 +1,17 @@
 """The built-in task: classify images of a data set that lies decoded in memory."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from zsharp.data import DataInfo
 from zsharp.data.training_data import TrainingData, load_test_data
-from zsharp.models import build_model, layout_of
+from zsharp.models import build_model, is_library_name, layout_of
+from zsharp.models.libraries import weights_input
 from zsharp.training.batches import Batches, resolve_augmentation
 from zsharp.training.deterministic import repeatable
 from zsharp.training.spec import TrialSpec
@@ -32,14 +35,22 @@ class ImageClassification:
         self.data = data
         self._spec = spec
         info = data.info
-        layout = layout_of(spec.architecture)
         self._device = data.images.device
         model = build_model(
-            spec.architecture, info.image_shape, info.num_classes, arguments=spec.model, code=spec.code
+            spec.architecture,
+            info.image_shape,
+            info.num_classes,
+            arguments=spec.model,
+            code=spec.code,
+            pretrained=spec.init.pretrained,
         )
+        layout = layout_of(spec.architecture, model)
         self.model = model.to(self._device, memory_format=layout)  # type: ignore[call-overload]
         augmentation = resolve_augmentation(spec.train.augment, data)
-        self._batches = Batches(data, spec.train.batch_size, augmentation, layout, spec.train.seed + 1)
+        normalisation = normalisation_of(spec, info)
+        self._batches = Batches(
+            data, spec.train.batch_size, augmentation, layout, spec.train.seed + 1, normalisation
+        )
         self.steps_per_epoch = self._batches.steps_per_epoch
         self._smoothing = spec.params.get("label_smoothing", spec.train.label_smoothing)
         self._correct = torch.zeros((), device=self._device)
@@ -61,6 +72,10 @@ class ImageClassification:
     def prepare(self, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns augmented, normalised images, their targets, and their labels before mixing."""
         return self._batches.batch(batch)
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Returns uint8 images [B, C, H, W] as the model's inputs."""
+        return self._batches.normalised(images)
 
     def loss(self, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         """Returns the mean cross-entropy with label smoothing."""
@@ -105,7 +120,7 @@ class ImageClassification:
         size = self._spec.train.eval_batch_size
         with repeatable(self._device):
             for batch, answers in zip(torch.split(images, size), torch.split(labels, size), strict=True):
-                logits = self.model(self._batches.normalised(batch))
+                logits = self.model(self.normalised(batch))
                 batch_loss = F.cross_entropy(logits.float(), answers, reduction="sum")
                 num_correct = (logits.argmax(1) == answers).sum()
                 sums += torch.stack([batch_loss.double(), num_correct.double()])
@@ -129,3 +144,20 @@ class ImageClassification:
                 f"expected {info.checksum}, that of {info.name!r}"
             )
         self._batches.generator.set_state(state["batches"].cpu())
+
+
+def normalisation_of(spec: TrialSpec, info: DataInfo) -> tuple[Sequence[float], Sequence[float]] | None:
+    """Returns the channels' mean and deviation that a library's weights expect; None for those of the data.
+
+    A weight file of a library's architecture is taken to be one that the library publishes. For images of other than
+    three channels the weights' values are averaged.
+    """
+    if not (spec.init.pretrained or spec.init.weights) or not is_library_name(spec.architecture):
+        return None
+    seen = weights_input(spec.architecture)
+    if seen is None:
+        return None
+    channels = info.image_shape[0]
+    if channels == len(seen.mean):
+        return seen.mean, seen.std
+    return [fmean(seen.mean)] * channels, [fmean(seen.std)] * channels

@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from zsharp.data.training_data import TrainingData, load_training_data
+from zsharp.models.weights import file_checksum, load_weights
 from zsharp.optim import SharpnessAware, find_method, frozen_batch_norm
 from zsharp.training.build_optimizer import DEFAULT_LR, build_optimizer
 from zsharp.training.checkpoint import read_checkpoint, rng_state, set_rng_state, write_checkpoint
@@ -84,6 +85,12 @@ class Training:
         image_shape = self.data.info.image_shape if isinstance(self.task, ImageClassification) else None
         self._bf16 = uses_bf16(train.precision, self.device, image_shape, spec.architecture)
         self.model = self.task.model
+        # What checkpoints belong to: a weight file by its content, wherever it lies.
+        self._identity = spec
+        if spec.init.weights is not None:
+            _logger.info("%s: %s", self._label, load_weights(self.model, spec.init.weights))
+            checksum = file_checksum(spec.init.weights)
+            self._identity = replace(spec, init=replace(spec.init, weights=checksum))
         self.optimizer = build_optimizer(self.model, spec, self.device)
         self._params = [param for param in self.model.parameters() if param.requires_grad]
         self._average = [param.detach().clone() for param in self._params] if train.ema_decay else []
@@ -263,7 +270,7 @@ class Training:
             "train_s": self._train_s,
             "wall_s": self._wall_s_before + time.perf_counter() - self._started,
         }
-        write_checkpoint(path, self.spec, state)
+        write_checkpoint(path, self._identity, state)
 
     def load(self, path: Path) -> None:
         """Continues from what `save` wrote; on one device the rest is bit-identical to an uninterrupted run.
@@ -274,7 +281,7 @@ class Training:
         Raises:
             ValueError: If the file is damaged or belongs to another spec or other data.
         """
-        state: dict[str, Any] = read_checkpoint(path, self.spec, self.device)
+        state: dict[str, Any] = read_checkpoint(path, self._identity, self.device)
         self._graph = None  # its tensors are replaced
         try:
             if hasattr(self.task, "load_state_dict"):

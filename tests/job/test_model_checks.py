@@ -1,0 +1,177 @@
+"""A job's models are tried before a search starts: what is refused, with the user's line, and what is told."""
+
+import pytest
+import torch
+from command_line import call
+
+from tune_jobs.errors import JobError
+from tune_jobs.job.data_checks import check_data, try_job
+from tune_jobs.job.load import load_job
+from tune_jobs.job.model_checks import memory_bytes
+from zsharp.models import build_model
+
+NETS = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, forward, *parts):
+        super().__init__()
+        self.parts, self.run = nn.ModuleList(parts), forward
+
+    def forward(self, images):
+        return self.run(self, images.flatten(1))
+
+def mixer(image_shape, num_classes, width=8):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, num_classes))
+
+def pair(image_shape, num_classes):
+    return Net(lambda self, x: (self.parts[0](x), x), nn.Linear(64, num_classes))
+
+def features(image_shape, num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes + 1))
+
+def elsewhere(image_shape, num_classes):
+    return Net(lambda self, x: self.parts[0](x).to("meta"), nn.Linear(64, num_classes))
+
+def detached(image_shape, num_classes):
+    return Net(lambda self, x: self.parts[0](x).detach(), nn.Linear(64, num_classes))
+
+def fixed(image_shape, num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes)).requires_grad_(False)
+
+def nothing(image_shape, num_classes):
+    return None
+
+def fails(image_shape, num_classes):
+    def run(self, x):
+        raise ValueError("too small")
+    return Net(run, nn.Linear(64, num_classes))
+
+def needs(image_shape, num_classes, depth):
+    return None
+"""
+JOB = """
+name: mixed
+data: {name: digits, val_fraction: 0.2}
+architectures: [resnet8, "nets:mixer", torchvision/shufflenet_v2_x0_5, timm/resnet10t]
+methods: [zsharp, base]
+model: {width: 16, drop_rate: 0.1}
+train: {epochs: 2, batch_size: 64, warmup_epochs: 0}
+space: {lr: {loguniform: [1.0e-4, 0.1]}}
+search: {num_trials: 2}
+"""
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def job(tmp_path):
+    (tmp_path / "nets.py").write_text(NETS)
+    (tmp_path / "job.yaml").write_text(JOB)
+    return str(tmp_path / "job.yaml")
+
+
+def refusal(job, *sets):
+    with pytest.raises(JobError) as refused:
+        check_data(load_job(job, sets))
+    return {problem.path: problem.message for problem in refused.value.problems}
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("pair", ["a tuple", "[2, 10]"]),
+        ("features", ["[2, 11]", "[2, 10]"]),
+        ("elsewhere", ["on meta", "on cpu"]),
+        ("detached", ["without a graph"]),
+        ("fixed", ["no parameters that need gradients"]),
+        ("nothing", ["a NoneType", "torch.nn.Module"]),
+        ("fails", ["forward: ValueError: too small", "nets.py, line 36"]),
+        ("needs", ["'depth'", "model: {depth"]),
+        ("mixr", ["did you mean mixer"]),
+    ],
+)
+def test_models_that_cannot_be_trained(job, name, words):
+    (message,) = refusal(job, f"architectures=[resnet8, nets:{name}]", "model={}").values()
+    assert all(word in message for word in words), message
+
+
+def test_every_problem_says_where(job):
+    where = refusal(job, "architectures=[nets:pair, resnet8, torchvision/alexnet]", "model={}")
+    assert list(where) == ["architectures[0]", "architectures[2]"]  # alexnet needs larger images
+    assert list(refusal(job, "model={width: 3, drop_rat: 0.1}")) == ["model.drop_rat"]
+    assert list(refusal(job, "architectures=[resnet8]")) == ["model.width", "model.drop_rate"]
+    assert "matches no parameter" in refusal(job, "train.freeze=['layers.*']")["architectures[0]"]
+
+
+def test_what_the_models_weigh(job):
+    spec = load_job(job, ["train.freeze=['*.bias']"])
+    before = torch.get_rng_state()
+    tried = try_job(spec)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert tried.steps_per_epoch == 1150 // 64
+    assert list(tried.models) == list(spec.architectures)
+    mixer = tried.models["nets:mixer"]
+    assert (mixer.num_parameters, mixer.num_trained) == (64 * 16 + 16 + 16 * 10 + 10, 64 * 16 + 16 * 10)
+    # Gradient, AdamW's two moments and the perturbation, of what is trained.
+    assert memory_bytes(spec, mixer) == 4 * (mixer.num_parameters + 4 * mixer.num_trained)
+    assert tried.models["resnet8"].num_parameters == sum(
+        param.numel() for param in build_model("resnet8", (1, 8, 8), 10).parameters()
+    )
+
+
+def test_weights_are_told_of_once(job, tmp_path, caplog):
+    model = build_model("torchvision/shufflenet_v2_x0_5", (1, 8, 8), 5)
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    sets = [
+        "architectures=[torchvision/shufflenet_v2_x0_5]",
+        f"init.weights={tmp_path / 'weights.pt'}",
+        "model={}",
+    ]
+    check_data(load_job(job, sets))
+    fresh, size = caplog.messages
+    assert "fc.weight, fc.bias" in fresh
+    assert "224 x 224" in size and "8 x 8" in size
+    sets[1] = f"init.weights={tmp_path / 'none.pt'}"
+    assert "no such file" in refusal(job, *sets)["architectures[0]"]
+
+
+@pytest.mark.parametrize(
+    ("sets", "path", "words"),
+    [
+        (["architectures=[timm/convnext_ato]"], "architectures[0]", "did you mean convnext_atto"),
+        (["architectures=[torchvision/resnet]"], "architectures[0]", "torchvision.models.list_models"),
+        (["init.pretrained=true"], "init.pretrained", "resnet8"),
+        (["init.pretrained=true", "architectures=[nets:mixer]"], "init.pretrained", "as an argument"),
+        (["init.pretrained=true", "init.weights=a.pt", "architectures=[timm/resnet10t]"], "init", "both"),
+    ],
+)
+def test_names_are_checked_without_building(job, sets, path, words):
+    with pytest.raises(JobError) as refused:
+        load_job(job, sets)
+    (problem,) = refused.value.problems
+    assert problem.path == path and words in problem.message
+
+
+def test_paths_of_weights_become_absolute(job, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    spec = load_job(job, ["init.weights=a.pt"])
+    assert spec.with_absolute_root().init.weights == str(tmp_path / "a.pt")
+    assert spec.trial_spec(spec.studies()[0], {}).init.weights == str(tmp_path / "a.pt")
+
+
+def test_validate_shows_what_the_models_weigh(job):
+    code, out, err = call("validate", job)
+    assert (code, err) == (0, "")
+    for name in ("resnet8", "nets:mixer", "torchvision/shufflenet_v2_x0_5", "timm/resnet10t"):
+        assert name in out
+    assert "1,210" in out  # parameters of the mixer
+
+
+def test_validate_without_the_data_checks_the_rest(tmp_path):
+    code, out, _ = call("validate", "cifar10", "--set", f"data.root={tmp_path}")
+    assert code == 0 and "not built" in out

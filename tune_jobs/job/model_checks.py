@@ -1,0 +1,61 @@
+"""Checks a job's models: each is built once and tried, and its memory is estimated."""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from tune_jobs.errors import Problem
+from tune_jobs.job.space import example_value
+from tune_jobs.job.spec import JobSpec
+from zsharp.names import did_you_mean
+
+if TYPE_CHECKING:
+    from zsharp.data import DataInfo
+    from zsharp.training.try_model import ModelFacts
+
+_FLOAT_BYTES = 4
+
+
+def try_models(job: JobSpec, info: "DataInfo") -> tuple[dict[str, "ModelFacts"], list[Problem]]:
+    """Returns what the job's models weigh, by architecture, and what is wrong with the others.
+
+    Our own architectures are only counted; those of libraries and of the user are built and run on two images.
+    """
+    from zsharp.training.try_model import try_model
+
+    facts: dict[str, ModelFacts] = {}
+    problems = []
+    first_study = {study.architecture: study for study in reversed(job.studies())}
+    for i, architecture in enumerate(job.architectures):
+        study = first_study[architecture]
+        spec = job.trial_spec(study, {name: example_value(job.space[name]) for name in study.parameters})
+        try:
+            facts[architecture] = try_model(spec, info.image_shape, info.num_classes)
+        except ValueError as error:
+            problems.append(Problem(f"architectures[{i}]", architecture, str(error)))
+    if not problems:
+        problems += _unused_arguments(job, facts)
+    return facts, problems
+
+
+def _unused_arguments(job: JobSpec, facts: Mapping[str, "ModelFacts"]) -> Iterator[Problem]:
+    taken = {name for fact in facts.values() for name in fact.arguments}
+    for name, value in job.model.items():
+        if name not in taken:
+            text = f"no architecture of the job takes an argument {name!r}"
+            yield Problem(f"model.{name}", value, f"{text}; {did_you_mean(name, taken)}remove it")
+
+
+def memory_bytes(job: JobSpec, facts: "ModelFacts") -> int:
+    """Returns what a trial's weights, gradients, optimizer and perturbation take up; activations come on top."""
+    from zsharp.optim.methods import find_method
+
+    methods = [find_method(method) for method in job.methods]
+    copies = 1 + num_copies(job)  # the gradient, and what the optimizer keeps
+    copies += any(method.gradient_evaluations_per_step > 1 for method in methods)
+    copies += any(method.rules.ascent == "friendly_sam" for method in methods)
+    return _FLOAT_BYTES * (facts.num_stored + copies * facts.num_trained)
+
+
+def num_copies(job: JobSpec) -> int:
+    """Returns how many copies of the weights are kept beside them: AdamW's two moments or SGD's one, the average."""
+    return (1 if job.train.base_optimizer == "sgd" else 2) + (job.train.ema_decay is not None)
