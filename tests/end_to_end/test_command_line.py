@@ -1,14 +1,11 @@
 """`tune-jobs run` as a user types it, with a Ray of its own, and the verbs that read what it left."""
 
-import os
 import re
 import shutil
-import subprocess
-import sys
-import time
 
 import pyarrow.parquet as pq
 import pytest
+from command_line import call
 from searches import SHORT
 
 from tune_jobs.errors import JobError
@@ -20,17 +17,6 @@ FILES = ["trials.parquet", "epochs.parquet", "confirmations.parquet"]
 LINE = re.compile(
     r"\d/4  resnet8-(zsharp|base)-000\d  +(completed|pruned) +epoch [1-4]/4  val acc \d\.\d{4}  (q_p=.*rho=.*)?lr=.*"
 )
-
-
-def tune_jobs(*arguments, **environment):
-    """Runs the command line in a process of its own; returns it and the seconds it took."""
-    variables = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | environment
-    start_s = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-m", "tune_jobs", *map(str, arguments)],
-        env=variables, capture_output=True, text=True, timeout=280,
-    )  # fmt: skip
-    return done, time.monotonic() - start_s
 
 
 def printed(search):
@@ -65,14 +51,14 @@ def test_the_folder_holds_the_job_it_was_given(searched):
     assert load_job(str(searched.folder / "job.yaml")) == load_job("digits", SHORT)
 
 
-def test_the_same_again_trains_nothing(searched, tmp_path):
+def test_the_same_again_trains_nothing(searched, tmp_path, monkeypatch):
     folder = searched.folder
     before = everything(folder)
-    again, took_s = tune_jobs("run", folder / "job.yaml", "--out", folder, RAY_TMPDIR=str(tmp_path / "ray"))
-    assert (again.returncode, again.stderr) == (0, "")
-    assert again.stdout.startswith("Best on digits:")
-    assert table_of(again.stdout) == table_of(printed(searched))
-    assert took_s < 20
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "ray"))
+    code, out, err = call("run", folder / "job.yaml", "--out", folder)
+    assert (code, err) == (0, "")
+    assert out.startswith("Best on digits:")
+    assert table_of(out) == table_of(printed(searched))
     assert not (tmp_path / "ray").exists(), "Ray was started"
     with pytest.raises(JobError, match="holds another job"):
         run(load_job("digits", [*SHORT, "train.seed=1"]), folder)
@@ -84,12 +70,12 @@ def test_export_rewrites_the_same_parquet_and_compare_shows_the_same_table(searc
     shutil.copytree(searched.folder, folder)
     for name in FILES:
         (folder / "parquet" / name).unlink()
-    done, _ = tune_jobs("export", folder)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines() == [str(folder / "parquet" / name) for name in FILES]
+    code, out, err = call("export", folder)
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [str(folder / "parquet" / name) for name in FILES]
     for name in FILES:
         table = pq.read_table(searched.folder / "parquet" / name)
         assert pq.read_table(folder / "parquet" / name).equals(table, check_metadata=True)
-    done, _ = tune_jobs("compare", folder)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.rstrip() == table_of(printed(searched))
+    code, out, err = call("compare", folder)
+    assert (code, err) == (0, "")
+    assert out.rstrip() == table_of(printed(searched))

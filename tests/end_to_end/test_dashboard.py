@@ -93,8 +93,8 @@ def test_the_dashboard_shows_a_search_while_it_runs_and_after_its_end(browser, t
     folder = tmp_path / "search"
     journal = folder / "optuna.journal"
     page = browser.new_page()
-    with running(command(folder, 20)) as search:
-        wait_for(lambda: num_reports(folder) > 2)
+    with running(command(folder, 5)) as search:
+        wait_for(lambda: num_reports(folder) > 1)
         with Ledger.open(folder, read_only=True) as ledger:
             worker = psutil.Process(ledger.reports()[-1]["worker_pid"])
         worker.suspend()  # so that the search still runs when the page has been drawn

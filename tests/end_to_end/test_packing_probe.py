@@ -18,7 +18,7 @@ from tune_jobs.search.run import plan_resources, run
 SETS = ["architectures=[resnet8]", "methods=[sam, base]", "train.batch_size=16", "search.num_trials=4"]
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.usefixtures("ray_with_four_gpus")
 def test_real_trials_are_measured_alone_and_together():
     together, lines = probe_packing(

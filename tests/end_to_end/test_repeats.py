@@ -7,7 +7,7 @@ from tune_jobs.results.read import read_results
 from tune_jobs.results.statistics import compare_methods
 from tune_jobs.search.run import run
 
-pytestmark = pytest.mark.usefixtures("ray_with_four_gpus")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_with_four_gpus")]
 
 
 def test_the_ablation_on_digits(tmp_path):

@@ -30,6 +30,7 @@ def test_a_driver_killed_while_it_made_its_ledger_is_no_obstacle(tmp_path):
         check_folder(job, SearchFolder(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_driver_killed_after_its_last_report_left_things_to_tidy(searched, tmp_path):
     search = Search(tmp_path / "search", Row("tidy"))
     shutil.copytree(searched.folder, search.folder)
@@ -46,6 +47,7 @@ def test_a_driver_killed_after_its_last_report_left_things_to_tidy(searched, tmp
     search.finish().check(searched)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_with_four_gpus")
 def test_with_more_epochs_completed_trials_that_were_kept_continue(searched, tmp_path):
     folder = tmp_path / "search"

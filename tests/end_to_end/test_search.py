@@ -49,10 +49,10 @@ def test_every_trial_is_in_parquet_and_the_comparison_names_the_best(searched):
 
 
 def test_one_search_with_gpus_dying_workers_and_divergence(tmp_path):
-    rates = ["1.0e+30", "0.05", "0.04", "0.03", "0.02"]
+    rates = ["1.0e+30", "0.05", "0.04", "0.03"]
     job = small_job(
-        "architectures=[resnet8]", "methods=[base]", "search.num_trials=5", "train.base_optimizer=sgd",
-        "train.epochs=10", "asha.enabled=false", "failures.max_retries=1",
+        "architectures=[resnet8]", "methods=[base]", "search.num_trials=4", "train.base_optimizer=sgd",
+        "train.epochs=6", "asha.enabled=false", "failures.max_retries=1",
         "resources={gpus_per_trial: 1, device: auto, max_concurrent: 2}",
         f"space={{lr: {{choice: [{', '.join(rates)}]}}}}",
         f"search.first_points=[{', '.join(f'{{lr: {rate}}}' for rate in rates)}]",
@@ -72,7 +72,7 @@ def test_one_search_with_gpus_dying_workers_and_divergence(tmp_path):
 
     result = run(job, tmp_path / "search", on_change=watch, on_start=lambda *given: slots.append(given[0]))
     assert slots[0].num_slots == max(at_once) == 2
-    assert result.counts == {"completed": 3, "failed": 1, "diverged": 1}
+    assert result.counts == {"completed": 2, "failed": 1, "diverged": 1}
     trials = pd.read_parquet(tmp_path / "search" / "parquet" / "trials.parquet").set_index("trial_id")
     assert trials["retries"].to_dict() == dict.fromkeys(trials.index, 0) | {dies_twice: 1}
     assert len(killed) == 2

@@ -17,7 +17,7 @@ COMMAND = ("-m", "tune_jobs")
 # Gives up a request after seconds instead of after more than a minute.
 IMPATIENT = ("-c", "import runpy, tune_jobs.storage as s; s._ATTEMPTS = 3; runpy.run_module('tune_jobs')")
 SETS = (
-    "architectures=[resnet8]", "methods=[sam]", "data.max_images=200", "train.batch_size=32", "train.epochs=12",
+    "architectures=[resnet8]", "methods=[sam]", "data.max_images=200", "train.batch_size=32", "train.epochs=9",
     "train.warmup_epochs=0", "search.num_trials=2", "asha.grace_epochs=1", "asha.reduction_factor=2",
     "asha.protect_top=1", "resources.max_concurrent=1",
 )  # fmt: skip
