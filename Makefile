@@ -10,7 +10,7 @@ TEST_ENV := OMP_NUM_THREADS=1; export OMP_NUM_THREADS; if ! ($(BROWSER)) >/dev/n
 # uv leaves compiling to the first import. Where this variable forbids keeping the result, every start takes twice as long.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: search test test-slow test-all browser latex check docs dist format bench clean
+.PHONY: search test test-slow test-both test-all browser latex check docs dist format bench clean
 
 search: .venv/runs
 	$(BIN)/tune-jobs run digits --out $(RESULTS) --fresh
@@ -26,10 +26,15 @@ test-slow: .venv/installed
 	@$(MAKE) --silent latex || echo "No pdflatex: the test that compiles tables is left out."
 	$(TEST_ENV); $(BIN)/python -m pytest -m slow --numprocesses 3
 
+# Both at once: the slow tests mostly wait, and each process imports everything only once.
+test-both: .venv/installed
+	@$(MAKE) --silent browser || echo "No Chromium: tests in a browser are left out."
+	@$(MAKE) --silent latex || echo "No pdflatex: the test that compiles tables is left out."
+	$(TEST_ENV); $(BIN)/python -m pytest -m "not gpu and not cluster and not faults" --numprocesses 4
+
 # All that needs no GPU, with more of hypothesis's examples: half an hour, most of it for faults and clusters.
-test-all: .venv/installed
-	@$(MAKE) --silent browser latex
-	$(TEST_ENV); HYPOTHESIS_PROFILE=many $(BIN)/python -m pytest -m "not gpu and not cluster and not faults" --numprocesses 3
+test-all:
+	HYPOTHESIS_PROFILE=many $(MAKE) test-both
 	$(TEST_ENV); $(BIN)/python -m pytest -m "(cluster or faults) and not gpu"
 
 browser:

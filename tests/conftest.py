@@ -20,7 +20,16 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")
-STARTS_A_RAY = ("tests/end_to_end/", "tests/faults/", "tests/storage/test_remote_search.py")
+STARTS_A_RAY = (
+    *("tests/end_to_end/", "tests/faults/", "tests/storage/test_remote_search.py"),
+    "tests/contracts/test_search_of_0_1.py",
+)
+HAS_A_RAY_OF_ITS_OWN = (
+    "test_dashboard.py",
+    "test_submit.py",
+    "test_remote_search.py",
+    "test_search_of_0_1.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -29,14 +38,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class FileByFile(LoadScopeScheduling):
-    """Gives each file to one process, in the order collected.
-
-    The short tests on Ray share one, hence a process. The slow ones have clusters of their own and mostly wait.
-    """
+    """Gives each file to one process, in the order collected; tests that share a Ray, hence a process, are one."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        shares_a_ray = file.startswith(STARTS_A_RAY) and self.config.option.markexpr != "slow"
+        shares_a_ray = file.startswith(STARTS_A_RAY) and not file.endswith(HAS_A_RAY_OF_ITS_OWN)
         return "ray" if shares_a_ray else file
 
 

@@ -38,7 +38,11 @@ READING = [*modules_of("tune_jobs/results", "tune_jobs/report", "tune_jobs/ledge
 @pytest.mark.parametrize(
     ("modules", "loaded", "not_loaded"),
     [
-        (["zsharp.optim"], {"torch"}, {"ray", "optuna", "pandas", "sklearn", "pyarrow", "torchvision"}),
+        (
+            ["zsharp.optim", "zsharp.models.architectures"],
+            {"torch"},
+            {"ray", "optuna", "pandas", "sklearn", "pyarrow", "torchvision", "triton"},
+        ),
         (["zsharp"], set(), {"numpy", "torch"}),
         (["tune_jobs"], set(), {"torch", "ray", "optuna", "pandas", "pyarrow", "rich"}),
         (READING, {"pyarrow", "pandas", "plotly"}, {"ray", "torch", "torchvision", "optuna"}),
@@ -54,7 +58,7 @@ READING = [*modules_of("tune_jobs/results", "tune_jobs/report", "tune_jobs/ledge
             {"ray", "torch", "optuna", "pandas"},
         ),
     ],
-    ids=["optimizers", "version", "tune_jobs", "reading results", "statistics", "specs"],
+    ids=["optimizers and architectures", "version", "tune_jobs", "reading results", "statistics", "specs"],
 )
 def test_an_import_loads_no_more_than_it_needs(modules, loaded, not_loaded):
     code = f"import {', '.join(modules)}, zsharp, sys; zsharp.__version__; print(*sys.modules)"

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from torchvision.transforms import v2
 
 from zsharp.data.augment import Augmentation, augment, crop, cut_out, mix, normalise
 
@@ -111,6 +110,8 @@ def test_augmenting_and_mixing_depend_on_the_generator_alone(num, channels):
 
 
 def test_randaugment_is_torchvisions_with_one_draw_a_group():
+    from torchvision.transforms import v2  # seconds, which other processes of tests need not spend
+
     images = draw_images(20)
     result = augment(images, Augmentation(randaugment=2), seeded(5))
     seed = int(torch.randint(2**62, (), generator=seeded(5)))

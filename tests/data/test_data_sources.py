@@ -4,7 +4,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-import torchvision.datasets
 import true_format
 from sklearn.datasets import load_digits
 
@@ -48,20 +47,22 @@ def test_reads_the_official_format_with_verified_checksums(name, tmp_path, monke
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn", "fashion_mnist"])
 def test_checksums_are_those_that_torchvision_knows(name):
+    from torchvision import datasets  # seconds, which other processes of tests need not spend
+
     source = DATASETS[name]
     ours = {path.rpartition("/")[2]: md5 for path, md5 in source.md5.items()}
     if name.startswith("cifar"):
-        official = getattr(torchvision.datasets, name.upper())
+        official = getattr(datasets, name.upper())
         assert (source.archives[0].md5, source.archives[0].url) == (official.tgz_md5, official.url)
         files = dict(official.train_list + official.test_list)
         assert ours == files | {official.meta["filename"]: official.meta["md5"]}
         assert {path.partition("/")[0] for path in source.md5} == {official.base_folder}
     elif name == "svhn":
-        known = [torchvision.datasets.SVHN.split_list[split] for split in ("train", "test")]
+        known = [datasets.SVHN.split_list[split] for split in ("train", "test")]
         assert ours == {file: md5 for _, file, md5 in known}
         assert [archive.url for archive in source.archives] == [url for url, *_ in known]
     else:
-        official = torchvision.datasets.FashionMNIST
+        official = datasets.FashionMNIST
         assert ours == dict(official.resources)
         assert {archive.url.rpartition("/")[0] + "/" for archive in source.archives} == set(official.mirrors)
     assert {archive.md5 for archive in source.archives if not archive.unpack} <= set(source.md5.values())

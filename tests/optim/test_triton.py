@@ -133,8 +133,8 @@ def cases():
 
 
 CASES = cases()
-# The interpreter is slow: each percentile with one kind.
-INTERPRETED = [name for i, name in enumerate(CASES) if i % 4 in (0, 3)]
+# The interpreter is slow: each list of gradients with both kinds.
+INTERPRETED = [name for i, name in enumerate(CASES) if i in (0, 3, 8, 12, 15, 19, 22, 25)]
 
 
 def assert_equal(results, grads, q_p, kind):
@@ -221,8 +221,8 @@ def interpreted():
     triton_ascent.is_available = lambda device: True
     ascent._is_host = lambda devices: False
     triton_ascent.ascend = ascend_in_small_blocks
-    answers["ascents"] = {method: ascents(method) for method in METHODS}
-    assert len(calls) == NUM_STEPS * len(METHODS), "the kernels ran"
+    answers["ascents"] = {method: ascents(method) for method in METHODS[:3]}
+    assert len(calls) == NUM_STEPS * 3, "the kernels ran"
     for name, (module, constant, value) in SETTINGS.items():
         setattr(module, constant, value)
         answers[name] = cutoffs(OF_SETTINGS, 0.5, "zscore", block=512)
@@ -253,7 +253,7 @@ def test_settings_do_not_change_the_result(answers, name):
     assert_equal(answers[name], OF_SETTINGS, 0.5, "zscore")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHODS[:3])
 def test_interpreted_kernels_move_the_weights_as_the_cpu_does(answers, method):
     torch.testing.assert_close(answers["ascents"][method], ascents(method), rtol=1e-5, atol=1e-7)
 
