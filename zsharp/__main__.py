@@ -1,11 +1,12 @@
 """`python -m zsharp`: trains one model from the command line, without a tuner."""
 
 import argparse
+import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from zsharp.cpu import num_cpus
 from zsharp.home import ensure_home
@@ -58,6 +59,8 @@ def _build_parser() -> _Parser:
     add("--list", action="store_true", help="list methods, architectures and data sets, and exit")
     add("--data", dest="name", default="digits", help="name of the data set (default: %(default)s)")
     _add_settings(parser, DataSpec)
+    folders = "folder that module:function is looked up in; repeatable (default: this one)"
+    add("--code", action="append", default=[], metavar="FOLDER", help=folders)
     add("--architecture", default="resnet8", help="(default: %(default)s)")
     add("--method", default="zsharp", help="(default: %(default)s)")
     add("--lr", type=float, help="peak learning rate (default: 0.003)")
@@ -85,6 +88,10 @@ def _add_settings(parser: _Parser, declaration: type) -> None:
         default = defaults[setting.name]
         if setting.kind is bool:
             parser.add_argument(option, action="store_true", help=summary)
+        elif setting.kind in (tuple, Mapping):
+            shape = "NAME=VALUE" if setting.kind is Mapping else "TEXT"
+            repeated = f"{summary}; repeatable"
+            parser.add_argument(option, action="append", default=[], metavar=shape, help=repeated)
         elif setting.name != "name":
             valid = f"; {', '.join(setting.choices)}" if setting.choices else ""
             shown = "" if default is None else " (default: %(default)s)"
@@ -126,10 +133,35 @@ def _trial_spec(options: argparse.Namespace) -> "TrialSpec":
             params[name] = float(value)
         except ValueError:
             raise ValueError(f"--param {text}: expected NAME=VALUE with a number") from None
-    train = TrainSpec(**{name: getattr(options, name) for name in settings_of(TrainSpec)})
-    data = DataSpec(**{name: getattr(options, name) for name in settings_of(DataSpec)})
+    train = TrainSpec(**_given(options, TrainSpec))
+    data = DataSpec(**_given(options, DataSpec))
     params = {"lr": 0.003} | params
-    return TrialSpec(options.architecture, options.method, params, data, train, options.device)
+    code = tuple(str(Path(folder).absolute()) for folder in options.code or ["."])
+    return TrialSpec(options.architecture, options.method, params, data, train, options.device, code=code)
+
+
+def _given(options: argparse.Namespace, declaration: type) -> dict[str, Any]:
+    """Returns the settings of a dataclass as the options give them."""
+    values = {}
+    for setting in settings_of(declaration).values():
+        value = getattr(options, setting.name)
+        if setting.kind is tuple:
+            value = tuple(value)
+        elif setting.kind is Mapping:
+            value = dict(_named_value(setting.name, text) for text in value)
+        values[setting.name] = value
+    return values
+
+
+def _named_value(option: str, text: str) -> tuple[str, Any]:
+    """Returns name and value of NAME=VALUE; numbers, true and false are those, anything else is text."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise ValueError(f"--{option.replace('_', '-')} {text}: expected NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def _train(training: "Training", options: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
@@ -65,11 +65,14 @@ def load_callable(reference: str, folders: Sequence[str | Path] = ()) -> Callabl
     return target  # type: ignore[no-any-return]
 
 
-def accepted(function: Callable[..., Any], offered: Mapping[str, Any], label: str) -> dict[str, Any]:
+def accepted(
+    function: Callable[..., Any], offered: Mapping[str, Any], label: str, section: str = "model"
+) -> dict[str, Any]:
     """Returns those of the offered arguments that a function's signature takes.
 
     Args:
         label: What the function is called in messages.
+        section: Where a job gives the function's arguments.
 
     Raises:
         UserCodeError: If it needs an argument that is not offered, or takes one by position only.
@@ -90,22 +93,31 @@ def accepted(function: Callable[..., Any], offered: Mapping[str, Any], label: st
             )
         if parameter.name not in offered:
             raise UserCodeError(
-                f"{label}: needs an argument {parameter.name!r}; it is passed {', '.join(offered)}. "
-                f"Give it a default, or a value with `model: {{{parameter.name}: ...}}`"
+                f"{label}: needs an argument {parameter.name!r}; it is passed {', '.join(offered) or 'none'}. "
+                f"Give it a default, or a value with `{section}: {{{parameter.name}: ...}}`"
             )
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return dict(offered)
     return {parameter.name: offered[parameter.name] for parameter in parameters if parameter.name in offered}
 
 
+def unused_argument(function: Callable[..., Any], name: str, label: str) -> UserCodeError:
+    """Returns the error for an argument that a function's signature does not take."""
+    taken = list(inspect.signature(function).parameters)
+    takes = ", ".join(taken) or "none"
+    return UserCodeError(f"{label}: has no argument {name!r}; {did_you_mean(name, taken)}takes: {takes}")
+
+
 @contextmanager
-def told_as_theirs(label: str, folders: Sequence[str | Path] = ()) -> Iterator[None]:
+def told_as_theirs(
+    label: str, folders: Sequence[str | Path] = (), *, limit_s: float | None = IMPORT_LIMIT_S
+) -> Iterator[None]:
     """Turns whatever the user's code raises into a `UserCodeError` that names it and their file and line.
 
     A `UserCodeError` passes unchanged. What the code prints goes to the error output.
     """
     try:
-        with redirect_stdout(sys.stderr), _time_limit(label):
+        with redirect_stdout(sys.stderr), nullcontext() if limit_s is None else _time_limit(label, limit_s):
             yield
     except UserCodeError:
         raise
@@ -243,18 +255,18 @@ def _where(error: BaseException, folders: Sequence[str | Path]) -> str:
 
 
 @contextmanager
-def _time_limit(label: str) -> Iterator[None]:
+def _time_limit(label: str, limit_s: float) -> Iterator[None]:
     """Ends what hangs, where that can be done: in the main thread. Another's alarm goes on afterwards."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(_number: int, _frame: FrameType | None) -> None:
-        raise UserCodeError(f"{label}: took longer than {IMPORT_LIMIT_S} s; expected it to return at once")
+        raise UserCodeError(f"{label}: took longer than {limit_s} s; expected it to return at once")
 
     started_s = time.monotonic()
     before = signal.signal(signal.SIGALRM, stop)
-    left_s, _ = signal.setitimer(signal.ITIMER_REAL, IMPORT_LIMIT_S)
+    left_s, _ = signal.setitimer(signal.ITIMER_REAL, limit_s)
     try:
         yield
     finally:

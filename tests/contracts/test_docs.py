@@ -139,11 +139,18 @@ def _after_results_folder(scope, printed):
     assert "zsharp" in printed
 
 
+def _after_own_data(scope, printed):
+    (train, _), (test, _) = scope["load"]()
+    assert train.dtype == test.dtype == "uint8"
+    assert train.ndim == 3
+
+
 EXAMPLES = {  # page: its number of examples, and what holds when they have run (docs/controls.md: test_controls)
     "README.md": (1, _after_readme),
     "docs/optimizers.md": (6, _after_optimizers),
     "docs/sharpness.md": (1, _after_sharpness),
     "docs/searching.md": (1, _after_searching),
+    "docs/own_data.md": (1, _after_own_data),
     "docs/results_folder.md": (1, _after_results_folder),
 }
 

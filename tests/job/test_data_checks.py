@@ -6,7 +6,7 @@ import pytest
 
 from tune_jobs import storage
 from tune_jobs.errors import JobError, ResultsError
-from tune_jobs.job.data_checks import check_data
+from tune_jobs.job.data_checks import check_data, split_sizes
 from tune_jobs.job.load import load_job
 from tune_jobs.ledger.writer import Ledger
 from tune_jobs.results.write import export
@@ -27,6 +27,28 @@ def refusal(*sets, preset="digits"):
 def test_what_fits_is_described():
     info = check_data(load_job("digits"))
     assert (info.image_shape, info.num_train, info.num_classes) == ((1, 8, 8), 1438, 10)
+
+
+def test_validation_images_of_their_own_need_no_share(tmp_path):
+    (tmp_path / "own_pixels.py").write_text(
+        "import numpy as np\n"
+        "def load(root, seed=0):\n"
+        "    pixels = np.arange(64, dtype='uint8').reshape(4, 4, 4)\n"
+        "    return [(pixels, [0, 1, 0, 1])] * 3\n"
+    )
+    sets = [
+        "data.name=own_pixels:load",
+        "data.arguments={seed: 3}",
+        f"data.root={tmp_path}",
+        f"code=[{tmp_path}]",
+    ]
+    job = load_job("digits", [*sets, "data.image_size=8", "train.batch_size=4"])
+    info = check_data(job)
+    assert (info.image_shape, info.num_train, info.num_val) == ((1, 8, 8), 4, 4)
+    assert split_sizes(job, info) == (4, 4)
+    told = refusal(*sets, "data.arguments={sed: 3}")
+    assert "data" in told[0]
+    assert "did you mean seed?" in told[0]
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,8 @@ def list_choices() -> None:
         "Architectures": {row.name: row.summary for row in ARCHITECTURES.values()}
         | {f"{library}/NAME": summary for library, summary in LIBRARIES.items()}
         | {"MODULE:FUNCTION": "a function of your own, such as nets:mixer (docs/own_model.md)"},
-        "Data sets": {row.name: row.summary for row in DATASETS.values()},
+        "Data sets": {row.name: row.summary for row in DATASETS.values()}
+        | {"MODULE:FUNCTION": "a function of your own that returns data sets or arrays (docs/own_data.md)"},
         "Methods": {row.name: row.summary for row in METHODS.values()},
         "Parameters": {row.name: f"{row.summary}; {row.valid}" for row in PARAMETERS.values()},
     }

@@ -145,10 +145,11 @@ def _check_metric(checked: _Checked) -> Iterator[Problem]:
 def _check_dataset(checked: _Checked) -> Iterator[Problem]:
     from zsharp.data import DATASETS
 
-    if checked.job.data.name not in DATASETS:
-        yield Problem(
-            "data.name", checked.job.data.name, unknown("data set", checked.job.data.name, DATASETS)
-        )
+    data = checked.job.data
+    if data.name not in DATASETS and not is_reference(data.name):
+        yield Problem("data.name", data.name, unknown("data set", data.name, DATASETS))
+    if data.arguments and not is_reference(data.name):
+        yield Problem("data.arguments", NOTHING, "only a function of your own (module:function) takes some")
 
 
 def _check_names(checked: _Checked) -> Iterator[Problem]:

@@ -45,6 +45,7 @@ def try_job(job: JobSpec) -> TriedJob:
         JobError: As there.
     """
     from zsharp.data import DataError, prepare
+    from zsharp.user_code import UserCodeError
 
     data = job.data
     root = None if data.root is None else Path(data.root).expanduser()
@@ -56,8 +57,10 @@ def try_job(job: JobSpec) -> TriedJob:
             image_column=data.image_column,
             label_column=data.label_column,
             image_size=data.image_size,
+            arguments=data.arguments,
+            code=job.code,
         ).info
-    except DataError as error:
+    except (DataError, UserCodeError) as error:
         raise JobError([Problem("data", data.name if root is None else str(root), str(error))]) from error
 
     models, problems = try_models(job, info)

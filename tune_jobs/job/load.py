@@ -88,14 +88,15 @@ def schema() -> dict[str, Any]:
 
     schema = JobSpec.model_json_schema()
     properties = schema["properties"]
-    patterns = ("^[A-Za-z_][\\w.]*:[A-Za-z_]\\w*$", f"^({'|'.join(LIBRARIES)})/.")
-    names = {"anyOf": [{"enum": list(ARCHITECTURES)}, *({"pattern": pattern} for pattern in patterns)]}
+    reference = {"pattern": "^[A-Za-z_][\\w.]*:[A-Za-z_]\\w*$"}
+    of_a_library = {"pattern": f"^({'|'.join(LIBRARIES)})/."}
+    names = {"anyOf": [{"enum": list(ARCHITECTURES)}, reference, of_a_library]}
     properties["architectures"] |= {"items": names, "uniqueItems": True}
     without_task = {"required": ["data", "architectures"], "properties": {"architectures": {"minItems": 1}}}
     schema["anyOf"] = [{"required": ["task"]}, without_task]
     properties["methods"] |= {"items": {"enum": list(METHODS)}, "uniqueItems": True}
     properties["space"]["propertyNames"] = {"enum": list(PARAMETERS)}
-    schema["$defs"]["DataModel"]["properties"]["name"]["enum"] = list(DATASETS)
+    schema["$defs"]["DataModel"]["properties"]["name"]["anyOf"] = [{"enum": list(DATASETS)}, reference]
     for model, declaration in (
         ("DataModel", DataSpec),
         ("TrainModel", TrainSpec),

@@ -50,6 +50,7 @@ InsideUnit = Annotated[float, Field(gt=0, lt=1)]
 Text = Annotated[str, Field(min_length=1)]
 # The same as [A-Za-z0-9][A-Za-z0-9._-]* without two dots in a row.
 FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9](\.?[A-Za-z0-9_-])*\.?$", max_length=100)]
+Argument = Annotated[Value, _in_one_message("expected a number, text, true or false")]
 Names = Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
 
 
@@ -64,6 +65,7 @@ class DataModel(_Section, DataSpec, frozen=True):
     # A search chooses by validation accuracy; only a confirmation trains on all images.
     val_fraction: InsideUnit = DataSpec.val_fraction
     split_seed: Seed = DataSpec.split_seed
+    arguments: dict[Text, Argument] = Field(default_factory=dict)
 
 
 class AugmentModel(_Section, AugmentSpec, frozen=True):
@@ -179,7 +181,7 @@ class JobSpec(_Section, frozen=True):
     mode: Literal["max", "min"] = "max"
     train: TrainModel = TrainModel()
     init: InitModel = InitModel()
-    model: dict[Text, Value] = Field(default_factory=dict)
+    model: dict[Text, Argument] = Field(default_factory=dict)
     code: Annotated[tuple[Text, ...], Field(strict=False)] = ()
     space: dict[str, Distribution]
     search: SearchModel

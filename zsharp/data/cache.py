@@ -102,7 +102,7 @@ def open_cached(cache: Path, source: Source, checksum: str) -> PreparedData | No
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         _logger.warning("%s: damaged cache (%s), decoding again", folder, error)
         return None
-    if damaged or info.checksum != checksum:
+    if damaged or (info.checksum != checksum and not source.by_content):
         _logger.warning("%s: damaged cache (%s), decoding again", folder, ", ".join(damaged) or "checksum")
         return None
     return PreparedData(info, folder)
@@ -121,7 +121,7 @@ def write_cached(cache: Path, source: Source, checksum: str, decoded: Decoded) -
         num_test=len(decoded.test.images),
         mean=mean,
         std=std,
-        checksum=checksum,
+        checksum=_content_checksum(decoded) if source.by_content else checksum,
         flip=source.flip,
         num_val=decoded.num_val,
         notes=decoded.notes,
@@ -129,7 +129,7 @@ def write_cached(cache: Path, source: Source, checksum: str, decoded: Decoded) -
     _remove_leftovers(cache, source)
     folder = _folder(cache, source, checksum)
     try:
-        temporary = Path(mkdtemp(prefix=f".{source.name}-", suffix=".tmp", dir=cache))
+        temporary = Path(mkdtemp(prefix=f".{source.file_name}-", suffix=".tmp", dir=cache))
         _write_files(temporary, info, decoded)
         if folder.exists():  # it is damaged: an intact one would have been used
             folder.rename(temporary.with_suffix(".old.tmp"))  # processes that have it open can go on
@@ -165,6 +165,14 @@ def _channel_statistics(images: Images, where: str) -> tuple[tuple[float, ...], 
     return tuple(means), tuple(stds)
 
 
+def _content_checksum(decoded: Decoded) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for split in (decoded.train, decoded.test):
+        for array in (split.images, split.labels):
+            digest.update(f"{array.shape}".encode() + np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
 def _write_files(folder: Path, info: DataInfo, decoded: Decoded) -> None:
     arrays: dict[str, NDArray[Any]] = {
         "train_images": decoded.train.images,
@@ -185,7 +193,7 @@ def _write_files(folder: Path, info: DataInfo, decoded: Decoded) -> None:
 
 def _remove_leftovers(cache: Path, source: Source) -> None:
     """Removes what killed processes left half-written. Call with the lock held: nobody else is writing then."""
-    for leftover in cache.glob(f".{source.name}-*.tmp"):
+    for leftover in cache.glob(f".{source.file_name}-*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
@@ -241,6 +249,8 @@ def _folder(cache: Path, source: Source, checksum: str) -> Path:
     if source.image_column is not None or source.label_column is not None:
         names = json.dumps([source.image_column, source.label_column]).encode()
         settings = f"-{hashlib.blake2b(names, digest_size=8).hexdigest()}"
+    if source.settings:
+        settings += f"-{hashlib.blake2b(source.settings.encode(), digest_size=8).hexdigest()}"
     if source.image_size is not None:
         settings += f"-{source.image_size}px"
-    return cache / f"{source.name}-{checksum}{settings}-v{FORMAT}"
+    return cache / f"{source.file_name}-{checksum}{settings}-v{FORMAT}"

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from zsharp.data.errors import data_error, parsing
-from zsharp.data.limits import MAX_IMAGE_BYTES, MAX_PIXELS, check_memory
-from zsharp.data.resize import fitted
+from zsharp.data.limits import MAX_IMAGE_BYTES, MAX_PIXELS
 from zsharp.data.source import Images
+from zsharp.data.stack import stack_images
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 _MAX_SCANS = 500
@@ -47,34 +47,7 @@ def decode_images(
     Raises:
         DataError: An image cannot be decoded, is too large, or has another size than the first.
     """
-    images: Images | None = None
-    all_grey = True
-    done = 0
-    for where, content in encoded:
-        image = _decode(where, content)
-        if size is not None:
-            image = fitted(image, size)
-        if images is None:
-            first_where, (first_height, first_width) = where, image.shape[1:]
-            check_memory(count * 3 * first_height * first_width, where)
-            images = np.empty((count, 3, first_height, first_width), dtype=np.uint8)
-        if image.shape[1:] != images.shape[2:]:
-            height, width = image.shape[1:]
-            raise data_error(
-                where,
-                f"found {height} x {width} pixels (height x width)",
-                f"{first_height} x {first_width}, as in {first_where}; data.image_size brings all to one size",
-            )
-        if done == count:
-            raise data_error(where, "found more images than labels", "one label an image")
-        all_grey &= image.shape[0] == 1
-        images[done] = image
-        done += 1
-    if images is None:
-        return np.empty((0, 3, 0, 0), dtype=np.uint8), all_grey
-    if done != count:
-        raise data_error(where, f"found {done} images for {count} labels", "one label an image")
-    return images, all_grey
+    return stack_images(((where, _decode(where, content)) for where, content in encoded), count, size)
 
 
 def _decode(where: str, content: bytes) -> Images:

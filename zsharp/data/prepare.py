@@ -3,17 +3,20 @@
 import logging
 import tarfile
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 from zsharp.data.cache import PreparedData, cache_folder, locked, open_cached, write_cached
 from zsharp.data.checks import check_decoded, verify_md5
 from zsharp.data.checksums import checksum_files, recall_checksum, remember_checksum, stamp_files
 from zsharp.data.datasets import find_source
 from zsharp.data.errors import DataError, data_error
-from zsharp.data.resize import fitted_split
 from zsharp.data.source import Source
+from zsharp.data.sources.function import function_source
+from zsharp.data.stack import fitted_data
+from zsharp.user_code import is_reference
 
 _logger = logging.getLogger(__name__)
 
@@ -27,6 +30,8 @@ def prepare(
     image_column: str | None = None,
     label_column: str | None = None,
     image_size: int | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    code: Sequence[str | Path] = (),
 ) -> PreparedData:
     """Checks a data set and decodes it, once per machine; later calls take milliseconds.
 
@@ -35,7 +40,7 @@ def prepare(
     0.2 s per call; its zip file avoids that.)
 
     Args:
-        name: A key of `DATASETS`.
+        name: A key of `DATASETS`, or `module:function` of a function of the user's own.
         root: The folder that holds the data set; `digits` needs none.
         download: Whether to download missing or damaged official files first.
         cache: Where to keep decoded copies; by default $ZSHARP_CACHE, else `.zsharp_cache` in a writable
@@ -44,18 +49,28 @@ def prepare(
         label_column: The same for the labels.
         image_size: Side of the square that every image is resized to (the shorter side, antialiased) and cropped to
             (the middle); None keeps the images, which must then all have one size.
+        arguments: What the user's function is called with, by name.
+        code: Folders that the user's function is looked up in.
 
     Raises:
         DataError: The name is unknown, or a file is missing, damaged, of the wrong size or mislabelled.
+        UserCodeError: The user's function cannot be used.
     """
-    source = replace(_with_columns(find_source(name), image_column, label_column), image_size=image_size)
+    if is_reference(name):
+        own_root = None if root is None else str(Path(root).expanduser())
+        source = function_source(name, code, own_root, arguments or {})
+    elif arguments:
+        raise DataError(f"arguments are {dict(arguments)!r} for data set {name}, which takes none")
+    else:
+        source = find_source(name)
+    source = replace(_with_columns(source, image_column, label_column), image_size=image_size)
     base = _root(source, root, download)
     copies = cache_folder(base if source.needs_root else None, cache)
     fetchable = download and bool(source.archives)
     try:
         if prepared := _unchanged(source, base, copies, fetchable):
             return prepared
-        with locked(copies, source.name):
+        with locked(copies, source.file_name):
             # Another process may have decoded it while this one waited for the lock.
             return _unchanged(source, base, copies, fetchable) or _renew(source, base, copies, fetchable)
     except OSError as error:
@@ -101,7 +116,7 @@ def _unchanged(source: Source, base: Path, cache: Path, fetchable: bool) -> Prep
         if fetchable:
             return None
         raise
-    checksum = recall_checksum(cache, source.name, files, stamp_files(files))
+    checksum = recall_checksum(cache, source.file_name, files, stamp_files(files))
     return open_cached(cache, source, checksum) if checksum else None
 
 
@@ -117,7 +132,7 @@ def _renew(source: Source, base: Path, cache: Path, fetchable: bool) -> Prepared
     stamp = stamp_files(files)  # before reading: a file that changes meanwhile is then noticed next time
     checksum = checksum_files(files)
     prepared = open_cached(cache, source, checksum) or _decode(source, base, cache, checksum)
-    remember_checksum(cache, source.name, files, stamp, checksum)
+    remember_checksum(cache, source.file_name, files, stamp, checksum)
     return prepared
 
 
@@ -138,11 +153,10 @@ def _decode(source: Source, base: Path, cache: Path, checksum: str) -> PreparedD
     verify_md5(source, base)
     decoded = source.read(source, base)
     if source.image_size is not None:
-        fit = partial(fitted_split, size=source.image_size)
-        decoded = replace(decoded, train=fit(decoded.train), test=fit(decoded.test))
+        decoded = fitted_data(decoded, source.image_size)
     check_decoded(decoded)
     prepared = write_cached(cache, source, checksum, decoded)
     for note in decoded.notes:
-        _logger.warning("%s: %s", base, note)
+        _logger.warning("%s: %s", base if source.needs_root else source.name, note)
     _logger.info("%s decoded to %s in %.1f s", source.name, prepared.folder, time.perf_counter() - started_s)
     return prepared

@@ -57,7 +57,7 @@ class Archive:
 
 @dataclass(frozen=True)
 class Source:
-    """One row of the table of data sets."""
+    """One row of the table of data sets, or a function of the user's."""
 
     name: str  # the name used in job files
     summary: str  # one line for listings
@@ -76,4 +76,12 @@ class Source:
     has_columns: bool = False  # whether columns of a table can be named
     image_column: str | None = None  # the column that holds the images; None takes the usual names
     label_column: str | None = None  # the column that holds the labels; None takes the usual names
+    # Whether decoded pixels are its checksum, not its files; what decoded copies depend on besides files.
+    by_content: bool = False
+    settings: str = ""
     image_size: int | None = None  # side of the square that images are fitted into; None keeps their size
+
+    @property
+    def file_name(self) -> str:
+        """Its name as files can have it."""
+        return self.name.replace(":", ".")

@@ -1,9 +1,11 @@
 """The training set as tensors ready for batches: memory-mapped on the CPU, copied once to a GPU."""
 
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,6 +40,8 @@ def load_training_data(
     image_column: str | None = None,
     label_column: str | None = None,
     image_size: int | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    code: Sequence[str | Path] = (),
     device: torch.device | str = "cpu",
 ) -> TrainingData:
     """Returns the split training set of `name`, decoding it first if this machine has not done so yet.
@@ -57,6 +61,8 @@ def load_training_data(
         image_column=image_column,
         label_column=label_column,
         image_size=image_size,
+        arguments=arguments,
+        code=code,
     )
     return _load(prepared.folder, prepared.info, val_fraction, split_seed, max_images, str(device))
 
@@ -68,11 +74,19 @@ def load_test_data(
     image_column: str | None = None,
     label_column: str | None = None,
     image_size: int | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    code: Sequence[str | Path] = (),
     device: torch.device | str = "cpu",
 ) -> tuple[Tensor, Tensor]:
     """Returns the test set: uint8 images [N, C, H, W] and int64 labels [N]. A search must not read it."""
     prepared = prepare(
-        name, root, image_column=image_column, label_column=label_column, image_size=image_size
+        name,
+        root,
+        image_column=image_column,
+        label_column=label_column,
+        image_size=image_size,
+        arguments=arguments,
+        code=code,
     )
     images, labels = prepared.test()
     return _tensor(images).to(device), _tensor(labels).to(device)

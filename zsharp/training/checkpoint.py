@@ -16,7 +16,7 @@ from zsharp.training.spec import TrialSpec
 _VERSION = 1
 _LATER = {
     "": ("model", "task"),
-    "data": ("image_column", "label_column", "image_size"),
+    "data": ("image_column", "label_column", "image_size", "arguments"),
     "train": ("freeze", "lr_scale", "loop"),
 }
 

@@ -105,6 +105,8 @@ class ImageClassification:
             image_column=data.image_column,
             label_column=data.label_column,
             image_size=data.image_size,
+            arguments=data.arguments,
+            code=self._spec.code,
             device=self._device,
         )
         loss, accuracy = self.evaluate(images, labels)

@@ -17,6 +17,9 @@ Schedule = Literal["constant", "cosine", "multistep", "paper"]
 Precision = Literal["auto", "fp32", "bf16"]
 Device = Literal["auto", "cpu", "cuda"]
 
+Value = bool | int | float | str
+"""What an argument of a model, a task or a function that makes data may be."""
+
 # Far above any sane value: a slipped digit becomes a message instead of a run without end.
 _Count = Annotated[int, Ge(1), Le(1_000_000)]
 _Seed = Annotated[int, Ge(0), Lt(2**62)]
@@ -26,7 +29,9 @@ _Seed = Annotated[int, Ge(0), Lt(2**62)]
 class DataSpec:
     """Which images, and how they are split."""
 
-    name: Annotated[str, "the data set; `tune-jobs list` shows all"] = "digits"
+    name: Annotated[
+        str, "the data set, or the `module:function` that makes it; `tune-jobs list` shows all"
+    ] = "digits"
     root: Annotated[str | None, MinLen(1), "folder with the files of the data set; `digits` needs none"] = (
         None
     )
@@ -56,6 +61,9 @@ class DataSpec:
         Le(4096),
         "side in pixels of the square that images are resized and cropped to; null keeps their size",
     ] = None
+    arguments: Annotated[
+        Mapping[str, Value], "what a function of the user's own that makes the data is called with, by name"
+    ] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -114,10 +122,6 @@ class InitSpec:
     weights: Annotated[
         str | None, MinLen(1), "file of weights to start from: safetensors, or a state dict that torch saved"
     ] = None
-
-
-Value = bool | int | float | str
-"""What an argument of a model or task may be."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """What is trained: the protocol of tasks, and how one of the user's own is built and checked."""
 
-import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
@@ -10,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from zsharp.models import check_model
-from zsharp.names import did_you_mean
 from zsharp.training.epoch_row import RESERVED_NAMES
 from zsharp.training.spec import TrialSpec
-from zsharp.user_code import UserCodeError, accepted, told_as_theirs
+from zsharp.user_code import UserCodeError, accepted, told_as_theirs, unused_argument
 
 Batch = Any
 """Any nested structure of tensors: a tensor, or tuples, lists and mappings of them."""
@@ -78,18 +76,11 @@ def build_task(make: Callable[..., Any], spec: TrialSpec, device: torch.device) 
     }
     arguments = accepted(make, offered, label)
     if unused := [name for name in spec.model if name not in arguments]:
-        near = did_you_mean(unused[0], [name for name in _names_of(make) if name not in offered])
-        raise UserCodeError(
-            f"{label}: has no argument {unused[0]!r}; {near}takes: {', '.join(_names_of(make))}"
-        )
+        raise unused_argument(make, unused[0], label)
     with told_as_theirs(label, spec.code):
         task = make(**arguments)
     check_task(task, label)
     return task  # type: ignore[no-any-return]
-
-
-def _names_of(function: Callable[..., Any]) -> list[str]:
-    return list(inspect.signature(function).parameters)
 
 
 def check_task(task: object, label: str) -> None:

@@ -119,7 +119,7 @@ class Training:
     def _build_task(self, data: TrainingData | None) -> Task:
         spec = self.spec
         if self._make_task is None and spec.task is None:
-            data = data or load_training_data(**asdict(spec.data), device=self.device)
+            data = data or load_training_data(**asdict(spec.data), code=spec.code, device=self.device)
             return ImageClassification(spec, data)
         make = self._make_task or load_callable(spec.task or "", spec.code)
         task = build_task(make, spec, self.device)
