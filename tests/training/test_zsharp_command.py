@@ -108,7 +108,7 @@ def test_list_has_every_row(as_json, capsys):
         ("--arguments a", "--arguments a: expected NAME=VALUE"),
         ("--arguments a=1", "arguments are {'a': 1}"),
         ("--data nowhere_to_be_found:load", "no module 'nowhere_to_be_found'"),
-        ("--lr-scale none=0.1", "'none' in train.freeze or train.lr_scale"),
+        ("--lr-scale none=0.1", "'none' matches no parameter"),
         ("--freeze none --image-size 4097", "data.image_size is 4097"),
         ("--epoch 3", "unrecognized arguments: --epoch 3"),
     ],
