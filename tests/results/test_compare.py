@@ -104,7 +104,11 @@ def slow_comparison(name, trials):
             "std_val_accuracy": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
             "epochs": sum(len(t["curve"]) for t in members),
             "gradient_evaluations": sum(spent) if spent else None,
+            "metric": "val_accuracy",
+            "mode": "max",
         }
+        for name in ("best", "median", "std"):
+            rows[key][f"{name}_value"] = rows[key][f"{name}_val_accuracy"]
     # The rank is one more than the number of better rows on the same data and architecture.
     for key, row in rows.items():
         row["rank"] = None

@@ -42,7 +42,7 @@ TRIALS = words(
     "job study trial_id dataset architecture method variant seed status stop_reason epochs_trained max_epochs "
     "val_accuracy best_val_accuracy val_loss train_loss param.q_p param.rho param.lr param.momentum "
     "gradient_evaluations train_s wall_s images_per_s peak_memory_bytes num_parameters device started_at "
-    "finished_at error number node gpu_ids worker_pid retries ended_after"
+    "finished_at error number node gpu_ids worker_pid retries ended_after train_accuracy"
 )
 EPOCHS = words(
     "job study trial_id epoch train_loss train_accuracy val_loss val_accuracy lr grad_norm perturbation_norm "
@@ -218,7 +218,8 @@ def test_confirmations_are_those_of_the_ledger(search):
     assert " ".join(schema.names) == (
         "job study architecture method seed test_accuracy val_accuracy test_loss sharpness.trace "
         "param.q_p param.rho param.lr param.momentum dataset variant trial_id place budget status epochs "
-        "gradient_evaluations train_loss train_s device started_at finished_at error"
+        "gradient_evaluations train_loss train_s device started_at finished_at error "
+        "measured_on search_value"
     )
     row = {"job": "tiny", "seed": 4, "test_accuracy": 0.5, "sharpness.trace": 2.0, "param.momentum": 0.9}
     moment = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from tune_jobs.errors import JobError, Problem
+from tune_jobs.job.metric import Metric
 from tune_jobs.job.spec import JobSpec, Study
 from tune_jobs.ledger.writer import Ledger
 from tune_jobs.search.recorder import dataset_name
@@ -24,7 +25,8 @@ class Winner:
     rank: int  # 1 is the study's best
     trial_id: str  # its trial; with several seeds, the first of them
     params: Mapping[str, float]  # its configuration, fixed parameters included
-    val_accuracy: float  # its validation accuracy, the mean over its seeds
+    value: float  # its value of the job's metric, the mean over its seeds
+    val_accuracy: float | None  # its validation accuracy, likewise; None if it has none
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,11 @@ class Confirmation:
 def winners(
     job: JobSpec, trials: Sequence[Mapping[str, Any]], reports: Sequence[Mapping[str, Any]], top: int
 ) -> list[Winner]:
-    """Returns the best configurations of each study by validation accuracy, then loss, then trial.
+    """Returns the best configurations of each study by the job's metric, as `Metric.merit` has it, then by trial.
 
     Only trials at the job's full fidelity count. If a configuration was tried with several seeds, its means count.
     """
+    metric = Metric(job.metric, job.mode)
     last = {report["trial_id"]: report for report in reports}
     best = []
     for study in job.studies():
@@ -58,12 +61,12 @@ def winners(
             is_full = trial["status"] == "completed" and trial["max_epochs"] == job.train.epochs
             if trial["study"] == study.name and is_full:
                 groups.setdefault(json.dumps(trial["params"], sort_keys=True), []).append(trial)
-        ranked = sorted(groups.values(), key=lambda members: _merit(members, last))
+        ranked = sorted(groups.values(), key=lambda members: _merit(members, last, metric))
         for rank, members in enumerate(ranked[:top], 1):
-            accuracy = _mean([last[trial["trial_id"]]["val_accuracy"] for trial in members])
-            if accuracy is not None:
+            value, accuracy, _ = _means(members, last, metric)
+            if value is not None:
                 first = members[0]
-                best.append(Winner(study, rank, first["trial_id"], first["params"], accuracy))
+                best.append(Winner(study, rank, first["trial_id"], first["params"], value, accuracy))
     return best
 
 
@@ -112,6 +115,7 @@ def result_row(confirmation: Confirmation, job: JobSpec, outcome: Mapping[str, A
         "method": winner.study.method,
         "seed": confirmation.seed,
         "val_accuracy": winner.val_accuracy,
+        "search_value": winner.value,
         **{f"param.{name}": value for name, value in winner.params.items()},
         "dataset": dataset_name(spec.data),
         "variant": METHODS[spec.method].variant,
@@ -144,21 +148,28 @@ def _spec(job: JobSpec, winner: Winner, seed: int, budget: Budget) -> TrialSpec:
         epochs *= max(costs) // find_method(spec.method).gradient_evaluations_per_step
     return replace(
         spec,
-        data=replace(spec.data, val_fraction=0.0),
+        data=spec.data if job.task else replace(spec.data, val_fraction=0.0),
         train=replace(spec.train, seed=seed, epochs=epochs),
     )
 
 
 def _merit(
-    members: Sequence[Mapping[str, Any]], last: Mapping[str, Mapping[str, Any]]
+    members: Sequence[Mapping[str, Any]], last: Mapping[str, Mapping[str, Any]], metric: Metric
 ) -> tuple[float, float, str]:
+    value, _, loss = _means(members, last, metric)
+    first, second = metric.merit(value, loss)
+    return -first, -second, members[0]["trial_id"]
+
+
+def _means(
+    members: Sequence[Mapping[str, Any]], last: Mapping[str, Mapping[str, Any]], metric: Metric
+) -> tuple[float | None, float | None, float | None]:
+    """Returns the means of the metric, the validation accuracy and the validation loss; None where one is missing."""
     reports = [last[trial["trial_id"]] for trial in members]
-    accuracy = _mean([report["val_accuracy"] for report in reports])
-    loss = _mean([report["val_loss"] for report in reports])
     return (
-        float("inf") if accuracy is None else -accuracy,
-        float("inf") if loss is None else loss,
-        members[0]["trial_id"],
+        _mean([metric.of(report) for report in reports]),
+        _mean([report["val_accuracy"] for report in reports]),
+        _mean([report.get("val_loss") for report in reports]),
     )
 
 

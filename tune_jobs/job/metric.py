@@ -67,6 +67,11 @@ class Metric:
         """`highest` or `lowest`."""
         return "highest" if self.mode == "max" else "lowest"
 
+    @property
+    def note(self) -> str:
+        """What follows a value whose better side a reader might not expect."""
+        return "" if self.mode == "max" else ", lower is better"
+
     def of(self, row: Mapping[str, Any]) -> float | None:
         """Returns its value in a report or a row of a Parquet file; None if it was not measured."""
         value = row.get(self.column)

@@ -115,6 +115,12 @@ class LedgerReader:
                     report = {"seq": seq, "trial_id": trials[trial], "val_accuracy": None, OWN_METRICS: {}}
                     yield {**report, **metrics, **row}
 
+    def metric_names(self) -> list[str]:
+        """Returns the names of all numbers that a task of the user's own measured, sorted."""
+        query = f"SELECT DISTINCT j.key FROM reports, json_each(reports.metrics, '$.{OWN_METRICS}') j"
+        with self._translated():
+            return sorted(str(name) for (name,) in self._connection.execute(query) if name is not None)
+
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """Makes everything read inside show the ledger at one moment, even while it is being written."""

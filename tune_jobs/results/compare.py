@@ -11,10 +11,12 @@ from pandas.api.types import is_numeric_dtype
 from rich.console import Group
 from rich.text import Text
 
+from tune_jobs.job.metric import VAL_ACCURACY, Metric
 from tune_jobs.results import tables
-from tune_jobs.results.read import Results, by_merit, read_all
+from tune_jobs.results.read import Results, by_merit, read_all, values_of
 from tune_jobs.results.schema import PARAM_PREFIX, STANDARD_PARAMS
-from tune_jobs.results.tables import NONE, Column, Table, fixed, short
+from tune_jobs.results.tables import NONE, Column, Table, measured, short
+from zsharp.user_code import is_reference
 
 _LEGEND = "* best of its architecture; sd: over completed trials, which differ in configuration or seed."
 _CAUTION = (
@@ -29,14 +31,15 @@ _COUNTS = ("rank", "max_epochs", "num_trials", "num_completed", "epochs", "gradi
 def compare(folders: Iterable[Path | str]) -> pd.DataFrame:
     """Returns one row for each study of the searches, the best of an architecture first.
 
-    Winners are chosen on validation data among completed trials only: highest `val_accuracy`, then lower
-    `val_loss`, then `trial_id`. Columns (nulls where no trial completed):
+    Winners are chosen on validation data among completed trials only: the best by the job's metric, of equal
+    accuracies the one with the lower `val_loss`, then by `trial_id`. Columns (nulls where no trial completed):
     - `folder job dataset architecture method`
-    - `rank` among all rows of that dataset and architecture, 1 is best; equal accuracy and loss share a rank
+    - `rank` among all rows of that dataset, architecture and metric, 1 is best; equal rows share a rank
     - `best_val_accuracy best_val_loss best_trial_id max_epochs` and `param.*` of the winner
     - `num_trials num_completed pruned_fraction diverged_fraction failed_fraction` (of `num_trials`)
     - `median_val_accuracy std_val_accuracy` over completed trials (sample standard deviation, null below two)
     - `epochs gradient_evaluations` that all trials of the study spent
+    - `metric mode` of the job, the winner's `best_value`, and `median_value std_value` over completed trials
 
     Accuracies and fractions are in [0, 1]; counts are nullable `Int64`.
 
@@ -68,7 +71,7 @@ def compare_results(results: Iterable[Results]) -> pd.DataFrame:
                 {
                     "folder": str(result.folder),
                     **dict(zip(_STUDY, study, strict=True)),
-                    **_row(members, params),
+                    **_row(members, params, result.metric),
                 }
             )
     standard = [f"{PARAM_PREFIX}{name}" for name in STANDARD_PARAMS]
@@ -77,6 +80,7 @@ def compare_results(results: Iterable[Results]) -> pd.DataFrame:
     columns += [*standard, *others, "num_trials", "num_completed"]
     columns += ["pruned_fraction", "diverged_fraction", "failed_fraction"]
     columns += ["median_val_accuracy", "std_val_accuracy", "epochs", "gradient_evaluations"]
+    columns += ["metric", "mode", "best_value", "median_value", "std_value"]
     return _ranked(pd.DataFrame(rows, columns=columns))
 
 
@@ -121,9 +125,14 @@ def param_column(name: str) -> Column:
     return Column(name, lambda row: short(row[PARAM_PREFIX + name]))
 
 
-def _row(trials: pd.DataFrame, params: Sequence[str]) -> dict[str, Any]:
+def metric_of_row(row: Mapping[str, Any]) -> Metric:
+    """Returns what the search of a row of `compare` ranked by."""
+    return Metric(row["metric"], row["mode"])
+
+
+def _row(trials: pd.DataFrame, params: Sequence[str], metric: Metric) -> dict[str, Any]:
     completed = trials[trials["status"] == "completed"]
-    winner = next(iter(tables.records(by_merit(completed).head(1))), {})
+    winner = next(iter(tables.records(by_merit(completed, metric).head(1))), {})
     shares = trials["status"].value_counts() / len(trials)
     return {
         "best_val_accuracy": winner.get("val_accuracy"),
@@ -141,45 +150,46 @@ def _row(trials: pd.DataFrame, params: Sequence[str]) -> dict[str, Any]:
         "std_val_accuracy": completed["val_accuracy"].std(),
         "epochs": trials["epochs_trained"].sum(),
         "gradient_evaluations": trials["gradient_evaluations"].sum(min_count=1),
+        "metric": metric.name,
+        "mode": metric.mode,
+        "best_value": metric.of(winner),
+        "median_value": values_of(completed, metric).median(),
+        "std_value": values_of(completed, metric).std(),
     }
 
 
 def _ranked(table: pd.DataFrame) -> pd.DataFrame:
     """Sets the column types, sorts by merit within dataset and architecture, and numbers that as `rank`."""
-    endings = ("_accuracy", "_loss", "_fraction")
+    endings = ("_accuracy", "_loss", "_fraction", "_value")
     numbers = [name for name in map(str, table) if name.startswith(PARAM_PREFIX) or name.endswith(endings)]
     table = table.astype({**dict.fromkeys(numbers, "float64"), **dict.fromkeys(_COUNTS, "Int64")})
-    group, merit = ["dataset", "architecture"], ["best_val_accuracy", "best_val_loss"]
-    for name in group:  # in the order of the jobs, not of the alphabet
-        table[f"{name}_order"] = pd.factorize(table[name])[0]
-    table = table.sort_values(
-        ["dataset_order", "architecture_order", *merit],
-        ascending=[True, True, False, True],
-        ignore_index=True,
-    ).drop(columns=["dataset_order", "architecture_order"])
+    group = ["dataset", "architecture", "metric", "mode"]
+    # In the order of the jobs, not of the alphabet; then the best first, as `Metric.merit` has it.
+    keys = {f"{name}_order": pd.Series(pd.factorize(table[name])[0], table.index) for name in group}
+    keys["value_order"] = -table["best_value"] * table["mode"].map({"min": -1}).fillna(1)
+    keys["loss_order"] = table["best_val_loss"].where(table["metric"] == VAL_ACCURACY.name)
+    table = table.assign(**keys).sort_values(list(keys), ignore_index=True)
     position = table.groupby(group).cumcount() + 1
-    shared = position.groupby([table[name] for name in (*group, *merit)], dropna=False).transform("min")
-    table["rank"] = shared.where(table["best_val_accuracy"].notna()).astype("Int64")
-    return table
+    shared = position.groupby([table[name] for name in keys], dropna=False).transform("min")
+    table["rank"] = shared.where(table["best_value"].notna()).astype("Int64")
+    return table.drop(columns=list(keys))
 
 
 def _tables(table: pd.DataFrame) -> Iterator[Table]:
     """Yields what is shown of each dataset."""
     names = [name.removeprefix(PARAM_PREFIX) for name in map(str, table) if name.startswith(PARAM_PREFIX)]
     others = [name for name in names if name not in STANDARD_PARAMS]
-    columns = [
+    names_of_rows = [
         Column("", lambda row: "*" if row["rank"] == 1 else "", is_number=False),
         Column("architecture", itemgetter("architecture"), is_number=False),
         Column("method", itemgetter("method"), is_number=False),
     ]
     # What tells rows apart whose architecture and method are the same.
     if table["job"].nunique() > 1:
-        columns.append(Column("job", itemgetter("job"), is_number=False))
+        names_of_rows.append(Column("job", itemgetter("job"), is_number=False))
     if table.duplicated(_STUDY).any():
-        columns.append(Column("folder", itemgetter("folder"), is_number=False))
-    columns += [
-        Column("best\nval acc", lambda row: fixed(row["best_val_accuracy"])),
-        Column("sd", lambda row: fixed(row["std_val_accuracy"])),
+        names_of_rows.append(Column("folder", itemgetter("folder"), is_number=False))
+    numbers = [
         *map(param_column, STANDARD_PARAMS),
         Column("com-\npleted", lambda row: f"{row['num_completed']}/{row['num_trials']}"),
         Column("pruned", lambda row: f"{row['pruned_fraction']:.0%}"),
@@ -187,12 +197,12 @@ def _tables(table: pd.DataFrame) -> Iterator[Table]:
         Column("grad\nevals", lambda row: _human(row["gradient_evaluations"])),
     ]
     records = tables.records(table)
-    for dataset in dict.fromkeys(row["dataset"] for row in records):
-        rows = [row for row in records if row["dataset"] == dataset]
+    for dataset, metric in dict.fromkeys((row["dataset"], metric_of_row(row)) for row in records):
+        rows = [row for row in records if (row["dataset"], metric_of_row(row)) == (dataset, metric)]
         yield Table(
             dataset,
-            _headline(dataset, rows, names),
-            columns,
+            _headline(dataset, rows, names, metric),
+            [*names_of_rows, *_value_columns(metric), *numbers],
             rows,
             marked=lambda row: bool(row["rank"] == 1),
             notes=_remarks(rows, others),
@@ -216,14 +226,23 @@ def _for_terminal(table: Table) -> Table:
     return replace(table, columns=[names, *(column for column in table.columns if column.is_number)])
 
 
-def _headline(dataset: str, rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
+def _value_columns(metric: Metric) -> list[Column]:
+    return [
+        Column(f"best\n{metric.short_label}", lambda row: measured(row["best_value"], metric)),
+        Column("sd", lambda row: measured(row["std_value"], metric)),
+    ]
+
+
+def _headline(dataset: str, rows: Sequence[dict[str, Any]], names: Sequence[str], metric: Metric) -> str:
     ranked = [row for row in rows if row["rank"] == 1]
     if not ranked:
         return f"No trial on {dataset} was completed, so there is no best."
-    best = min(ranked, key=lambda row: (-row["best_val_accuracy"], row["best_val_loss"] or 0.0))
+    best = max(ranked, key=lambda row: metric.merit(row["best_value"], row["best_val_loss"] or 0.0))
+    is_task = is_reference(dataset)
+    study = best["method"] if is_task else f"{best['architecture']} with {best['method']}"
     return (
-        f"Best on {dataset}: {best['architecture']} with {best['method']}, validation accuracy "
-        f"{fixed(best['best_val_accuracy'])} ({_parameters(best, names)})"
+        f"Best on {dataset}: {study}, {metric.label} {metric.text(best['best_value'])}{metric.note} "
+        f"({_parameters(best, names)})"
     )
 
 

@@ -1,10 +1,11 @@
 """Reads the Parquet files of search folders."""
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pandas as pd
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, Field
 
 from tune_jobs.errors import ResultsError
+from tune_jobs.job.metric import VAL_ACCURACY, Metric
 from tune_jobs.ledger.file import is_there
 from tune_jobs.results.schema import (
     LATER_COLUMNS,
@@ -42,6 +44,8 @@ class _Job(BaseModel):
     search: _Section | None = None
     train: _Section | None = None
     space: dict[str, Any] | None = None
+    metric: str = VAL_ACCURACY.name
+    mode: Literal["max", "min"] = VAL_ACCURACY.mode
 
 
 class _Hardware(BaseModel):
@@ -78,6 +82,11 @@ class Results:
     epochs: pd.DataFrame
     confirmations: pd.DataFrame
     metadata: dict[str, Any]
+
+    @property
+    def metric(self) -> Metric:
+        """What the search ranked its trials by."""
+        return Metric.of_job(self.metadata["job"])
 
 
 def read_results(folder: Path | str) -> Results:
@@ -130,11 +139,22 @@ def read_all(folders: Iterable[Path | str]) -> list[Results]:
     return [read_results(folder) for folder in dict.fromkeys(map(Path, folders))]
 
 
-def by_merit(trials: pd.DataFrame) -> pd.DataFrame:
-    """Returns the trials that have an accuracy, the best first: by accuracy, then loss, then id."""
-    return trials[trials["val_accuracy"].notna()].sort_values(
-        ["val_accuracy", "val_loss", "trial_id"], ascending=[False, True, True]
-    )
+def values_of(frame: pd.DataFrame, metric: Metric) -> pd.Series:
+    """Returns the metric of each row of `trials` or `epochs`; null where it was not measured."""
+    if metric.column in frame:
+        return frame[metric.column].astype("float64")
+    return pd.Series(float("nan"), index=frame.index)
+
+
+def by_merit(trials: pd.DataFrame, metric: Metric) -> pd.DataFrame:
+    """Returns the trials that have the metric, the best first; of equals, as `Metric.merit` and the id say."""
+    merits = [
+        metric.merit(value, loss)
+        for value, loss in zip(values_of(trials, metric), trials["val_loss"].fillna(math.inf), strict=True)
+    ]
+    keys = {"first": [-first for first, _ in merits], "second": [-second for _, second in merits]}
+    order = pd.DataFrame({**keys, "id": trials["trial_id"]}, index=trials.index).sort_values([*keys, "id"])
+    return trials.loc[order.index[order["first"].notna()]]
 
 
 def _read(file: Path, expected: pa.Schema) -> pa.Table:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
 
+from tune_jobs.job.metric import METRIC_PREFIX
 from zsharp.training.epoch_row import MEASURES, TOTALS
 
 SCHEMA_VERSION = 1
@@ -16,21 +17,30 @@ STANDARD_PARAMS = ("q_p", "rho", "lr")
 
 # Added after files of this version had been written; where a file lacks them, they read as nulls.
 LATER_COLUMNS = {
-    "trials": ("number", "node", "gpu_ids", "worker_pid", "retries", "ended_after"),
+    "trials": ("number", "node", "gpu_ids", "worker_pid", "retries", "ended_after", "train_accuracy"),
     "epochs": ("reason", "num_values", "seq"),
     "confirmations": (
         *("dataset", "variant", "trial_id", "place", "budget", "status", "epochs", "gradient_evaluations"),
-        *("train_loss", "train_s", "device", "started_at", "finished_at", "error"),
+        *(
+            "train_loss",
+            "train_s",
+            "device",
+            "started_at",
+            "finished_at",
+            "error",
+            "measured_on",
+            "search_value",
+        ),
     ),
 }
 
 _TEXT, _COUNT, _NUMBER, _TIME = pa.string(), pa.int64(), pa.float64(), pa.timestamp("us", tz="UTC")
 
 
-def trials_schema(params: Iterable[str] = ()) -> pa.Schema:
+def trials_schema(params: Iterable[str] = (), metrics: Iterable[str] = ()) -> pa.Schema:
     """Returns the schema of `trials.parquet`: one row per trial, however it ended; `status` is null while it runs.
 
-    Losses and `val_accuracy` are those of the trial's last epoch, `best_val_accuracy` is the maximum over its
+    Losses, accuracies and `metric.*` are those of the trial's last epoch, `best_val_accuracy` is the maximum over its
     epochs, what counts or measures the whole trial is from its last report, `error` is its text's last line,
     `ended_after` the `seq` of the last report of any trial before it ended, `node` the name of its Ray node (the
     address where it has no name of its own; nodes with the same name end in different ids).
@@ -64,11 +74,13 @@ def trials_schema(params: Iterable[str] = ()) -> pa.Schema:
             ("worker_pid", _COUNT),
             ("retries", _COUNT),
             ("ended_after", _COUNT),
+            ("train_accuracy", _NUMBER),
+            *_metric_fields(metrics),
         ]
     )
 
 
-def epochs_schema() -> pa.Schema:
+def epochs_schema(metrics: Iterable[str] = ()) -> pa.Schema:
     """Returns the schema of `epochs.parquet`: one row per report, in the order of the ledger (`seq`)."""
     return pa.schema(
         [
@@ -84,16 +96,21 @@ def epochs_schema() -> pa.Schema:
             ("reason", _TEXT),
             ("num_values", _COUNT),
             ("seq", _COUNT),
+            *_metric_fields(metrics),
         ]
     )
 
 
-def confirmations_schema(params: Iterable[str] = (), sharpness: Iterable[str] = ()) -> pa.Schema:
+def confirmations_schema(
+    params: Iterable[str] = (), sharpness: Iterable[str] = (), metrics: Iterable[str] = ()
+) -> pa.Schema:
     """Returns the schema of `confirmations.parquet`: one row per fresh seed of a winner.
 
     `val_accuracy` is the winning trial's in the search (confirmations train on all training data), `trial_id` its
     id, `place` its rank within its study (1 is best). `budget` says what is equal among methods: "epochs", or
-    "gradients" (a method with one gradient a step trains twice the epochs).
+    "gradients" (a method with one gradient a step trains twice the epochs). `metric.*` are what a task of the user's
+    own measured at the end: on its test data, or on its validation data if it has no others (`measured_on`: "test" or
+    "validation"). `search_value` is the metric of the winning trial in the search.
     """
     return pa.schema(
         [
@@ -121,8 +138,15 @@ def confirmations_schema(params: Iterable[str] = (), sharpness: Iterable[str] = 
             ("started_at", _TIME),
             ("finished_at", _TIME),
             ("error", _TEXT),
+            ("measured_on", _TEXT),
+            ("search_value", _NUMBER),
+            *_metric_fields(metrics),
         ]
     )
+
+
+def _metric_fields(names: Iterable[str]) -> list[tuple[str, pa.DataType]]:
+    return [(f"{METRIC_PREFIX}{name}", _NUMBER) for name in names]
 
 
 def _fields(kinds: Mapping[str, type]) -> list[tuple[str, pa.DataType]]:

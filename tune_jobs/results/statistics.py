@@ -40,7 +40,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two methods over the seeds that both have; higher values are better."""
+    """Two methods over the seeds that both have."""
 
     a: str
     b: str
@@ -86,8 +86,10 @@ def summarize(values: Sequence[float | None]) -> Summary:
     return Summary(n, mean, std, low, high)
 
 
-def compare_methods(by_method: Mapping[str, Mapping[int, float | None]]) -> list[Comparison]:
-    """Returns a comparison of every two methods, in the order of the mapping; higher values are better.
+def compare_methods(
+    by_method: Mapping[str, Mapping[int, float | None]], *, higher_is_better: bool = True
+) -> list[Comparison]:
+    """Returns a comparison of every two methods, in the order of the mapping.
 
     A seed that is missing, None or NaN on one side is left out of that pair. The test is the paired permutation test
     (sign flips) of the mean difference: it is exact for any distribution, as long as a and b are exchangeable when
@@ -113,7 +115,8 @@ def compare_methods(by_method: Mapping[str, Mapping[int, float | None]]) -> list
         pairs, differences, p_values, adjusted, attainable, strict=True
     ):
         summary = summarize(values.tolist())
-        verdict = _verdict(summary.mean, p_adjusted, best)
+        lead = summary.mean if higher_is_better else -summary.mean
+        verdict = _verdict(lead, p_adjusted, best)
         comparisons.append(
             Comparison(
                 a=a,
@@ -225,13 +228,13 @@ def _effect_size(differences: _Values) -> float | None:
     return float(correction * np.mean(differences) / np.std(differences, ddof=1))
 
 
-def _verdict(difference: float, p_adjusted: float | None, attainable: float | None) -> str:
+def _verdict(lead: float, p_adjusted: float | None, attainable: float | None) -> str:
     a_better, b_better, no_difference, too_few = VERDICTS
     if p_adjusted is None or attainable is None or not _is_significant(attainable):
         return too_few
     if not _is_significant(p_adjusted):
         return no_difference
-    return a_better if difference > 0 else b_better
+    return a_better if lead > 0 else b_better
 
 
 def _is_significant(p: float) -> bool:

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from tune_jobs.results.read import Results, by_merit
+from tune_jobs.job.metric import Metric
+from tune_jobs.results.read import Results, by_merit, values_of
 from tune_jobs.results.tables import records
 from tune_jobs.stopping.asha import Rule
 from tune_jobs.stopping.replay import Difference, replay
@@ -18,7 +18,7 @@ class Close:
     """A rung at which a study's winner was below the cutoff."""
 
     rung: int
-    value: float  # the winner's validation accuracy there
+    value: float  # the winner's metric there
     cutoff: float  # what it would have had to reach
     # Whether the cutoff is that of all values that the rung has in the end, not of those that it had when the
     # winner arrived.
@@ -36,7 +36,7 @@ class Receipt:
     close: tuple[Close, ...]  # where the winner could have been stopped
     num_immortal: int  # trials that the rule would have stopped, had they not been immortal
     # How much better the best immortal trial that the rule would have stopped is than the best of the others,
-    # in validation accuracy; 0 if none is better, None if no such trial completed.
+    # in the metric; 0 if none is better, None if no such trial completed.
     regret: float | None
 
 
@@ -44,7 +44,11 @@ def receipts(results: Results) -> list[Receipt]:
     """Returns the account of each study of a search."""
     return [
         _receipt(
-            str(study), members, results.epochs[results.epochs["study"] == study], results.metadata["job"]
+            str(study),
+            members,
+            results.epochs[results.epochs["study"] == study],
+            results.metadata["job"],
+            results.metric,
         )
         for study, members in results.trials.groupby("study", sort=False)
     ]
@@ -69,7 +73,7 @@ def describe(results: Sequence[Results]) -> list[str]:
 
 
 def _lines(results: Results) -> list[str]:
-    accounts = receipts(results)
+    accounts, metric = receipts(results), results.metric
     used = sum(account.used_epochs for account in accounts)
     saved = sum(account.saved_epochs for account in accounts)
     share = saved / (saved + used) if saved + used else 0.0
@@ -80,11 +84,11 @@ def _lines(results: Results) -> list[str]:
             when = "of all values at the end" if close.in_hindsight else "on arrival"
             lines.append(
                 f"  {account.winner}, the best of its study, was in the stop zone at epoch {close.rung}: "
-                f"{close.value:.4f}, cutoff {close.cutoff:.4f} {when}."
+                f"{metric.text(close.value)}, cutoff {metric.text(close.cutoff)} {when}."
             )
         if account.regret is not None:
             better = (
-                f"{account.regret:.4f} better than all others"
+                f"{metric.text(account.regret)} better than all others"
                 if account.regret
                 else "not better than the others"
             )
@@ -108,13 +112,16 @@ def _audit(results: Results) -> str:
     )
 
 
-def _receipt(study: str, trials: pd.DataFrame, epochs: pd.DataFrame, job: dict[str, Any] | None) -> Receipt:
+def _receipt(
+    study: str, trials: pd.DataFrame, epochs: pd.DataFrame, job: dict[str, Any] | None, metric: Metric
+) -> Receipt:
     pruned = trials[trials["status"] == "pruned"]
-    completed = by_merit(trials[trials["status"] == "completed"])
+    completed = by_merit(trials[trials["status"] == "completed"], metric)
     winner = None if completed.empty else str(completed["trial_id"].iloc[0])
     spared = set(epochs.loc[epochs["reason"].str.endswith("immortal", na=False), "trial_id"])
     immortal = completed["trial_id"].isin(spared)
-    best_immortal, best_other = (completed.loc[rows, "val_accuracy"].max() for rows in (immortal, ~immortal))
+    merits = metric.sign * values_of(completed, metric)
+    best_immortal, best_other = (merits[rows].max() for rows in (immortal, ~immortal))
     # The best immortal trial against the best of the rest: what the rule would have lost without immortals.
     regret = None
     if immortal.any():
@@ -134,15 +141,19 @@ def _close(winner: str, epochs: pd.DataFrame, job: dict[str, Any] | None) -> lis
     if not job or "asha" not in job:
         return []
     rule = Rule.of_job(job)
+    metric = rule.metric
     close = []
     for row in records(epochs[(epochs["trial_id"] == winner) & epochs["rung"].notna()]):
-        value, cutoff, rung = row["val_accuracy"], row["cutoff"], row["rung"]
-        if cutoff is not None and value < cutoff:
+        value, cutoff, rung = metric.of(row), row["cutoff"], row["rung"]
+        if value is None:
+            continue
+        if cutoff is not None and not metric.reaches(value, cutoff):
             close.append(Close(rung, value, cutoff, in_hindsight=False))
             continue
-        others = epochs[(epochs["rung"] == rung) & (epochs["trial_id"] != winner)]["val_accuracy"].dropna()
+        rivals = epochs[(epochs["rung"] == rung) & (epochs["trial_id"] != winner)]
+        others = values_of(rivals, metric).dropna()
         if len(others):
-            final = float(np.percentile(others, (1 - 1 / rule.reduction_factor) * 100))
-            if value < final:
+            final = rule.cutoff(others.tolist())
+            if not metric.reaches(value, final):
                 close.append(Close(rung, value, final, in_hindsight=True))
     return close

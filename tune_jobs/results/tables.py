@@ -16,6 +16,7 @@ from rich.console import Group
 from rich.table import Table as Grid
 from rich.text import Text
 
+from tune_jobs.job.metric import VAL_ACCURACY, Metric
 from tune_jobs.wording import printable
 
 NONE = "–"
@@ -221,15 +222,27 @@ def fixed(value: float | None, digits: int = 4) -> str:
     return NONE if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
+def measured(value: float | None, metric: Metric) -> str:
+    """Returns a value of a metric as `Metric.text` writes it."""
+    return NONE if value is None or math.isnan(value) else metric.text(value)
+
+
+def difference(value: float | None, metric: Metric) -> str:
+    """Returns a difference between two values of a metric, with its sign."""
+    if value is None or math.isnan(value):
+        return NONE
+    return f"{value:+.4f}" if metric.is_accuracy else f"{value:+.4g}"
+
+
 def short(value: float | None) -> str:
     """Returns a number with three significant digits."""
     return NONE if value is None or math.isnan(value) else f"{value:.3g}"
 
 
-def interval(low: float | None, high: float | None) -> str:
-    """Returns the two ends of an interval of accuracies."""
+def interval(low: float | None, high: float | None, metric: Metric = VAL_ACCURACY) -> str:
+    """Returns the two ends of an interval of a metric's values."""
     missing = low is None or high is None or math.isnan(low) or math.isnan(high)
-    return NONE if missing else f"{fixed(low)} to {fixed(high)}"
+    return NONE if missing else f"{measured(low, metric)} to {measured(high, metric)}"
 
 
 def count(value: float | None) -> str:

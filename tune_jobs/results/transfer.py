@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tune_jobs.results.read import Results
+from tune_jobs.job.metric import Metric
+from tune_jobs.results.read import Results, values_of
 from tune_jobs.results.schema import PARAM_PREFIX
 from tune_jobs.results.statistics import rank_correlation
 
@@ -27,6 +28,8 @@ COLUMNS = (
     "rank_correlation",
     "p_value",
     "n",
+    "metric",
+    "mode",
 )
 """Of the table that `transfer` returns; `param.*` follow."""
 
@@ -34,24 +37,32 @@ COLUMNS = (
 def transfer(results: Sequence[Results]) -> pd.DataFrame:
     """Returns one row for each ordered pair of architectures that a method was searched on with equal data and epochs.
 
-    A configuration's value is its mean `val_accuracy` over the seeds it completed with; those that did not complete
+    A configuration's value is the metric's mean over the seeds it completed with; those that did not complete
     with any seed have none. Columns:
     - `dataset method max_epochs source target` (both architectures)
     - `num_configurations` that were tried on both, however they ended; nothing but `n` is known if there are none
     - `transferred`: value on the target of the source's best among them (the first tried among equals); null if it
       did not complete there
     - `own_best`: value of the target's own best among them
-    - `regret`: `own_best - transferred`, at least 0, and on average above 0 even between two runs of one architecture,
-      since the best of many is partly luck
+    - `regret`: how much better `own_best` is than `transferred`; at least 0, and on average above 0 even between two
+      runs of one architecture, since the best of many is partly luck
     - `rank_correlation p_value n`: Kendall's tau-b over the `n` configurations that have a value on both
+    - `metric mode` that the searches ranked by; only searches with the same ones are compared
     - `param.*` of the source's best
     """
-    trials = pd.concat([result.trials for result in results], ignore_index=True)
+    ranked = [
+        result.trials.assign(
+            value=values_of(result.trials, result.metric), metric=result.metric.name, mode=result.metric.mode
+        )
+        for result in results
+    ]
+    trials = pd.concat(ranked, ignore_index=True)
     params = [name for name in trials.columns if name.startswith(PARAM_PREFIX)]
+    shared_by = [*_COMPARABLE, "metric", "mode"]
     rows = [
-        {**dict(zip(_COMPARABLE, shared, strict=True)), **row}
-        for shared, members in trials.groupby(_COMPARABLE, sort=False)
-        for row in _pairs(_values(members, params), params)
+        {**dict(zip(shared_by, shared, strict=True)), **row}
+        for shared, members in trials.groupby(shared_by, sort=False)
+        for row in _pairs(_values(members, params), params, Metric(*members[["metric", "mode"]].iloc[0]))
     ]
     return pd.DataFrame(rows, columns=[*COLUMNS, *params])
 
@@ -60,9 +71,10 @@ def describe(results: Sequence[Results]) -> list[str]:
     """Returns the table of `transfer` in words, one line per pair that tried the same configurations."""
     return [
         f"{row['method']} on {row['dataset']}: {row['source']}'s best of {row['num_configurations']} reaches "
-        f"{row['transferred']:.4f} on {row['target']}, whose own best has {row['own_best']:.4f} (regret "
-        f"{row['regret']:.4f}); rank correlation of the configurations {_tau(row)}."
+        f"{metric.text(row['transferred'])} on {row['target']}, whose own best has {metric.text(row['own_best'])} "
+        f"(regret {metric.text(row['regret'])}); rank correlation of the configurations {_tau(row)}."
         for row in transfer(results).to_dict(orient="records")
+        for metric in [Metric(row["metric"], row["mode"])]
         if row["num_configurations"] > 1 and pd.notna(row["regret"])
     ]
 
@@ -74,13 +86,13 @@ def _tau(row: Mapping[Any, Any]) -> str:
 
 
 def _values(trials: pd.DataFrame, params: list[str]) -> pd.DataFrame:
-    """Returns a row for each configuration that an architecture tried: its mean accuracy, NaN if none completed."""
-    completed = trials["val_accuracy"].where(trials["status"] == "completed")
+    """Returns a row for each configuration that an architecture tried: its mean value, NaN if none completed."""
+    completed = trials["value"].where(trials["status"] == "completed")
     keys = [trials[name] for name in ("architecture", *params)]
     return completed.groupby(keys, dropna=False, sort=False).mean().rename("value").reset_index()
 
 
-def _pairs(values: pd.DataFrame, params: list[str]) -> Iterator[dict[str, Any]]:
+def _pairs(values: pd.DataFrame, params: list[str], metric: Metric) -> Iterator[dict[str, Any]]:
     by_architecture = {
         str(name): members.drop(columns="architecture")
         for name, members in values.groupby("architecture", sort=False)
@@ -89,21 +101,21 @@ def _pairs(values: pd.DataFrame, params: list[str]) -> Iterator[dict[str, Any]]:
         both = by_architecture[source].merge(
             by_architecture[target], on=params, suffixes=("_source", "_target")
         )
-        yield {"source": source, "target": target, **_row(both, params)}
+        yield {"source": source, "target": target, **_row(both, params, metric)}
 
 
-def _row(both: pd.DataFrame, params: list[str]) -> dict[str, Any]:
+def _row(both: pd.DataFrame, params: list[str], metric: Metric) -> dict[str, Any]:
     ours, theirs = both["value_source"], both["value_target"]
     correlation = rank_correlation(ours.tolist(), theirs.tolist())
     row: dict[str, Any] = {
         "num_configurations": len(both),
-        "own_best": theirs.max(),
+        "own_best": metric.sign * (metric.sign * theirs).max(),
         "rank_correlation": correlation.tau,
         "p_value": correlation.p_value,
         "n": correlation.n,
     }
     if ours.notna().any():
-        best = both.iloc[int(np.nanargmax(ours))]
+        best = both.iloc[int(np.nanargmax(metric.sign * ours))]
         row |= {"transferred": best["value_target"], **{name: best[name] for name in params}}
-        row["regret"] = row["own_best"] - row["transferred"]
+        row["regret"] = metric.sign * (row["own_best"] - row["transferred"])
     return row

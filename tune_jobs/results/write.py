@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tune_jobs.errors import ResultsError
+from tune_jobs.job.metric import METRIC_PREFIX
 from tune_jobs.ledger.file import FILE_NAME, is_there
-from tune_jobs.ledger.rows import WORKER_FACTS
+from tune_jobs.ledger.rows import OWN_METRICS, WORKER_FACTS
 from tune_jobs.ledger.writer import Ledger
 from tune_jobs.results.schema import (
     PARAM_PREFIX,
@@ -29,7 +30,7 @@ from zsharp.training.epoch_row import TOTALS
 _BATCH = 20_000
 """Rows written at a time: the reports of a long search need not fit in memory as Python objects."""
 
-_LAST_REPORT = ("val_accuracy", "val_loss", "train_loss", *TOTALS, *WORKER_FACTS)
+_LAST_REPORT = ("val_accuracy", "val_loss", "train_loss", "train_accuracy", *TOTALS, *WORKER_FACTS)
 """Columns of a trial that come from its last report."""
 
 
@@ -52,6 +53,7 @@ def export(folder: Path | str) -> list[Path]:
     with Ledger.open(Path(folder), read_only=True) as ledger, ledger.snapshot():
         job, trials = ledger.job, ledger.trials()
         metadata = _metadata(job, ledger.provenance, ledger.jobs())
+        metrics = ledger.metric_names()
         params = {name for trial in trials for name in trial["params"]}
         confirmations = [_with_times(row) for row in ledger.confirmations().values()]
         _make_folder(parquet)
@@ -63,13 +65,14 @@ def export(folder: Path | str) -> list[Path]:
             # One pass over the reports writes the epochs and sums up each trial for the table of trials.
             for report in ledger.iter_reports():
                 _summarise(summaries[report["trial_id"]], report)
-                yield {**report, "job": job["name"], "study": study_of[report["trial_id"]]}
+                names = {"job": job["name"], "study": study_of[report["trial_id"]]}
+                yield {**report, **_own_metrics(report), **names}
 
-        written = [_write(parquet / "epochs.parquet", epochs_schema(), epochs(), metadata)]
+        written = [_write(parquet / "epochs.parquet", epochs_schema(metrics), epochs(), metadata)]
     rows = (_trial_row(job["name"], trial, summaries[trial["trial_id"]]) for trial in trials)
-    written.insert(0, _write(parquet / "trials.parquet", trials_schema(params), rows, metadata))
-    measures = {name for row in confirmations for name in row if name.startswith(SHARPNESS_PREFIX)}
-    schema = confirmations_schema(params, sorted(name.removeprefix(SHARPNESS_PREFIX) for name in measures))
+    written.insert(0, _write(parquet / "trials.parquet", trials_schema(params, metrics), rows, metadata))
+    sharpness, measured = (_named(confirmations, prefix) for prefix in (SHARPNESS_PREFIX, METRIC_PREFIX))
+    schema = confirmations_schema(params, sharpness, measured)
     written.append(_write(parquet / "confirmations.parquet", schema, confirmations, metadata))
     return written
 
@@ -86,6 +89,16 @@ def _summarise(summary: dict[str, Any], report: Mapping[str, Any]) -> None:
     summary["best_val_accuracy"] = max((a for a in accuracies if a is not None), default=None)
     summary["epochs_trained"] = report["epoch"]
     summary.update({name: report.get(name) for name in _LAST_REPORT})
+    summary.update(_own_metrics(report))
+
+
+def _own_metrics(report: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{METRIC_PREFIX}{name}": value for name, value in report[OWN_METRICS].items()}
+
+
+def _named(rows: Iterable[Mapping[str, Any]], prefix: str) -> list[str]:
+    """Returns the columns with a prefix, without it, sorted."""
+    return sorted({name.removeprefix(prefix) for row in rows for name in row if name.startswith(prefix)})
 
 
 def _trial_row(job: str, trial: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
