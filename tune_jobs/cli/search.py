@@ -95,7 +95,11 @@ def confirm(
 ) -> None:
     """Retrain each study's winner on all training data with fresh seeds, and evaluate it on the test set."""
     from tune_jobs.confirmation.run import confirm as confirm_folder
+    from tune_jobs.job.metric import Metric
+    from tune_jobs.search.folder import SearchFolder
 
+    with SearchFolder(folder).open(read_only=True) as ledger:
+        metric = Metric.of_job(ledger.job)
     screen = console()
     num_runs = num_done = 0
 
@@ -107,8 +111,8 @@ def confirm(
     def on_row(row: dict[str, Any]) -> None:
         nonlocal num_done
         num_done += 1
-        accuracy = row.get("test_accuracy")
-        outcome = f"test acc {accuracy:.4f}" if accuracy is not None else str(row["error"] or "")
+        value, label = metric.confirmed(row)
+        outcome = str(row["error"] or "") if value is None else f"{label} {metric.text(value)}"
         line = f"{num_done}/{num_runs}  {row['trial_id']}  seed {row['seed']}  {row['status']}  {outcome}"
         screen.print(escape(line), soft_wrap=True)
 

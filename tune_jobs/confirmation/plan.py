@@ -148,7 +148,7 @@ def _spec(job: JobSpec, winner: Winner, seed: int, budget: Budget) -> TrialSpec:
         epochs *= max(costs) // find_method(spec.method).gradient_evaluations_per_step
     return replace(
         spec,
-        data=spec.data if job.task else replace(spec.data, val_fraction=0.0),
+        data=spec.data if job.own else replace(spec.data, val_fraction=0.0),
         train=replace(spec.train, seed=seed, epochs=epochs),
     )
 

@@ -13,7 +13,9 @@ from tune_jobs.cluster.ray import check_can_start, ray_session
 from tune_jobs.cluster.slots import Slots
 from tune_jobs.confirmation.plan import Budget, Confirmation, done_already, plan_confirmations, result_row
 from tune_jobs.job.code import OwnCode
+from tune_jobs.job.metric import METRIC_PREFIX
 from tune_jobs.job.spec import JobSpec
+from tune_jobs.ledger.rows import plain
 from tune_jobs.ledger.writer import Ledger
 from tune_jobs.results.write import export
 from tune_jobs.search.checkpoints import Checkpoints
@@ -185,12 +187,26 @@ def _train(run: Confirmation, search: SearchFolder, num_threads: int, sharpness_
         "error": None,
     }
     if status == "completed":
-        measured = training.test() or {}
-        row |= {name: measured.get(name) for name in ("test_loss", "test_accuracy")}
+        row |= _measured(training, is_own=bool(spec.task or spec.train.loop))
         if sharpness_images and isinstance(training, Training) and spec.task is None:
             measures = measure_training(training, num_images=sharpness_images)
             row |= {f"sharpness.{name}": value for name, value in measures.items()}
     return row | {"started_at": started_at.isoformat(), "finished_at": datetime.now(UTC).isoformat()}
+
+
+def _measured(training: "Training | LoopRun", *, is_own: bool) -> Row:
+    """Returns the test measures of a finished run; of a task without test data, what it validated at the end."""
+    measured, report = training.test(), training.last_report
+    assert report is not None
+    measured_on = "validation" if measured is None else "test"
+    if measured is None:
+        known = {"val_loss": report["val_loss"], "val_accuracy": report["val_accuracy"], **report["metrics"]}
+        measured = {name: value for name, value in known.items() if value is not None}
+    row: Row = {name: measured.get(name) for name in ("test_loss", "test_accuracy")}
+    if is_own:
+        row |= {f"{METRIC_PREFIX}{name}": value for name, value in measured.items()}
+    finite = {name: plain(value, float) for name, value in row.items() if value is not None}
+    return {**row, **finite, "measured_on": measured_on}
 
 
 def _has_diverged(training: "Training | LoopRun") -> bool:

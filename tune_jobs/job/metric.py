@@ -72,6 +72,24 @@ class Metric:
         """What follows a value whose better side a reader might not expect."""
         return "" if self.mode == "max" else ", lower is better"
 
+    @property
+    def test_name(self) -> str:
+        """What it is called on test data."""
+        return f"test_{self.name.removeprefix('val_')}"
+
+    def confirmed(self, row: Mapping[str, Any]) -> tuple[float | None, str]:
+        """Returns what a row of `confirmations` is compared by, and what to call it.
+
+        That is the test's number of the metric: by its test name, or by its own if the task uses one name for both.
+        """
+        label = self.test_name.replace("test_accuracy", "test accuracy")
+        is_test = row.get("measured_on") != "validation"  # 0.1 did not say
+        for name in (f"{METRIC_PREFIX}{self.test_name}", self.test_name, f"{METRIC_PREFIX}{self.name}"):
+            value = row.get(name)
+            if value is not None and not math.isnan(value):
+                return float(value), label if is_test else f"{self.name} (validation, no test data)"
+        return None, label
+
     def of(self, row: Mapping[str, Any]) -> float | None:
         """Returns its value in a report or a row of a Parquet file; None if it was not measured."""
         value = row.get(self.column)
