@@ -31,7 +31,6 @@ LIST, VERSION = ["list"], ["--version"]  # one prints with rich, after importing
         (VERSION, "> /dev/full", 1, 1),
         (VERSION, "| true", 0, 0),
         (LIST, "<&- >&- 2>&-", 0, 0),
-        (LIST, "> /dev/full", 1, 1),
         (LIST, "| true", 0, 0),
     ],
 )

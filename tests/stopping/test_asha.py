@@ -106,11 +106,11 @@ def test_who_is_among_the_best_of_a_rung_goes_on_and_others_as_before(values, fa
 
 @given(seed=st.integers(0, 2**32 - 1), share=st.floats(0, 1), other=st.floats(0, 1))
 def test_about_the_share_asked_for_is_immortal_by_id_and_seed(seed, share, other):
-    ids = [f"resnet8-sam-{number:04d}" for number in range(2000)]
+    ids = [f"resnet8-sam-{number:04d}" for number in range(1000)]
     immortal = {
         trial for trial in ids if Rule(9, 1, 3, immortal_fraction=share, seed=seed).is_immortal(trial)
     }
-    assert abs(len(immortal) / len(ids) - share) < 0.06  # over 5 standard errors
+    assert abs(len(immortal) / len(ids) - share) < 0.08  # over 5 standard errors
     low, high = sorted((share, other))
     chosen = [
         {trial for trial in ids if Rule(27, 3, 2, True, 4, one, seed).is_immortal(trial)}
