@@ -145,11 +145,20 @@ def _after_own_data(scope, printed):
     assert train.ndim == 3
 
 
+def _after_own_model(scope, printed):
+    mixed, tuned = map(yaml.safe_load, blocks(PAGES["docs/own_model.md"], "yaml"))
+    for values in (mixed, {**mixed, **tuned, "model": {}}):
+        assert not check_job(values)[1]
+    model = scope["mixer"]((1, 8, 8), 10, width=mixed["model"]["width"])
+    assert model(torch.rand(2, 1, 8, 8)).shape == (2, 10)
+
+
 EXAMPLES = {  # page: its number of examples, and what holds when they have run (docs/controls.md: test_controls)
     "README.md": (1, _after_readme),
     "docs/optimizers.md": (6, _after_optimizers),
     "docs/sharpness.md": (1, _after_sharpness),
     "docs/searching.md": (1, _after_searching),
+    "docs/own_model.md": (1, _after_own_model),
     "docs/own_data.md": (1, _after_own_data),
     "docs/results_folder.md": (1, _after_results_folder),
 }

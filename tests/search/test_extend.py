@@ -8,7 +8,7 @@ from tune_jobs.errors import JobError
 from tune_jobs.job.data_checks import check_data
 from tune_jobs.job.load import load_job
 from tune_jobs.ledger.writer import Ledger
-from tune_jobs.search.extend import check_same_data, extended, reopen_for_more_epochs
+from tune_jobs.search.extend import check_same_data, check_same_weights, extended, reopen_for_more_epochs
 from tune_jobs.search.recorder import dataset_name, first_data
 
 SETS = ("methods=[sam, base]", "search.num_trials=4", "search.sampler=random")
@@ -187,3 +187,16 @@ def test_other_data_are_refused_wherever_they_are(root, tmp_path, monkeypatch):
     with pytest.raises(JobError) as refused:
         resumed(tmp_path / "search", f"data.root={tmp_path / root}")
     assert [problem.path for problem in refused.value.problems] == ["data.root"]
+
+
+def test_weights_that_moved_are_accepted_and_others_are_not(tmp_path):
+    job = load_job("digits", [f"init.weights={tmp_path / 'a.pt'}"])
+    ledger = Ledger.create(tmp_path / "search", job.model_dump(mode="json"), {})
+    ledger.record_event("start", {"weights_checksum": "a"})
+    _, moved = extended(ledger, [f"init.weights={tmp_path / 'b.pt'}"])
+    assert moved.init.weights == str(tmp_path / "b.pt")
+    check_same_weights(ledger, moved, "a")
+    for other in ("b", None):
+        with pytest.raises(JobError, match=r"init\.weights.*began with a"):
+            check_same_weights(ledger, moved, other)
+    ledger.close()

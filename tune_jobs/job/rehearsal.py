@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from tune_jobs.errors import JobError, Problem
+from tune_jobs.errors import NOTHING, JobError, Problem
 from tune_jobs.job.code import OwnCode, uses_own_code
 from tune_jobs.job.data_checks import check_data
 from tune_jobs.job.space import example_value
@@ -23,6 +23,8 @@ class Rehearsed:
     steps_per_epoch: int | None = None  # of a task
     num_parameters: int | None = None  # of a task: how many components are trained
 
+    weights_checksum: str | None = None  # of the file that training starts from
+
     @property
     def checksum(self) -> str | None:
         """The checksum of the data; None with a task."""
@@ -40,13 +42,26 @@ def rehearse(job: JobSpec, task: Callable[..., Any] | None = None) -> Rehearsed:
     """
     if job.train.loop is not None:
         return Rehearsed(None, _imported_loop(job, task))
+    weights = _weights_checksum(job)
     if job.task is None:
         info = check_data(job)
-        return Rehearsed(info, OwnCode.imported(job) if uses_own_code(job) else None)
+        code = OwnCode.imported(job) if uses_own_code(job) else None
+        return Rehearsed(info, code, weights_checksum=weights)
     steps = num_parameters = None
     for study in job.studies():
         steps, num_parameters = _take_a_step(job, study, task)
-    return Rehearsed(None, OwnCode.imported(job), steps, num_parameters)
+    return Rehearsed(None, OwnCode.imported(job), steps, num_parameters, weights)
+
+
+def _weights_checksum(job: JobSpec) -> str | None:
+    if job.init.weights is None:
+        return None
+    from zsharp.models.weights import file_checksum
+
+    try:
+        return file_checksum(job.init.weights)
+    except ValueError as error:
+        raise JobError([Problem("init.weights", NOTHING, str(error))]) from error
 
 
 def _imported_loop(job: JobSpec, loop: Callable[..., Any] | None) -> OwnCode:

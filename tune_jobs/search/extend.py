@@ -18,6 +18,7 @@ _FREE = (
     "code",
     "data.root",
     "failures",
+    "init.weights",
     "resources",
     "search.num_trials",
     "search.keep_checkpoints",
@@ -37,7 +38,7 @@ def extended(ledger: Ledger, sets: Sequence[str]) -> tuple[JobSpec, JobSpec]:
     if problems:
         raise JobError(problems)
     job = _checked(values)
-    if job.data.root != before.data.root:
+    if (job.data.root, job.init) != (before.data.root, before.init):
         job = job.with_absolute_root()
     problems = [*_unfit_changes(before, job), *_shortened(before, job, len(ledger.trials()))]
     if problems:
@@ -73,6 +74,15 @@ def check_same_data(ledger: Ledger, before: JobSpec, job: JobSpec, checksum: str
             "(those of an unpacked Tiny ImageNet with their times, as cp -a copies them)"
         )
         raise JobError([Problem("data.root", job.data.root, text)])
+
+
+def check_same_weights(ledger: Ledger, job: JobSpec, checksum: str | None) -> None:
+    """Raises JobError if the weights that trials start from are not those that the search began with."""
+    for event in ledger.events():
+        expected = event["data"].get("weights_checksum") if event["kind"] == "start" else checksum
+        if expected != checksum:
+            text = f"the file has checksum {checksum}, the search began with {expected}; expected the same content"
+            raise JobError([Problem("init.weights", job.init.weights, text)])
 
 
 def reopen_for_more_epochs(job: JobSpec, ledger: Ledger, checkpoints: Checkpoints) -> None:

@@ -17,7 +17,7 @@ from tune_jobs.ledger.writer import Ledger
 from tune_jobs.provenance import provenance
 from tune_jobs.results.write import export
 from tune_jobs.search.checkpoints import Checkpoints
-from tune_jobs.search.extend import check_same_data, extended, reopen_for_more_epochs
+from tune_jobs.search.extend import check_same_data, check_same_weights, extended, reopen_for_more_epochs
 from tune_jobs.search.folder import SearchFolder, check_folder, search_folder
 from tune_jobs.search.own_code import check_same_code, code_facts, with_code
 from tune_jobs.search.recorder import Recorder
@@ -175,6 +175,7 @@ def resume(
         rehearsed = rehearsed_with(job, named)
         if rehearsed.checksum is not None:
             check_same_data(ledger, before, job, rehearsed.checksum)
+        check_same_weights(ledger, job, rehearsed.weights_checksum)
         if not allow_changed_code:
             check_same_code(ledger, rehearsed.code, search)
         slots, totals = plan_resources(job)
@@ -228,6 +229,8 @@ def _search(
             started = {"slots": slots.num_slots, "hardware": hardware, "data_checksum": rehearsed.checksum}
             if code is not None:
                 started["code_checksum"] = code.checksum
+            if rehearsed.weights_checksum is not None:
+                started["weights_checksum"] = rehearsed.weights_checksum
             ledger.record_event("start", started)
             recorder.clean_checkpoints()
             if on_start is not None:

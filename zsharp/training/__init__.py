@@ -3,13 +3,22 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from zsharp.training.spec import AugmentSpec, DataSpec, TrainSpec, TrialSpec
+from zsharp.training.spec import AugmentSpec, DataSpec, InitSpec, TrainSpec, TrialSpec
 
 if TYPE_CHECKING:
     from zsharp.training.run import TrialResult, train
     from zsharp.training.training import Training
 
-__all__ = ["AugmentSpec", "DataSpec", "TrainSpec", "Training", "TrialResult", "TrialSpec", "train"]
+__all__ = [
+    "AugmentSpec",
+    "DataSpec",
+    "InitSpec",
+    "TrainSpec",
+    "Training",
+    "TrialResult",
+    "TrialSpec",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:
