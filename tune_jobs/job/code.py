@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
@@ -127,6 +128,24 @@ def name_object(target: Callable[..., Any]) -> Named:
     return Named(f"{target.__module__}:{name}", (), target, source)
 
 
+def check_own_code(job: JobSpec) -> None:
+    """Raises JobError if a module that the job names is neither in its folders nor installed; imports nothing."""
+    for reference in own_references(job):
+        top = reference.partition(":")[0].partition(".")[0]
+        is_there = any(
+            (Path(folder) / f"{top}.py").is_file() or (Path(folder) / top).is_dir() for folder in job.code
+        )
+        if not is_there and find_spec(top) is None:
+            message = f"no module {top!r} in {', '.join(job.code)}; `code: [FOLDER]` says where else to look"
+            raise JobError([Problem("code", reference, message)])
+
+
+def own_references(job: JobSpec) -> tuple[str, ...]:
+    """Returns what a job names of the user's own, as `module:function`."""
+    named = (job.task, job.train.loop, job.data.name, *job.architectures)
+    return tuple(name for name in named if name is not None and is_reference(name))
+
+
 def uses_own_code(job: JobSpec) -> bool:
     """Returns whether a job names a function or class of the user's own."""
-    return job.own is not None or any(map(is_reference, (*job.architectures, job.data.name)))
+    return bool(own_references(job))

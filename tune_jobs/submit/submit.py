@@ -8,6 +8,7 @@ import shlex
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import requires, version
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from tune_jobs.errors import NOTHING, JobError, Problem
+from tune_jobs.job.code import FOLDER_NAME as OWN_FOLDER
+from tune_jobs.job.code import check_own_code
 from tune_jobs.job.load import dump_job
 from tune_jobs.job.spec import JobSpec
 from tune_jobs.submit.client import Cluster, answers
@@ -51,7 +54,7 @@ def submit(
     image: str | None = None,
     wait_for_workers_s: float = 0.0,
 ) -> Submission:
-    """Sends a job and our code, never data, to a cluster and starts the search there.
+    """Sends a job, our code and the folders of its own, never data, to a cluster and starts the search there.
 
     If the folder already holds a search of the same job, that search resumes.
 
@@ -79,11 +82,16 @@ def submit(
     words = ["-m", "tune_jobs.cli.driver", JOB_FILE, f"--out={folder}"]
     if wait_for_workers_s:
         words.append(f"--wait-for-workers={wait_for_workers_s:g}")
+    own = job.code if image is None else ()
+    if own:
+        check_own_code(job)
+        job = job.model_copy(update={"code": tuple(f"{OWN_FOLDER}/{number}" for number in range(len(own)))})
     submission_id = start(
         cluster,
         python,
         words,
         environment,
+        own=own,
         job=dump_job(job),
         name=job.name,
         metadata={FOLDER: folder, PYTHON: python, ENVIRONMENT: json.dumps(environment)},
@@ -99,12 +107,14 @@ def start(
     *,
     name: str,
     job: str | None = None,
+    own: Sequence[str] = (),
     metadata: dict[str, str] | None = None,
 ) -> str:
     """Starts a Python command with our code on the cluster's head and returns its id.
 
     Args:
         words: The interpreter's arguments, passed on unchanged whatever they contain.
+        own: Folders of the user's own code, which are sent along.
         environment: Ray's `runtime_env` apart from what is added here: `pip`, `image_uri` or nothing.
     """
     submission_id = f"{re.sub('[^A-Za-z0-9_-]', '-', name)[:60]}-{secrets.token_hex(4)}"
@@ -112,7 +122,7 @@ def start(
     with tempfile.TemporaryDirectory(prefix="tune-jobs-") as scratch, answers():
         if "image_uri" not in environment:
             archive = Path(scratch) / "code.zip"
-            pack_code(archive, job)
+            pack_code(archive, job, own=own)
             runtime_env["working_dir"] = str(archive)
         elif job is not None:
             runtime_env["env_vars"][JOB_VARIABLE] = _variable(job)
