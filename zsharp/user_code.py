@@ -175,8 +175,9 @@ def _import(name: str, folders: Sequence[Path]) -> ModuleType:
     if owners:
         _forget_changed(owners[0], top)
         _check_name(top, owners[0])
-        if str(owners[0]) not in sys.path:
-            sys.path.append(str(owners[0]))  # at the end: it hides no module of Python's or ours
+        for folder in dict.fromkeys([owners[0], *(folder.resolve() for folder in folders)]):
+            if str(folder) not in sys.path:
+                sys.path.append(str(folder))  # at the end: it hides no module of Python's or ours
         importlib.invalidate_caches()
     elif top not in sys.modules and importlib.util.find_spec(top) is None:
         near = [file.stem for folder in folders if folder.is_dir() for file in folder.glob("*.py")]
@@ -185,10 +186,10 @@ def _import(name: str, folders: Sequence[Path]) -> ModuleType:
             f"no module {top!r} in {looked}, and none is installed; {did_you_mean(top, near)}"
             "`code: [FOLDER]` in the job says where else to look"
         )
-    with told_as_theirs(f"importing {name}", owners or folders):
+    with told_as_theirs(f"importing {name}", folders):
         module = importlib.import_module(name)
     if owners:
-        for file in loaded_files(owners).values():
+        for file in loaded_files(folders).values():
             _imported.setdefault(file, code_checksum({"": file}))
     return module
 

@@ -35,11 +35,13 @@ class OwnCode:
         Raises:
             JobError: If it is too much to send to workers.
         """
-        files = {}
-        for number, folder in enumerate(job.code):
-            outer = [other for other in job.code[:number] if Path(folder).is_relative_to(other)]
+        files: dict[str, bytes] = {}
+        taken: set[Path] = set()
+        # A folder may lie in another: each file belongs to the innermost.
+        for number, folder in sorted(enumerate(job.code), key=lambda item: -len(Path(item[1]).parts)):
             for name, file in loaded_files([folder]).items():
-                if not any(file.is_relative_to(Path(other).resolve()) for other in outer):
+                if file not in taken:
+                    taken.add(file)
                     files[f"{number}/{name}"] = file.read_bytes()
         size = sum(map(len, files.values()))
         if size > _MAX_BYTES:

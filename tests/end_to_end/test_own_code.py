@@ -1,0 +1,165 @@
+"""Tasks and loops of a user's own: killed and resumed, moved, changed, and sent to a cluster."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from ray_head import RayHead
+
+from tune_jobs.ledger.writer import Ledger
+from tune_jobs.results.read import read_results
+
+pytestmark = pytest.mark.slow
+
+CODE = Path(__file__).parent.parent / "fixtures" / "own_code"
+TIMES = {
+    "epoch_s",
+    "train_s",
+    "wall_s",
+    "images_per_s",
+    "peak_memory_bytes",
+    "reported_at",
+    "worker_pid",
+    "gpu_ids",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("own")
+    shutil.copytree(CODE, folder / "code", ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def start(folder, *arguments, **environment):
+    keep = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "tune_jobs", *map(str, arguments)],
+        env=keep | {"HOME": str(folder)} | environment,
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def call(folder, *arguments, **environment):
+    process = start(folder, *arguments, **environment)
+    printed, _ = process.communicate(timeout=240)
+    return process.returncode, printed
+
+
+def reports(search):
+    with Ledger.open(search, read_only=True) as ledger:
+        rows = sorted(ledger.reports(), key=lambda row: (row["trial_id"], row["epoch"]))
+        return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
+
+
+def num_reports(search):
+    if not (search / "ledger.sqlite").exists():
+        return 0
+    try:
+        with Ledger.open(search, read_only=True) as ledger:
+            return len(ledger.reports())
+    except ValueError:  # half made
+        return 0
+
+
+@pytest.fixture(scope="module", params=["job.yaml", "loop.yaml"])
+def whole(request, folder):
+    """An uninterrupted search, with the name of its job file."""
+    search = folder / f"whole-{request.param}"
+    code, printed = call(folder, "run", folder / "code" / request.param, "--out", search)
+    assert code == 0, printed
+    return search, request.param
+
+
+def test_killed_three_times_and_resumed_it_is_the_same(whole, folder):
+    expected, job = whole
+    search = folder / f"killed-{job}"
+    for least in (1, 9, 20):
+        process = start(folder, "run", folder / "code" / job, "--out", search)
+        while num_reports(search) < least:
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    code, printed = call(folder, "resume", search)
+    assert code == 0, printed
+    assert reports(search) == reports(expected)
+    assert read_results(search).trials["status"].value_counts().to_dict() == (
+        read_results(expected).trials["status"].value_counts().to_dict()
+    )
+
+
+def test_confirmed_and_told(whole, folder):
+    search, _ = whole
+    code, printed = call(folder, "confirm", search, "--seeds", "2")
+    assert code == 0, printed
+    page = folder / "page.html"
+    code, printed = call(folder, "compare", search, "--html", page)
+    assert code == 0, printed
+    assert "val_loss" in printed
+    assert "acc" not in printed
+    assert "lower is better" in page.read_text()
+
+
+def test_changed_code_is_refused_and_a_moved_search_brings_its_own(folder):
+    moved = folder / "elsewhere"
+    shutil.copytree(folder / "code", moved / "code")
+    code, printed = call(
+        folder, "run", moved / "code" / "job.yaml", "--out", moved / "s", "--set", "search.num_trials=1"
+    )
+    assert code == 0, printed
+    with (moved / "code" / "line_data.py").open("a") as file:
+        file.write("# changed\n")
+    code, printed = call(folder, "resume", moved / "s", "--set", "search.num_trials=2")
+    assert code == 2
+    assert "line_data.py" in printed
+    shutil.rmtree(moved / "code")
+    code, printed = call(folder, "resume", moved / "s", "--set", "search.num_trials=2")
+    assert code == 0, printed
+
+
+def test_a_failing_task_fails_its_trials_with_the_users_own_traceback(folder):
+    late = folder / "late"
+    late.mkdir()
+    (late / "late.py").write_text(
+        "from noisy_line import Line\nclass Late(Line):\n    def batches(self, epoch):\n"
+        "        if epoch == 1:\n            raise KeyError('mine')\n        return super().batches(epoch)\n"
+    )
+    text = (folder / "code" / "job.yaml").read_text().replace("noisy_line:Line", "late:Late")
+    (late / "job.yaml").write_text(text + "code: [., ../code]\nfailures: {max_retries: 0}\n")
+    code, printed = call(
+        folder, "run", late / "job.yaml", "--out", late / "s", "--set", "search.num_trials=1"
+    )
+    assert code == 1, printed
+    with Ledger.open(late / "s", read_only=True) as ledger:
+        (error, *_) = [trial["error"] for trial in ledger.trials()]
+    assert error.splitlines()[-1] == "KeyError: 'mine'"
+    assert error.count("File ") == 1
+    assert "late.py" in error
+
+
+def test_a_cluster_of_two_nodes_gets_the_code(folder):
+    head = RayHead(num_cpus=1)
+    try:
+        head.add_worker(1)
+        (empty := folder / "empty").mkdir()
+        out = head.folder / "search"
+        where = ("--address", head.address)
+        sets = ("--set", "resources.max_concurrent=2", "--set", "search.num_trials=3")
+        code, printed = call(
+            empty, "submit", folder / "code" / "job.yaml", *where, "--out", out, *sets, "--follow",
+            RAY_AUTH_TOKEN=head.token,
+        )  # fmt: skip
+        assert code == 0, printed
+        trials = read_results(out).trials
+        assert len(trials) == 6
+        assert set(trials["status"]) <= {"completed", "pruned"}
+        assert trials["node"].nunique() == 2
+        assert (out / "code" / "0" / "noisy_line.py").is_file()
+    finally:
+        head.stop()
