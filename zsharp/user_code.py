@@ -161,13 +161,18 @@ def bytes_checksum(files: Mapping[str, bytes]) -> str:
     return digest.hexdigest()
 
 
+def has_module(folder: Path, top: str) -> bool:
+    """Returns whether a folder has a module or package of this name, without dots."""
+    return (folder / f"{top}.py").is_file() or (folder / top / "__init__.py").is_file()
+
+
 _imported: dict[Path, str] = {}
 """The checksum that each file of a user's had when it was imported."""
 
 
 def _import(name: str, folders: Sequence[Path]) -> ModuleType:
     top = name.partition(".")[0]
-    owners = list(dict.fromkeys(folder.resolve() for folder in folders if _has_module(folder, top)))
+    owners = list(dict.fromkeys(folder.resolve() for folder in folders if has_module(folder, top)))
     if len(owners) > 1:
         raise UserCodeError(
             f"{name}: there is a module {top!r} in {owners[0]} and in {owners[1]}; rename one"
@@ -192,10 +197,6 @@ def _import(name: str, folders: Sequence[Path]) -> ModuleType:
         for file in loaded_files(folders).values():
             _imported.setdefault(file, code_checksum({"": file}))
     return module
-
-
-def _has_module(folder: Path, top: str) -> bool:
-    return (folder / f"{top}.py").is_file() or (folder / top / "__init__.py").is_file()
 
 
 def _check_name(top: str, owner: Path) -> None:

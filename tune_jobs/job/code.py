@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from tune_jobs.errors import JobError, Problem
 from tune_jobs.job.spec import JobSpec
-from zsharp.user_code import bytes_checksum, is_reference, loaded_files
+from zsharp.user_code import bytes_checksum, has_module, is_reference, loaded_files
 
 FOLDER_NAME = "code"
 """Of the copy in a search folder."""
@@ -133,13 +133,19 @@ def name_object(target: Callable[..., Any]) -> Named:
 def check_own_code(job: JobSpec) -> None:
     """Raises JobError if a module that the job names is neither in its folders nor installed; imports nothing."""
     for reference in own_references(job):
-        top = reference.partition(":")[0].partition(".")[0]
-        is_there = any(
-            (Path(folder) / f"{top}.py").is_file() or (Path(folder) / top).is_dir() for folder in job.code
-        )
-        if not is_there and find_spec(top) is None:
+        top = _top_of(reference)
+        if not any(has_module(Path(folder), top) for folder in job.code) and find_spec(top) is None:
             message = f"no module {top!r} in {', '.join(job.code)}; `code: [FOLDER]` says where else to look"
             raise JobError([Problem("code", reference, message)])
+
+
+def has_named_module(job: JobSpec, folder: Path) -> bool:
+    """Returns whether a folder has a module that the job names."""
+    return any(has_module(folder, _top_of(reference)) for reference in own_references(job))
+
+
+def _top_of(reference: str) -> str:
+    return reference.partition(":")[0].partition(".")[0]
 
 
 def own_references(job: JobSpec) -> tuple[str, ...]:

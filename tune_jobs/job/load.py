@@ -9,7 +9,7 @@ from typing import Any
 
 from tune_jobs.errors import NOTHING, JobError, Problem
 from tune_jobs.job.checks import check_job
-from tune_jobs.job.code import uses_own_code
+from tune_jobs.job.code import has_named_module, uses_own_code
 from tune_jobs.job.overrides import apply_sets
 from tune_jobs.job.plain_yaml import MAX_BYTES, read_mapping, write_mapping
 from tune_jobs.job.spec import JobSpec
@@ -54,10 +54,15 @@ def load_job(
 
 
 def _with_code_folders(job: JobSpec, beside: Path) -> JobSpec:
-    """Returns the job with absolute folders of code: by default the job file's, then the working folder."""
+    """Returns the job with absolute folders of code: by default the job file's, then the working folder.
+
+    Of the default, a folder without any module that the job names is left out: it is not the user's code.
+    """
     if not job.code and not uses_own_code(job):
         return job
-    given = [beside / Path(folder).expanduser() for folder in job.code] or [beside, Path()]
+    given = [beside / Path(folder).expanduser() for folder in job.code]
+    if not given:
+        given = [folder for folder in (beside, Path()) if has_named_module(job, folder)] or [beside]
     folders = dict.fromkeys(str(folder.absolute().resolve()) for folder in given)
     if problems := [
         Problem("code", folder, "no such folder") for folder in folders if not Path(folder).is_dir()

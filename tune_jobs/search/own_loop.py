@@ -98,8 +98,11 @@ class LoopTrial:
         self._run.keep(state)
 
     def load(self) -> Any:
-        """Returns the state of the trial's checkpoint, tensors on `device`; None if it starts at its first epoch."""
-        return self._run.loaded
+        """Returns the state of the trial's checkpoint, tensors on `device`; None if it starts at its first epoch.
+
+        It seeds torch, NumPy and Python as they were after the last epoch, whatever the loop has drawn to set up.
+        """
+        return self._run.load_state()
 
 
 def build_run(
@@ -211,6 +214,12 @@ class LoopRun:
         self.epoch, self.last_report, self._kept = row["epoch"], row, (state, row)
         self._train_s, self._wall_s_before = row["train_s"], row["wall_s"]
         self._evaluations_before = row["gradient_evaluations"]
+
+    def load_state(self) -> Any:
+        """Returns what was loaded, with the generators as they were when it was saved."""
+        if self.loaded is not None:
+            self._seed(self.epoch)
+        return self.loaded
 
     def close(self) -> None:
         """Ends the loop where it waits."""
