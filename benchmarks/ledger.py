@@ -57,7 +57,7 @@ def write(folder: Path, num_trials: int, num_epochs: int) -> list[float]:
             together = range(first, min(first + SLOTS, num_trials))
             for number in together:
                 params = {"q_p": 0.9, "rho": 0.05, "lr": 0.001}
-                recorder.start_trial(f"ray{number}", study, number, job.trial_spec(study, params, number))
+                recorder.start_trial(f"ray{number}", study, number, params)
             for epoch in range(1, num_epochs + 1):
                 for number in together:
                     began = time.perf_counter()

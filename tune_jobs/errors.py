@@ -114,10 +114,10 @@ def show(value: object) -> str:
 
 
 def show_path(keys: Iterable[str | int]) -> str:
-    """Returns `space.q_p.uniform[1]` for `("space", "q_p", "uniform", 1)`."""
+    """Returns `space.q_p.uniform[1]` for `("space", "q_p", "uniform", 1)`; keys may have dots, as `train.epochs`."""
     path = ""
     for key in keys:
-        if isinstance(key, str) and re.fullmatch(r"\w{1,60}", key, re.ASCII):
+        if isinstance(key, str) and re.fullmatch(r"\w{1,60}(\.\w{1,60}){0,3}", key, re.ASCII):
             path += f".{key}" if path else key
         else:
             path += f"[{show(key)}]"

@@ -15,6 +15,15 @@ def counted(number: float, noun: str, nouns: str | None = None) -> str:
     return f"{digits} {noun if number == 1 else nouns or noun + 's'}"
 
 
+def short_value(value: bool | int | float | str) -> str:
+    """Returns a setting's value: names and whole numbers as they are, other numbers with three significant digits."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return value
+    return f"{value:.0f}" if float(value).is_integer() and abs(value) < 1e9 else f"{value:.3g}"
+
+
 def last_line(text: str) -> str:
     """Returns the last line of an error's text that is not empty, without colours and control characters."""
     plain = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)

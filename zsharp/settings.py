@@ -56,11 +56,15 @@ class Setting:
 
     @property
     def valid(self) -> str:
-        """The range in words, such as `at least 0 and below 1`."""
-        low = f"{'at least' if self.includes_low else 'above'} {self.low:g}"
-        if math.isinf(self.high):
-            return low
-        return f"{low} and {'at most' if self.includes_high else 'below'} {self.high:g}"
+        """What is valid in words, such as `at least 0 and below 1`."""
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        if self.kind is bool:
+            return "true or false"
+        low = f"{'at least' if self.includes_low else 'above'} {_show(self.low)}"
+        high = f" and {'at most' if self.includes_high else 'below'} {_show(self.high)}"
+        whole = "a whole number, " if self.kind is int else ""
+        return whole + low + ("" if math.isinf(self.high) else high)
 
     def check(self, value: object, where: str | None = None) -> None:
         """Raises ValueError if the value is not valid: where, what was given, what is valid."""

@@ -100,10 +100,11 @@ def test_make_has_the_targets_named():
 
 
 def test_the_job_file_is_valid():
-    (text,) = blocks(PAGES["docs/searching.md"], "yaml")
-    job, problems = check_job(yaml.safe_load(text))
-    assert not problems
-    assert len(job.studies()) == 6
+    text, conditional = map(yaml.safe_load, blocks(PAGES["docs/searching.md"], "yaml"))
+    for values in (text, text | {"space": text["space"] | conditional["space"]}):
+        job, problems = check_job(values)
+        assert not problems
+        assert len(job.studies()) == 6
 
 
 def test_the_changed_preset_is_valid(tmp_path):

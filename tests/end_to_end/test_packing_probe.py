@@ -65,8 +65,7 @@ def test_out_of_memory_gives_each_trial_more_room_and_loses_none(tmp_path):
         slots = packed(job, ledger, whole, totals)  # what an earlier session measured
         assert (slots.gpus_per_trial, slots.num_slots) == (0.25, 8)
         recorder = Recorder(job, ledger, SearchFolder(tmp_path), gpus_per_trial=slots.gpus_per_trial)
-        spec = job.trial_spec(study, {"rho": 0.1, "lr": 0.001})
-        recorder.start_trial("ray", study, 0, spec)
+        recorder.start_trial("ray", study, 0, {"rho": 0.1, "lr": 0.001})
         for share in (0.5, 1.0):
             recorder.fail("ray", "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB")
             assert recorder.wind_down.kind == "repack"

@@ -43,10 +43,10 @@ def test_the_nth_suggestion_of_a_grid_is_its_nth_point():
 def test_points_of_a_grid_are_those_of_the_product():
     axes = {"a": (1.0, 2.0), "b": (3.0, 4.0, 5.0), "c": (6.0,)}
     choices = {name: Choice(choice=values) for name, values in axes.items()}
-    assert grid_size(list(choices.values())) == 6
+    assert grid_size(choices) == 6
     points = [grid_point(choices, number) for number in range(6)]
     assert points == [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
-    assert (grid_size([]), grid_point({}, 0)) == (1, {})
+    assert (grid_size({}), grid_point({}, 0)) == (1, {})
 
 
 def test_every_round_of_a_repeated_grid_has_the_next_seed():

@@ -59,6 +59,8 @@ def problems_of(source: str, sets: tuple[str, ...] = ()) -> dict[str, tuple[obje
 def changed(path: str, value: object) -> dict:
     job = copy.deepcopy(JOB)
     *sections, last = path.split(".")
+    if sections[:1] == ["space"]:
+        sections, last = ["space"], path.removeprefix("space.")
     inside = job
     for section in sections:
         inside = inside.setdefault(section, {})
@@ -127,7 +129,41 @@ BAD = [
     ("space.q_p", {"uniform": 0.9}, "space.q_p.uniform", "expected a list"),
     ("space.q_p", {"unifrm": [0.5, 0.9]}, "space.q_p", "did you mean uniform? valid: uniform, loguniform"),
     ("space.q_p", {"uniform": [0, 0.5], "choice": [1]}, "space.q_p", "{uniform: [low, high]}"),
-    ("space.q_p", "0.5", "space.q_p", "or a plain number"),
+    ("space.q_p", "0.5", "space.q_p", "expected a number"),
+    ("space.q_p", None, "space.q_p", "or a plain number"),
+    ("space.q_p", {"choice": [0.5, None]}, "space.q_p.choice[1]", "number, text, true or false"),
+    ("space.q_p", {"int": [0.5, 1]}, "space.q_p.int[0]", "whole number"),
+    ("space.train.batch_size", {"uniform": [8, 64]}, "space.train.batch_size", "expected {int: [low, high]}"),
+    ("space.train.batch_size", {"choice": [8, 64.0]}, "space.train.batch_size.choice[1]", "a whole number"),
+    ("space.train.schedule", {"int": [8, 64]}, "space.train.schedule", "{choice: [value, ...]}"),
+    (
+        "space.train.schedule",
+        {"choice": ["cosine", "step"]},
+        "space.train.schedule.choice[1]",
+        "one of constant",
+    ),
+    ("space.train.augment.flip", 1, "space.train.augment.flip", "true or false"),
+    ("space.train.augment.cutot", 1, "space.train.augment.cutot", "did you mean train.augment.cutout? valid"),
+    ("space.train.epochs", {"int": [8, 64]}, "space.train.epochs", "cannot be searched"),
+    ("space.train.seed", {"int": [8, 64]}, "space.train.seed", "cannot be searched"),
+    ("space.train.freeze", "a", "space.train.freeze", "cannot be searched"),
+    ("space.train.lr_scale", 0.5, "space.train.lr_scale", "cannot be searched"),
+    ("space.train.warmup_epochs", {"int": [0, 9]}, "space.train.warmup_epochs.int[1]", "which is 8"),
+    ("space.train.weight_decay", 0.1, "space.train.weight_decay", "weight_decay is the same setting"),
+    ("space.data.name", "digits", "space.data.name", "cannot be searched"),
+    ("space.depth", {"int": [2, 9]}, "space.depth", "unknown parameter 'depth'"),
+    *(
+        ("space.weight_decay", {"choice": [0, 0.1], "when": when}, f"space.weight_decay.when{below}", words)
+        for when, below, words in (
+            ({}, "", "at least 1"),
+            ({"rho": []}, ".rho", "at least 1"),
+            ({"q_p": 0.5}, ".q_p", "can be a condition"),
+            ({"rho": 0.2}, ".rho", "one of 0.01, 0.1"),
+            ({"roh": 0.2}, ".roh", "did you mean rho?"),
+            ({"train.epochs": [1, None]}, ".train.epochs[1]", "number, text"),
+            ({"weight_decay": 0}, "", "in a circle: weight_decay"),
+        )
+    ),
     ("space.q_p", 1.0, "space.q_p", "at least 0 and below 1"),
     ("space.rho", {"loguniform": [0, 1]}, "space.rho.loguniform[0]", "above 0"),
     ("space.rho", {"choice": []}, "space.rho.choice", "at least 1"),
@@ -212,9 +248,9 @@ def test_every_problem_at_once(write):
         "space.q_p.uniform[1]",
         "space.roh",
         "search.num_trials",
-        "search.first_points[0].rho",
         "search.first_points[0].q_p",
         "search.first_points[0].lr",
+        "search.first_points[0].rho",
         "asha.reduction",
     ]
 

@@ -27,6 +27,15 @@ EXAMPLES = [
         {"loguniform": [1e-8, 0.1]},
     ),
     *({"choice": [0.01, 0.05, 0.5]}, {"choice": [3]}, 0.25, 1, 0),
+    *(
+        {"int": [-2, 5]},
+        {"int": [0, 2**53]},
+        {"choice": ["sgd", "adamw"]},
+        {"choice": [True, "x", 7]},
+        "sgd",
+        True,
+    ),
+    {"uniform": [0.5, 0.9], "when": {"a": ["x"], "b": [1, True]}},
 ]
 
 
@@ -40,9 +49,11 @@ def test_round_trip(raw: object):
 @pytest.mark.parametrize(
     "raw",
     [
-        *(True, None, [0.1, 0.2], {}, float("nan"), float("inf"), {"uniform": [0.1, 0.1]}),
+        *(None, [0.1, 0.2], {}, float("nan"), float("inf"), {"uniform": [0.1, 0.1]}),
         *({"uniform": [False, True]}, {"uniform": [0, float("inf")]}, {"uniform": [0.1, 0.2], "choice": [1]}),
-        *({"loguniform": [-1, 1]}, {"choice": ["sgd"]}, {"normal": [0, 1]}),
+        *({"int": [1, 2.5]}, {"int": [2, 2]}, {"int": [False, 5]}, {"int": [1, 5], "when": {"a": [None]}}),
+        *({"choice": [1, 1.0]}, {"choice": [""]}, {"choice": [1], "when": {}}, {"when": {"a": 1}}, ""),
+        *({"loguniform": [-1, 1]}, {"choice": ["sgd", None]}, {"normal": [0, 1]}),
     ],
     ids=str,
 )
@@ -56,7 +67,8 @@ def test_contains_exactly_what_optuna_contains(raw: object):
     distribution = ADAPTER.validate_python(raw)
     theirs = to_optuna(distribution)
     ends = [value for _, value in bounds(distribution)]
-    near = [end + step for end in ends for step in (-1e-9, 0, 1e-9)]
+    numbers = [end for end in ends if not isinstance(end, bool | str)]
+    near = [end + step for end in numbers for step in (-1e-9, 0, 1e-9)]
     assert all(contains(distribution, end) for end in ends)
     for value in [*near, -100.0, 0.0, 100.0]:
         assert contains(distribution, value) == accepted_by_optuna(theirs, value), value

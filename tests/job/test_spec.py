@@ -170,6 +170,11 @@ def test_trial_spec_refuses_what_the_method_does_not_have():
 def test_the_json_schema_says_the_same(change: dict):
     validator = jsonschema.Draft202012Validator(schema())
     assert validator.is_valid(JOB), "the schema accepts a valid job"
+    more = {
+        "model.depth": {"int": [1, 3], "when": {"train.base_optimizer": "sgd"}},
+        "train.base_optimizer": "sgd",
+    }
+    assert validator.is_valid(JOB | {"space": more})
     assert not validator.is_valid(JOB | change)
 
 

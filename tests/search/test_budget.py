@@ -91,7 +91,7 @@ def test_a_trial_uses_up_what_it_reports(tmp_path, change, is_stopped):
     with Ledger.create(tmp_path, job.model_dump(mode="json"), {}) as ledger:
         recorder = Recorder(job, ledger, SearchFolder(tmp_path), gpus_per_trial=0.5)
         (study,) = job.studies()
-        recorder.start_trial("ray", study, 0, job.trial_spec(study, {"rho": 0.1, "lr": 0.01}))
+        recorder.start_trial("ray", study, 0, {"rho": 0.1, "lr": 0.01})
         for epoch in range(1, 10):
             assert recorder.wind_down.reason is None
             row = {"epoch": epoch, "val_accuracy": 0.8, "diverged": 0, "gradient_evaluations": 10 * epoch}

@@ -18,8 +18,18 @@ from simulated_search import Driver, Trials, small_job, timeless
 
 from tune_jobs.job.spec import Sampler
 from tune_jobs.search.optuna_journal import FILE_NAME, new_journal
+from zsharp.training.spec import check_spec
 
 SAMPLERS = Sampler.__args__
+# Whole numbers, names, settings of `train` and conditions, on a choice and on another conditional parameter.
+ALL_KINDS = (
+    "space.train.batch_size={choice: [32, 64, 128]}",
+    "space.momentum={uniform: [0.5, 0.99], when: {train.base_optimizer: sgd}}",
+    "space.train.base_optimizer={choice: [sgd, adamw]}",
+    "space.train.augment.cutout={int: [0, 4], when: {train.base_optimizer: [sgd], train.augment.flip: true}}",
+    "space.train.augment.flip={choice: [true, false], when: {train.base_optimizer: sgd}}",
+    "space.train.schedule=cosine",
+)
 GRID = "space={rho: {choice: [0.01, 0.05, 0.2]}, lr: {choice: [0.001, 0.01]}}"
 
 
@@ -63,10 +73,12 @@ def optuna_studies(driver):
     return {name: shown(search.optuna_study) for name, search in driver.search._searches.items()}
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_killed_every_few_steps_it_is_the_same_search(folder, sampler):
+@pytest.mark.parametrize(
+    ("sampler", "sets"), [*((sampler, ()) for sampler in SAMPLERS), ("tpe", ALL_KINDS), ("gp", ALL_KINDS)]
+)
+def test_killed_every_few_steps_it_is_the_same_search(folder, sampler, sets):
     """One slot, with failing and diverging trials: every trial, report and decision, and what Optuna was told."""
-    job, trials = job_of(sampler), Trials(seed=3, diverging=0.02, failing=0.04)
+    job, trials = job_of(sampler, *sets), Trials(seed=3, diverging=0.02, failing=0.04)
     whole = Driver(job, folder / "whole", trials).run()
     assert {trial["status"] for trial in whole.ledger.trials()} > {"completed"}
     sessions = 0
@@ -81,6 +93,31 @@ def test_killed_every_few_steps_it_is_the_same_search(folder, sampler):
     assert optuna_studies(driver) == optuna_studies(whole)
     for one in (driver, whole):
         one.close()
+
+
+def test_a_trial_has_the_parameters_whose_conditions_hold(folder):
+    """In the order of the space, conditions first; a worker and a confirmation make the same trial of the record."""
+    driver = Driver(job_of("random", "search.num_trials=40", "methods=[base]", *ALL_KINDS), folder).run()
+    job, (study,) = driver.recorder.job, driver.recorder.job.studies()
+    rows = driver.ledger.trials()
+    driver.close()
+    seen = Counter()
+    for row, config in zip(rows, driver.suggested, strict=True):
+        params = row["params"]
+        has_sgd = params["train.base_optimizer"] == "sgd"
+        assert params["train.batch_size"] in (32, 64, 128)
+        assert type(params["train.batch_size"]) is int
+        assert ("momentum" in params) == ("train.augment.flip" in params) == has_sgd
+        assert ("train.augment.cutout" in params) == (params.get("train.augment.flip") is True)
+        assert params["train.schedule"] == "cosine"
+        seen[has_sgd, params.get("train.augment.cutout")] += 1
+        spec = job.trial_spec(study, config["params"], config["number"])
+        assert spec == job.trial_spec(study, params, row["number"])
+        assert spec.params == {name: params[name] for name in ("lr", "momentum") if name in params}
+        assert spec.train.base_optimizer == params["train.base_optimizer"]
+        assert spec.train.augment.cutout == params.get("train.augment.cutout", 0)
+        check_spec(spec)
+    assert len(seen) > 4
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -16,7 +16,7 @@ from tune_jobs.cluster.slots import Slots
 from tune_jobs.job.metric import VAL_ACCURACY, Metric
 from tune_jobs.job.spec import JobSpec
 from tune_jobs.search.trial import LiveTrial
-from tune_jobs.wording import counted, last_line
+from tune_jobs.wording import counted, last_line, short_value
 
 _LONGEST_ERROR = 200
 _LINES_AROUND_STUDIES = 4  # headings, studies left out, footer, and the line that the cursor is on
@@ -217,7 +217,7 @@ def epochs_left(ended: Sequence[int], running: Sequence[int], num_waiting: int, 
 
 
 def _params(trial: LiveTrial) -> str:
-    return " ".join(f"{name}={value:.3g}" for name, value in trial.params.items())
+    return " ".join(f"{name}={short_value(value)}" for name, value in trial.params.items())
 
 
 def _shortened(line: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from tune_jobs.errors import JobError, Problem
 from tune_jobs.job.metric import Metric
+from tune_jobs.job.space import Value
 from tune_jobs.job.spec import JobSpec, Study
 from tune_jobs.ledger.writer import Ledger
 from tune_jobs.search.recorder import dataset_name
@@ -24,7 +25,7 @@ class Winner:
     study: Study
     rank: int  # 1 is the study's best
     trial_id: str  # its trial; with several seeds, the first of them
-    params: Mapping[str, float]  # its configuration, fixed parameters included
+    params: Mapping[str, Value]  # its configuration, fixed parameters included
     value: float  # its value of the job's metric, the mean over its seeds
     val_accuracy: float | None  # its validation accuracy, likewise; None if it has none
 
@@ -140,8 +141,7 @@ def done_already(
 
 
 def _spec(job: JobSpec, winner: Winner, seed: int, budget: Budget) -> TrialSpec:
-    searched = {name: winner.params[name] for name in winner.study.parameters}
-    spec = job.trial_spec(winner.study, searched)
+    spec = job.trial_spec(winner.study, winner.params)
     epochs = spec.train.epochs
     if budget == "gradients":
         costs = [find_method(method).gradient_evaluations_per_step for method in job.methods]

@@ -3,23 +3,18 @@
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from math import inf
-from typing import TypeGuard
 
 from pydantic import ValidationError
 
 from tune_jobs.errors import NOTHING, Problem, show_path, unknown
 from tune_jobs.job.explain import explain
-from tune_jobs.job.space import (
-    PARAMETERS,
-    Choice,
-    Distribution,
-    LogUniform,
-    Uniform,
-    bounds,
-    contains,
-    describe,
-    grid_size,
+from tune_jobs.job.space import Distribution, Int, LogUniform, Uniform, as_choices, grid_size
+from tune_jobs.job.space_checks import (
+    check_conditions,
+    check_momentum,
+    check_points,
+    check_space,
+    circular,
 )
 from tune_jobs.job.spec import SECTIONS, DataModel, JobSpec
 from tune_jobs.wording import counted
@@ -30,6 +25,7 @@ _Keys = tuple[int | str, ...]  # lead to a value in a job: ("space", "q_p", "uni
 
 # Samplers whose suggestions do not depend on results, only on the number of the trial.
 _SAMPLERS_WITHOUT_FEEDBACK = ("random", "grid")
+_LONGEST_AXIS = 1000  # of a grid
 
 # What every report has a column for that can be searched for, and which way is better.
 _MODES: Mapping[str, str] = {
@@ -209,27 +205,16 @@ def _check_init(checked: _Checked) -> Iterator[Problem]:
 
 
 def _check_space(checked: _Checked) -> Iterator[Problem]:
-    for name, distribution in checked.job.space.items():
-        if name not in PARAMETERS:
-            yield Problem(show_path(("space", name)), NOTHING, unknown("parameter", name, PARAMETERS))
-            continue
-        parameter = PARAMETERS[name]
-        for keys, value in bounds(distribution):
-            if not parameter.is_valid(value):
-                yield Problem(
-                    show_path(("space", name, *keys)),
-                    value,
-                    f"{name} ({parameter.summary}) must be {parameter.valid}",
-                )
+    yield from check_space(checked.job)
+
+
+def _check_conditions(checked: _Checked) -> Iterator[Problem]:
+    space = _value_at(checked.values, "space")
+    yield from check_conditions(checked.job, space if isinstance(space, Mapping) else {})
 
 
 def _check_momentum(checked: _Checked) -> Iterator[Problem]:
-    if "momentum" in checked.job.space and checked.job.train.base_optimizer != "sgd":
-        yield Problem(
-            "space.momentum",
-            NOTHING,
-            f"train.base_optimizer is {checked.job.train.base_optimizer}, and only sgd has a momentum; remove one",
-        )
+    yield from check_momentum(checked.job)
 
 
 def _check_something_to_search(checked: _Checked) -> Iterator[Problem]:
@@ -238,7 +223,7 @@ def _check_something_to_search(checked: _Checked) -> Iterator[Problem]:
     search = checked.job.search
     if search.num_configurations <= 1 or search.sampler == "grid":
         return
-    if not set(checked.job.methods) <= set(METHODS):  # reported already
+    if not set(checked.job.methods) <= set(METHODS) or circular(checked.job):  # reported already
         return
     fixed_methods = {study.method for study in checked.job.studies() if not study.parameters}
     for method in checked.job.methods:
@@ -283,19 +268,18 @@ def _check_grid(checked: _Checked) -> Iterator[Problem]:
     job = checked.job
     if job.search.sampler != "grid" or not set(job.methods) <= set(METHODS):
         return
-    ranges = [name for name, drawn in job.space.items() if isinstance(drawn, Uniform | LogUniform)]
+    ranges = [name for name, drawn in job.space.items() if _is_no_grid(drawn)]
     for name in ranges:
-        yield Problem(
-            show_path(("space", name)),
-            NOTHING,
-            "the grid sampler needs {choice: [number, ...]} or a plain number",
+        text = (
+            f"the grid sampler needs {{choice: [value, ...]}}, at most {_LONGEST_AXIS} whole numbers as {{int: [low, "
+            "high]}, or a plain number"
         )
-    if ranges:
+        yield Problem(show_path(("space", name)), NOTHING, text)
+    if ranges or circular(job):
         return
     # Studies are listed by architecture: the first ones have each method once, and the grid is the method's.
     for study in job.studies()[: len(job.methods)]:
-        drawn = [job.space[name] for name in study.parameters]
-        size = grid_size([choice for choice in drawn if isinstance(choice, Choice)])
+        size = grid_size(as_choices(job.space_of(study.method)), job.outside_values(study.method))
         if size * job.search.seeds != job.search.num_trials:
             yield Problem(
                 "search.num_trials",
@@ -305,41 +289,20 @@ def _check_grid(checked: _Checked) -> Iterator[Problem]:
             )
 
 
+def _is_no_grid(distribution: Distribution) -> bool:
+    match distribution:
+        case Uniform() | LogUniform():
+            return True
+        case Int(int=(low, high)):
+            return high - low >= _LONGEST_AXIS
+    return False
+
+
 def _check_first_points(checked: _Checked) -> Iterator[Problem]:
     space = _value_at(checked.values, "space")
-    if not isinstance(space, Mapping):
-        return
     points = _value_at(checked.values, "search", "first_points")
-    if not isinstance(points, list | tuple):
-        return
-    for index, point in enumerate(points):
-        if not isinstance(point, Mapping):
-            continue
-        for name, value in point.items():
-            path = show_path(("search", "first_points", index, name))
-            distribution = checked.job.space.get(name)
-            if name not in space:
-                known = [parameter for parameter in space if parameter in PARAMETERS]
-                yield Problem(path, NOTHING, f"not in this job's space; {unknown('parameter', name, known)}")
-            elif not _is_number(value) or name not in PARAMETERS:
-                continue  # reported already
-            elif not PARAMETERS[name].is_valid(value):
-                yield Problem(path, value, f"{name} must be {PARAMETERS[name].valid}")
-            elif (
-                distribution is not None
-                and _is_valid(name, distribution)
-                and not contains(distribution, value)
-            ):
-                yield Problem(path, value, f"the space has {name} {describe(distribution)}")
-
-
-def _is_valid(name: str, distribution: Distribution) -> bool:
-    return all(PARAMETERS[name].is_valid(value) for _, value in bounds(distribution))
-
-
-def _is_number(value: object) -> TypeGuard[int | float]:
-    """Returns whether pydantic accepts it as a finite number; if not, pydantic has reported it."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < inf
+    if isinstance(space, Mapping) and isinstance(points, list | tuple):
+        yield from check_points(checked.job, space, points)
 
 
 def _check_warmup(checked: _Checked) -> Iterator[Problem]:
@@ -384,7 +347,8 @@ _CHECKS: tuple[tuple[tuple[_Keys, ...], Callable[[_Checked], Iterator[Problem]]]
     ((("data", "name"),), _check_dataset),
     ((), _check_names),
     ((("init",), ("architectures",)), _check_init),
-    ((), _check_space),
+    ((("task",), ("train", "loop")), _check_space),
+    ((("task",), ("train", "loop")), _check_conditions),
     ((("space",), ("train", "base_optimizer")), _check_momentum),
     (
         (("methods",), ("space",), ("search", "num_trials"), ("search", "seeds"), ("search", "sampler")),
@@ -392,7 +356,7 @@ _CHECKS: tuple[tuple[tuple[_Keys, ...], Callable[[_Checked], Iterator[Problem]]]
     ),
     ((("search",),), _check_repeats),
     ((("methods",), ("space",), ("search",)), _check_grid),
-    ((), _check_first_points),
+    ((("task",),), _check_first_points),
     ((("train", "epochs"), ("train", "warmup_epochs")), _check_warmup),
     ((("train", "epochs"), ("asha", "grace_epochs")), _check_grace),
     ((("resources", "gpus_per_trial"),), _check_gpus),

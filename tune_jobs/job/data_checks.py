@@ -22,7 +22,7 @@ class TriedJob:
 
     info: "DataInfo"  # the data set
     models: dict[str, "ModelFacts"]  # by architecture
-    steps_per_epoch: int  # optimizer steps
+    steps_per_epoch: int  # optimizer steps; with several batch sizes, of the smallest
 
 
 def check_data(job: JobSpec) -> "DataInfo":
@@ -78,17 +78,16 @@ def try_job(job: JobSpec) -> TriedJob:
                 f"leaves {num_val} of {num_images} images to validate on",
             )
         )
-    if job.train.batch_size > num_train:
-        problems.append(
-            Problem(
-                "train.batch_size",
-                job.train.batch_size,
-                f"expected at most {num_train}, the images to train on",
-            )
-        )
+    path = "space.train.batch_size" if "train.batch_size" in job.space else "train.batch_size"
+    sizes = [size for size in job.possible("train.batch_size") if isinstance(size, int)]
+    problems += [
+        Problem(path, size, f"expected at most {num_train}, the images to train on")
+        for size in sizes
+        if size > num_train
+    ]
     if problems:
         raise JobError(problems)
-    return TriedJob(info, models, num_train // job.train.batch_size)
+    return TriedJob(info, models, num_train // min(sizes))
 
 
 def split_sizes(job: JobSpec, info: "DataInfo") -> tuple[int, int]:

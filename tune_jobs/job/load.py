@@ -1,5 +1,6 @@
 """Loads a job from a preset or a YAML file, applies `--set`, and reports all problems at once."""
 
+import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from importlib.resources import files
@@ -86,7 +87,7 @@ def presets() -> dict[str, str]:
 
 def schema() -> dict[str, Any]:
     """Returns the JSON Schema of job files, including the valid names of architectures, methods and so on."""
-    from tune_jobs.job.space import PARAMETERS
+    from tune_jobs.job.searched import MODEL, named_settings
     from zsharp.data import DATASETS
     from zsharp.models import ARCHITECTURES, LIBRARIES
     from zsharp.optim.methods import METHODS
@@ -97,10 +98,15 @@ def schema() -> dict[str, Any]:
     of_a_library = {"pattern": f"^({'|'.join(LIBRARIES)})/."}
     names = {"anyOf": [{"enum": list(ARCHITECTURES)}, reference, of_a_library]}
     properties["architectures"] |= {"items": names, "uniqueItems": True}
-    without_task = {"required": ["data", "architectures"], "properties": {"architectures": {"minItems": 1}}}
+    searched = {
+        "anyOf": [{"enum": list(named_settings())}, {"pattern": f"^{re.escape(MODEL)}[^\\W\\d]\\w*$"}]
+    }
+    without_task = {
+        "required": ["data", "architectures"],
+        "properties": {"architectures": {"minItems": 1}, "space": {"propertyNames": searched}},
+    }
     schema["anyOf"] = [{"required": ["task"]}, without_task]
     properties["methods"] |= {"items": {"enum": list(METHODS)}, "uniqueItems": True}
-    properties["space"]["propertyNames"] = {"enum": list(PARAMETERS)}
     schema["$defs"]["DataModel"]["properties"]["name"]["anyOf"] = [{"enum": list(DATASETS)}, reference]
     for model, declaration in (
         ("DataModel", DataSpec),

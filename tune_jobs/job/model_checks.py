@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from tune_jobs.errors import Problem
+from tune_jobs.errors import NOTHING, Problem
+from tune_jobs.job.searched import model_argument
 from tune_jobs.job.space import example_value
 from tune_jobs.job.spec import JobSpec
 from zsharp.names import did_you_mean
@@ -39,10 +40,16 @@ def try_models(job: JobSpec, info: "DataInfo") -> tuple[dict[str, "ModelFacts"],
 
 def _unused_arguments(job: JobSpec, facts: Mapping[str, "ModelFacts"]) -> Iterator[Problem]:
     taken = {name for fact in facts.values() for name in fact.arguments}
-    for name, value in job.model.items():
+    given: dict[str, tuple[str, object]] = {
+        f"model.{name}": (name, value) for name, value in job.model.items()
+    }
+    for searched in job.space:
+        if argument := model_argument(searched, any_name=False):
+            given[f"space.{searched}"] = (argument, NOTHING)
+    for path, (name, value) in given.items():
         if name not in taken:
             text = f"no architecture of the job takes an argument {name!r}"
-            yield Problem(f"model.{name}", value, f"{text}; {did_you_mean(name, taken)}remove it")
+            yield Problem(path, value, f"{text}; {did_you_mean(name, taken)}remove it")
 
 
 def memory_bytes(job: JobSpec, facts: "ModelFacts") -> int:
@@ -58,4 +65,5 @@ def memory_bytes(job: JobSpec, facts: "ModelFacts") -> int:
 
 def num_copies(job: JobSpec) -> int:
     """Returns how many copies of the weights are kept beside them: AdamW's two moments or SGD's one, the average."""
-    return (1 if job.train.base_optimizer == "sgd" else 2) + (job.train.ema_decay is not None)
+    moments = 1 if set(job.possible("train.base_optimizer")) == {"sgd"} else 2
+    return moments + bool(job.possible("train.ema_decay"))

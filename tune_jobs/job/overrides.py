@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from tune_jobs.errors import NOTHING, JobError, Problem, unknown
 from tune_jobs.job.plain_yaml import read_value
+from tune_jobs.job.searched import is_known, unknown_parameter
+from tune_jobs.job.space import PARAMETERS
 from tune_jobs.job.spec import SECTIONS
 
 _EXAMPLE = "expected path=value, as in train.epochs=3"
@@ -12,18 +14,18 @@ _EXAMPLE = "expected path=value, as in train.epochs=3"
 def apply_sets(values: dict[str, object], sets: Sequence[str]) -> list[Problem]:
     """Changes `values` in place and returns a problem for each change that cannot be made.
 
-    A path names a key of the job or of one of its sections. Lists and parameters of the space can only be replaced
-    as a whole. Values are YAML.
+    A path names a key of the job or of one of its sections. Lists and parameters of the space, whose names may have
+    dots, can only be replaced as a whole. Values are YAML.
     """
     problems: list[Problem] = []
     for text in sets:
         path, equals, value = text.partition("=")
         option = f"--set {path}"
-        keys = tuple(path.strip().split("."))
+        keys = _keys(path.strip())
         if not equals or not path.strip():
             problems.append(Problem("--set", text, _EXAMPLE))
             continue
-        problem = _find_problem(option, keys)
+        problem = _find_problem(option, keys, any_name=values.get("task") is not None)
         if problem:
             problems.append(problem)
             continue
@@ -34,15 +36,32 @@ def apply_sets(values: dict[str, object], sets: Sequence[str]) -> list[Problem]:
     return problems
 
 
-def _find_problem(option: str, keys: tuple[str, ...]) -> Problem | None:
+def _keys(path: str) -> tuple[str, ...]:
+    """Returns the keys of a path; parameters of the space and arguments of the model are the last key."""
+    section, dot, rest = path.partition(".")
+    return (section, rest) if dot and section in ("space", "model") else tuple(path.split("."))
+
+
+def _find_problem(option: str, keys: tuple[str, ...], *, any_name: bool) -> Problem | None:
     for depth, key in enumerate(keys):
         section = keys[:depth]
-        if section not in SECTIONS:
+        if section == ("space",):
+            parameter, dot, _ = key.partition(".")
+            if dot and parameter in PARAMETERS:
+                return Problem(
+                    option,
+                    NOTHING,
+                    f"space.{parameter} has no keys; set all of it with space.{parameter}=...",
+                )
+            if not is_known(key, any_name=any_name):
+                return Problem(option, NOTHING, unknown_parameter(key, any_name=any_name))
+        elif section == ("model",):
+            continue  # any name
+        elif section not in SECTIONS:
             path = ".".join(section)
             return Problem(option, NOTHING, f"{path} has no keys; set all of it with {path}=...")
-        if key not in SECTIONS[section]:
-            kind = "parameter" if section == ("space",) else "key"
-            return Problem(option, NOTHING, unknown(kind, key, SECTIONS[section]))
+        elif key not in SECTIONS[section]:
+            return Problem(option, NOTHING, unknown("key", key, SECTIONS[section]))
     return None
 
 

@@ -1,7 +1,7 @@
 """Defines a job with its sections, and derives its studies and trials."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -10,35 +10,35 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    ValidationError,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
     field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
-from tune_jobs.job.space import PARAMETERS, SHARED_PARAMETERS, Distribution, fixed_value
+from tune_jobs.job.searched import converted, model_argument
+from tune_jobs.job.space import (
+    PARAMETERS,
+    SHARED_PARAMETERS,
+    Distribution,
+    Value,
+    bounds,
+    choices_of,
+    condition,
+    fixed_value,
+    in_one_message,
+    in_order,
+    is_active,
+    is_among,
+)
 from tune_jobs.storage import address_problem, is_address
-from zsharp.training.spec import AugmentSpec, DataSpec, Device, InitSpec, TrainSpec, TrialSpec, Value
+from zsharp.training.spec import AugmentSpec, DataSpec, Device, InitSpec, TrainSpec, TrialSpec
+from zsharp.training.spec import Value as AnyValue
 
 Sampler = Literal["tpe", "random", "gp", "grid"]
 
 # Far above any useful value: a mistyped digit becomes a message instead of an endless search.
 _MAX_COUNT = 1_000_000
 _MAX_SEED = 2**32 - 1
-
-
-def _in_one_message(message: str) -> WrapValidator:
-    """Returns a validator for a union that gives one message instead of one per member."""
-
-    def validate(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-        try:
-            return handler(value)
-        except ValidationError:
-            raise PydanticCustomError("union", message) from None
-
-    return WrapValidator(validate)
 
 
 Count = Annotated[int, Field(ge=1, le=_MAX_COUNT)]
@@ -50,7 +50,7 @@ InsideUnit = Annotated[float, Field(gt=0, lt=1)]
 Text = Annotated[str, Field(min_length=1)]
 # The same as [A-Za-z0-9][A-Za-z0-9._-]* without two dots in a row.
 FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9](\.?[A-Za-z0-9_-])*\.?$", max_length=100)]
-Argument = Annotated[Value, _in_one_message("expected a number, text, true or false")]
+Argument = Annotated[AnyValue, in_one_message("expected a number, text, true or false")]
 Names = Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
 
 
@@ -101,7 +101,7 @@ class SearchModel(_Section, frozen=True):
     seeds: Count = 1
     shared_configurations: bool = False
     first_points: Annotated[
-        tuple[Annotated[dict[str, float], Field(min_length=1)], ...], Field(strict=False)
+        tuple[Annotated[dict[str, Value], Field(min_length=1)], ...], Field(strict=False)
     ] = ()
 
     @property
@@ -148,10 +148,10 @@ class ResourcesModel(_Section, frozen=True):
 
     cpus_per_trial: Positive = 1.0
     gpus_per_trial: Annotated[
-        Literal["auto"] | NonNegative, _in_one_message("expected auto or a number of at least 0")
+        Literal["auto"] | NonNegative, in_one_message("expected auto or a number of at least 0")
     ] = "auto"
     max_concurrent: Annotated[
-        Literal["auto"] | Count, _in_one_message("expected auto or a whole number of at least 1")
+        Literal["auto"] | Count, in_one_message("expected auto or a whole number of at least 1")
     ] = "auto"
     device: Device = "auto"
 
@@ -163,7 +163,8 @@ class Study:
     name: str  # the study's name in results
     architecture: str  # as the job names it; of a job with a task, the task
     method: str  # a row of `zsharp.optim.METHODS`
-    # The parameters that are searched, in the order of `tune_jobs.job.space.PARAMETERS`.
+    # The parameters that are searched: those of `tune_jobs.job.space.PARAMETERS` in their order, then others in that of
+    # the space; each after those that its condition names.
     parameters: tuple[str, ...]
 
 
@@ -240,14 +241,66 @@ class JobSpec(_Section, frozen=True):
                 name=f"{label_of(architecture)}-{method}",
                 architecture=architecture,
                 method=method,
-                parameters=tuple(filter(self._is_searched, parameters_of(method))),
+                parameters=self._searched(method),
             )
             for architecture in ((self.own,) if self.own else self.architectures)
             for method in self.methods
         )
 
-    def _is_searched(self, parameter: str) -> bool:
-        return parameter in self.space and fixed_value(self.space[parameter]) is None
+    @property
+    def takes_any_name(self) -> bool:
+        """Whether the space may have names of the user's own: arguments of a task, or what a loop reads."""
+        return self.own is not None
+
+    def space_of(self, method: str) -> dict[str, Distribution]:
+        """Returns the space of a method: without the parameters that it does not have, in the order of `Study`.
+
+        Raises:
+            ValueError: If the method is unknown, or conditions go round in a circle.
+        """
+        own = parameters_of(method)
+        others = [name for name in self.space if name not in PARAMETERS]
+        names = [*(name for name in own if name in self.space), *others]
+        return {name: self.space[name] for name in in_order(self.space, names)}
+
+    def _searched(self, method: str) -> tuple[str, ...]:
+        possible: dict[str, tuple[Value, ...]] = {
+            name: (value,) for name, value in self.outside_values(method).items()
+        }
+        searched: list[str] = []
+        for name, distribution in self.space_of(method).items():
+            if all(
+                any(is_among(value, valid) for value in possible.get(other, ()))
+                for other, valid in condition(distribution).items()
+            ):
+                possible[name] = choices_of(distribution)
+                if fixed_value(distribution) is None:
+                    searched.append(name)
+        return tuple(searched)
+
+    def _values_unless_searched(self, name: str) -> tuple[Value, ...]:
+        """Returns the value that all trials have of a setting outside the space; nothing if it is in the space."""
+        value = None if name in self.space else self.setting(name)
+        return () if value is None else (value,)
+
+    def outside_values(self, method: str) -> dict[str, Value]:
+        """Returns what a method's conditions name that is not in the space, with the value that all trials have."""
+        others = {
+            other for distribution in self.space_of(method).values() for other in condition(distribution)
+        }
+        return {other: value for other in sorted(others) for value in self._values_unless_searched(other)}
+
+    def setting(self, name: str) -> Value | None:
+        """Returns what the job's sections say of a setting, by its name in the space; None if they say nothing."""
+        argument = model_argument(name, any_name=self.takes_any_name)
+        if argument is not None:
+            return self.model.get(argument)
+        *sections, key = name.split(".")
+        section: Any = self
+        for part in sections:
+            section = getattr(section, part, None)
+        value = getattr(section, key, None) if sections else None
+        return value if isinstance(value, bool | int | float | str) else None
 
     def with_absolute_root(self) -> Self:
         """Returns the job with absolute `data.root` and `init.weights`, so that it can be resumed from any folder."""
@@ -255,7 +308,45 @@ class JobSpec(_Section, frozen=True):
         init = self.init.model_copy(update={"weights": _absolute(self.init.weights)})
         return self.model_copy(update={"data": data, "init": init})
 
-    def trial_spec(self, study: Study, params: Mapping[str, float], number: int = 0) -> TrialSpec:
+    def possible(self, name: str) -> tuple[Value, ...]:
+        """Returns the values that trials can have of a setting: all choices, or both ends of a range."""
+        searched = self.space.get(name)
+        own = None if searched is not None and not condition(searched) else self.setting(name)
+        values = [] if searched is None else [value for _, value in bounds(searched)]
+        return tuple(values) if own is None else (*values, own)
+
+    def largest(self, study: Study) -> dict[str, Value]:
+        """Returns a trial's settings with large values of what decides its memory and time: all but `PARAMETERS`."""
+
+        def value_of(name: str, distribution: Distribution) -> Value | None:
+            values = [value for _, value in bounds(distribution)]
+            numbers = [value for value in values if not isinstance(value, bool | str)]
+            return None if name in PARAMETERS else max(numbers) if len(numbers) == len(values) else values[0]
+
+        return self.draw(study, value_of)
+
+    def draw(self, study: Study, value_of: Callable[[str, Distribution], Value | None]) -> dict[str, Value]:
+        """Returns what the space says of one trial: every searched and fixed value, by its name in the space.
+
+        Parameters whose conditions do not hold are left out.
+
+        Args:
+            value_of: Called for each searched parameter of the trial, those that conditions name first; None leaves
+                the parameter out.
+        """
+        outside = self.outside_values(study.method)
+        values: dict[str, Value] = {}
+        for name, distribution in self.space_of(study.method).items():
+            if not is_active(distribution, outside | values):
+                continue
+            value = fixed_value(distribution)
+            if value is None:
+                value = value_of(name, distribution)
+            if value is not None:
+                values[name] = converted(name, value)
+        return values
+
+    def trial_spec(self, study: Study, params: Mapping[str, Value], number: int = 0) -> TrialSpec:
         """Returns a study's trial with the given values of its searched parameters.
 
         Parameters that the space fixes are added. Relative paths become absolute, since workers run in other folders.
@@ -263,10 +354,9 @@ class JobSpec(_Section, frozen=True):
         Args:
             number: The trial's number in its study, which determines its seed if `search.seeds` is above 1.
         """
-        valid = parameters_of(study.method)
+        valid = self.space_of(study.method)
         assert set(params) <= set(valid), f"{study.name} has no parameters {set(params) - set(valid)}"
-        fixed = {name: fixed_value(distribution) for name, distribution in self.space.items()}
-        values = {name: value for name, value in fixed.items() if value is not None} | dict(params)
+        values = self.draw(study, lambda name, _: params.get(name))
         data = self.data.model_dump()
         if self.data.root is not None:
             data["root"] = str(Path(self.data.root).expanduser().absolute())
@@ -274,17 +364,30 @@ class JobSpec(_Section, frozen=True):
         if self.init.weights is not None:
             init["weights"] = str(Path(self.init.weights).expanduser().absolute())
         train = self.train.model_dump()
-        train["augment"] = AugmentSpec(**train["augment"])
         train["seed"] += number // self.search.num_configurations
+        model = dict(self.model)
+        sections: dict[str, dict[str, Any]] = {
+            "train.augment": train["augment"],
+            "train": train,
+            "data": data,
+        }
+        for name, value in values.items():
+            argument = model_argument(name, any_name=self.takes_any_name)
+            section, _, key = name.rpartition(".")
+            if argument is not None:
+                model[argument] = value
+            elif section:
+                sections[section][key] = value
+        train["augment"] = AugmentSpec(**train["augment"])
         return TrialSpec(
             architecture=study.architecture,
             method=study.method,
-            params={name: values[name] for name in valid if name in values},
+            params={name: float(value) for name, value in values.items() if name in PARAMETERS},
             data=DataSpec(**data),
             train=TrainSpec(**train),
             device=self.resources.device,
             init=InitSpec(**init),
-            model=dict(self.model),
+            model=model,
             task=self.task,
             code=self.code,
             metric=self.metric,

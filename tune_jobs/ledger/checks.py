@@ -55,7 +55,7 @@ class _Trial(TypedDict):
     method: _Text
     variant: _Text | None
     seed: int
-    params: Json[dict[str, _Finite]]
+    params: Json[dict[str, bool | int | _Finite | str]]
     max_epochs: _Count
     status: Literal[STATUSES] | None  # type: ignore[valid-type]  # a constant, spelt out in one file
     stop_reason: str | None

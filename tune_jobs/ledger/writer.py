@@ -110,13 +110,17 @@ class Ledger(LedgerReader):
         method: str,
         variant: str | None,
         seed: int,
-        params: Mapping[str, float],
+        params: Mapping[str, bool | int | float | str],
         max_epochs: int,
     ) -> None:
-        """Records the start of a trial; `trial_id` must be new in this ledger, and `params` finite."""
-        values = {name: self._value(f"{trial_id}: params.{name}", v, float) for name, v in params.items()}
+        """Records the start of a trial; `trial_id` must be new in this ledger, and numbers in `params` finite."""
+        values = {
+            name: value if isinstance(value, bool) else plain(value, None) for name, value in params.items()
+        }
         if None in values.values():
-            raise self._error(f"trial {trial_id}: params {dict(params)}; expected finite numbers")
+            raise self._error(
+                f"trial {trial_id}: params {dict(params)}; expected finite numbers, text or booleans"
+            )
         start = (trial_id, study, number, dataset, architecture, method, variant, seed)
         with self._writing() as connection:
             if connection.execute("SELECT 1 FROM trials WHERE trial_id = ?", (trial_id,)).fetchone():

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from tune_jobs.report.contests import Contest, budget_in_words
 from tune_jobs.report.data import Report
 from tune_jobs.report.figures import Picture, colours, new_figure, slug, text
+from tune_jobs.report.trials import is_names, shown_values
 from tune_jobs.results.schema import PARAM_PREFIX
 from tune_jobs.results.statistics import Summary, summarize
 
@@ -108,9 +109,11 @@ def trend_pictures(report: Report, contest: Contest) -> list[Picture]:
 def _trend(contest: Contest, label: str, members: pd.DataFrame, name: str, colour: str) -> Picture:
     by_value = members.groupby(PARAM_PREFIX + name)["val_accuracy"]
     summaries = {value: summarize(accuracies.tolist()) for value, accuracies in by_value}
+    members = members.dropna(subset=[PARAM_PREFIX + name])
+    of_names = is_names(members[PARAM_PREFIX + name])
     traces = [
         go.Scatter(
-            x=members[PARAM_PREFIX + name].tolist(),
+            x=shown_values(members[PARAM_PREFIX + name]),
             y=members["val_accuracy"].tolist(),
             mode="markers",
             marker={"symbol": "line-ew-open", "size": 9, "color": colour, "opacity": 0.6},
@@ -118,9 +121,9 @@ def _trend(contest: Contest, label: str, members: pd.DataFrame, name: str, colou
             hovertemplate=f"{text(name)} %{{x}}, seed %{{customdata}}<br>%{{y:.4f}}<extra></extra>",
         ),
         go.Scatter(
-            x=list(summaries),
+            x=shown_values(pd.Series(list(summaries))),
             y=[summary.mean for summary in summaries.values()],
-            mode="lines+markers",
+            mode="markers" if of_names else "lines+markers",
             marker={"size": 9, "color": colour},
             line={"color": colour, "width": 1},
             error_y=_intervals(summaries.values()),
@@ -136,7 +139,7 @@ def _trend(contest: Contest, label: str, members: pd.DataFrame, name: str, colou
         new_figure(
             traces,
             title=f"{contest.workload}: {label}",
-            x={"title": text(name)},
+            x={"title": text(name), **({"type": "category"} if of_names else {})},
             y={"title": contest.measure},
             showlegend=False,
         ),

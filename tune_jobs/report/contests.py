@@ -8,7 +8,7 @@ import pandas as pd
 from tune_jobs.report.data import Report
 from tune_jobs.results.schema import PARAM_PREFIX
 from tune_jobs.results.statistics import Comparison, Summary, compare_methods, summarize
-from tune_jobs.results.tables import short
+from tune_jobs.results.tables import setting
 
 _BUDGETS = {"epochs": "the same epochs", "gradients": "the same gradient evaluations"}
 _MAX_COMPARED = 12
@@ -86,5 +86,5 @@ def _settings(trials: pd.DataFrame, params: list[str]) -> pd.Series:
     for _, own in trials.groupby("label", sort=False):
         varied = [name for name in params if own[PARAM_PREFIX + name].nunique() > 1]
         for name in varied:
-            names.loc[own.index] += f" {name} " + own[PARAM_PREFIX + name].map(short)
+            names.loc[own.index] += f" {name} " + own[PARAM_PREFIX + name].map(setting)
     return names

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
-from tune_jobs.job.space import Choice, Distribution, LogUniform, Uniform
+from tune_jobs.job.space import Choice, Distribution, Int, LogUniform, Uniform
 from tune_jobs.results.compare import compare_results
 from tune_jobs.results.read import Results, read_all
 from tune_jobs.results.schema import PARAM_PREFIX, SHARPNESS_PREFIX, STANDARD_PARAMS
@@ -117,14 +117,15 @@ def collect(results: Sequence[Results]) -> Report:
 
 
 def limits(distribution: Distribution | None) -> tuple[float, float, bool] | None:
-    """Returns the ends of a search range and whether it is logarithmic; None if it is a single value."""
+    """Returns the ends of a search range and whether it is logarithmic; None of a single value, and of names."""
     match distribution:
-        case Uniform(uniform=(low, high)):
+        case Uniform(uniform=(low, high)) | Int(int=(low, high)):
             return low, high, False
         case LogUniform(loguniform=(low, high)):
             return low, high, True
         case Choice(choice=choices) if len(choices) > 1:
-            return min(choices), max(choices), False
+            numbers = [value for value in choices if not isinstance(value, bool | str)]
+            return (min(numbers), max(numbers), False) if len(numbers) == len(choices) else None
     return None
 
 

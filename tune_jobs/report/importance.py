@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from tune_jobs.job.space import Distribution, contains, to_optuna
+from tune_jobs.job.space import Distribution, find_value, fixed_value, to_optuna
 from tune_jobs.report.data import Report, limits
 from tune_jobs.results.schema import PARAM_PREFIX
-from tune_jobs.results.tables import records, share, short
+from tune_jobs.results.tables import records, setting, share
 
 MIN_TRIALS = 10
 """Trials that a fit of importances needs, and that each searched parameter should have."""
@@ -23,7 +23,8 @@ _INFEASIBLE = 0.2
 class Importance:
     """How much of the variance of accuracy each parameter of a study explains."""
 
-    shares: Mapping[str, float]  # by parameter, adding up to 1; empty if there is too little to fit
+    # By parameter that all trials have, adding up to 1; empty if there is too little to fit.
+    shares: Mapping[str, float]
     # At which epoch the trials are compared; None if there is none that enough of them reached.
     epoch: int | None
     n: int  # how many trials are compared
@@ -54,7 +55,7 @@ def importance(report: Report, workload: str, label: str) -> Importance:
     names = [
         name
         for name in report.params
-        if name in space and limits(space[name]) and trials[PARAM_PREFIX + name].notna().all()
+        if name in space and fixed_value(space[name]) is None and trials[PARAM_PREFIX + name].notna().all()
     ]
     if not names or trials["value"].nunique() < 2:
         return Importance({}, epoch, len(trials))
@@ -67,11 +68,12 @@ def warnings(report: Report, workload: str) -> Iterator[str]:
         study_name = f"{workload}, {study['label']}"
         trials = report.of(report.trials, workload, study["label"])
         space = report.space(str(study["folder"]))
-        ranges = {name: limits(space[name]) for name in report.params if name in space}
         searched = {
-            name: ends
-            for name, ends in ranges.items()
-            if ends is not None and trials[PARAM_PREFIX + name].notna().any()
+            name: limits(space[name])
+            for name in report.params
+            if name in space
+            and fixed_value(space[name]) is None
+            and trials[PARAM_PREFIX + name].notna().any()
         }
         if len(trials) < MIN_TRIALS * len(searched):
             yield (
@@ -82,12 +84,15 @@ def warnings(report: Report, workload: str) -> Iterator[str]:
         infeasible = ended["status"].isin(["diverged", "failed"]).mean() if len(ended) else 0.0
         if infeasible > _INFEASIBLE:
             yield f"{study_name}: {share(infeasible)} of n = {len(ended)} trials diverged or failed; narrow the space."
-        for parameter, (low, high, is_log) in searched.items():
+        for parameter, ends in searched.items():
             best = study[PARAM_PREFIX + parameter]
-            if best is not None and (side := _edge(best, low, high, is_log)):
+            if best is None or ends is None:
+                continue
+            low, high, is_log = ends
+            if side := _edge(best, low, high, is_log):
                 yield (
-                    f"{study_name}: the best {parameter}, {short(best)}, is at the {side} end of its range, "
-                    f"{short(low)} to {short(high)}; the optimum may lie outside."
+                    f"{study_name}: the best {parameter}, {setting(best)}, is at the {side} end of its range, "
+                    f"{setting(low)} to {setting(high)}; the optimum may lie outside."
                 )
 
 
@@ -108,8 +113,8 @@ def _fit(trials: pd.DataFrame, space: Mapping[str, Distribution]) -> dict[str, f
     try:
         study = optuna.create_study(direction="maximize")
         for row in records(trials):
-            params = {name: row[PARAM_PREFIX + name] for name in space}
-            if all(contains(space[name], value) for name, value in params.items()):
+            params = {name: find_value(kind, row[PARAM_PREFIX + name]) for name, kind in space.items()}
+            if None not in params.values():
                 trial = optuna.create_trial(params=params, distributions=distributions, value=row["value"])
                 study.add_trial(trial)
         shares = get_param_importances(study, evaluator=FanovaImportanceEvaluator(n_trees=32, seed=0))

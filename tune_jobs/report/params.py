@@ -11,7 +11,7 @@ from tune_jobs.report.data import Report, limits
 from tune_jobs.report.figures import Picture, colours, key, new_figure, slug, text
 from tune_jobs.report.importance import MIN_TRIALS, Importance, importance, warnings
 from tune_jobs.report.page import Bullets, Part, Section
-from tune_jobs.report.trials import trial_points
+from tune_jobs.report.trials import is_names, shown_values, trial_points
 from tune_jobs.results.schema import PARAM_PREFIX
 from tune_jobs.results.tables import count
 
@@ -121,7 +121,7 @@ def _slice(report: Report, workload: str, name: str) -> Picture:
         best = own[own["trial_id"].isin(studies.loc[studies["label"] == label, "best_trial_id"])]
         traces.append(
             go.Scatter(
-                x=best[column].tolist(),
+                x=shown_values(best[column]),
                 y=best["val_accuracy"].tolist(),
                 mode="markers",
                 marker={"symbol": "circle-open", "size": 15, "color": colour[label], "line": {"width": 2}},
@@ -138,7 +138,7 @@ def _slice(report: Report, workload: str, name: str) -> Picture:
         new_figure(
             traces,
             title=f"{workload}: {name}",
-            x=_axis(name, ends, is_log),
+            x=_axis(name, ends, is_log, is_names(trials[column])),
             y={"title": "validation accuracy"},
             shapes=_bounds(ends),
         ),
@@ -171,7 +171,7 @@ def _optima(report: Report, name: str) -> Picture:
         new_figure(
             traces,
             title=f"Best {name}",
-            x=_axis(name, ends, is_log),
+            x=_axis(name, ends, is_log, is_names(trials[column])),
             shapes=_bounds(ends),
             y={
                 "tickvals": [-position for position in range(len(report.workloads))],
@@ -192,8 +192,10 @@ def _range(report: Report, trials: pd.DataFrame, name: str) -> tuple[Sequence[fl
     return bounds, any(is_log for _, _, is_log in ranges)
 
 
-def _axis(name: str, ends: Sequence[float], is_log: bool) -> dict[str, Any]:
+def _axis(name: str, ends: Sequence[float], is_log: bool, is_of_names: bool) -> dict[str, Any]:
     """Returns an axis that shows the whole range, not only where trials were."""
+    if is_of_names:
+        return {"title": text(name), "type": "category", "categoryorder": "category ascending"}
     axis = {"title": text(name), "type": "log" if is_log else "linear"}
     if not ends:
         return axis

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from tune_jobs.report.figures import text
 from tune_jobs.results.schema import PARAM_PREFIX
-from tune_jobs.results.tables import records, short
+from tune_jobs.results.tables import records, setting
 
 _SYMBOLS = {
     "completed": "circle",
@@ -31,7 +31,7 @@ def trial_points(
 ) -> go.Scatter:
     """Returns one point for each trial of the method `label`, at the values of two columns."""
     return go.Scatter(
-        x=trials[x].tolist(),
+        x=shown_values(trials[x]),
         y=trials[y].tolist(),
         mode="markers",
         legendgroup=label,
@@ -48,9 +48,19 @@ def trial_points(
     )
 
 
+def is_names(values: pd.Series) -> bool:
+    """Returns whether a parameter's values are names, or some of them."""
+    return bool(values.map(lambda value: isinstance(value, str)).any())
+
+
+def shown_values(values: pd.Series) -> list[Any]:
+    """Returns values for an axis: names as text without markup."""
+    return [text(str(value)) for value in values] if is_names(values) else values.tolist()
+
+
 def _describe(row: dict[str, Any]) -> str:
     params = [
-        f"{name.removeprefix(PARAM_PREFIX)} {short(value)}"
+        f"{name.removeprefix(PARAM_PREFIX)} {setting(value)}"
         for name, value in row.items()
         if name.startswith(PARAM_PREFIX) and value is not None
     ]

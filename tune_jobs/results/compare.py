@@ -15,7 +15,7 @@ from tune_jobs.job.metric import VAL_ACCURACY, Metric
 from tune_jobs.results import tables
 from tune_jobs.results.read import Results, by_merit, read_all, values_of
 from tune_jobs.results.schema import PARAM_PREFIX, STANDARD_PARAMS
-from tune_jobs.results.tables import NONE, Column, Table, measured, short
+from tune_jobs.results.tables import NONE, Column, Table, measured, setting
 from zsharp.user_code import is_reference
 
 _LEGEND = "* best of its architecture; sd: over completed trials, which differ in configuration or seed."
@@ -122,7 +122,7 @@ def to_json(table: pd.DataFrame) -> str:
 
 def param_column(name: str) -> Column:
     """Returns the column of a searched parameter."""
-    return Column(name, lambda row: short(row[PARAM_PREFIX + name]))
+    return Column(name, lambda row: setting(row[PARAM_PREFIX + name]))
 
 
 def metric_of_row(row: Mapping[str, Any]) -> Metric:
@@ -161,7 +161,9 @@ def _row(trials: pd.DataFrame, params: Sequence[str], metric: Metric) -> dict[st
 def _ranked(table: pd.DataFrame) -> pd.DataFrame:
     """Sets the column types, sorts by merit within dataset and architecture, and numbers that as `rank`."""
     endings = ("_accuracy", "_loss", "_fraction", "_value")
-    numbers = [name for name in map(str, table) if name.startswith(PARAM_PREFIX) or name.endswith(endings)]
+    params = [name for name in map(str, table) if name.startswith(PARAM_PREFIX)]
+    numbers = [name for name in map(str, table) if name not in params and name.endswith(endings)]
+    numbers += [name for name in params if not table[name].map(lambda value: isinstance(value, str)).any()]
     table = table.astype({**dict.fromkeys(numbers, "float64"), **dict.fromkeys(_COUNTS, "Int64")})
     group = ["dataset", "architecture", "metric", "mode"]
     # In the order of the jobs, not of the alphabet; then the best first, as `Metric.merit` has it.
@@ -265,7 +267,7 @@ def _remarks(rows: Sequence[dict[str, Any]], others: Sequence[str]) -> list[str]
 
 def _parameters(row: dict[str, Any], names: Sequence[str]) -> str:
     present = [name for name in names if row[PARAM_PREFIX + name] is not None]
-    return ", ".join(f"{name} {short(row[PARAM_PREFIX + name])}" for name in present) or NONE
+    return ", ".join(f"{name} {setting(row[PARAM_PREFIX + name])}" for name in present) or NONE
 
 
 def _human(count: int | None) -> str:

@@ -1,6 +1,6 @@
 """The columns and types of the Parquet tables that a search leaves behind."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import pyarrow as pa
 
@@ -37,13 +37,19 @@ LATER_COLUMNS = {
 _TEXT, _COUNT, _NUMBER, _TIME = pa.string(), pa.int64(), pa.float64(), pa.timestamp("us", tz="UTC")
 
 
-def trials_schema(params: Iterable[str] = (), metrics: Iterable[str] = ()) -> pa.Schema:
+def trials_schema(
+    params: Iterable[str] = (), metrics: Iterable[str] = (), *, names: Collection[str] = ()
+) -> pa.Schema:
     """Returns the schema of `trials.parquet`: one row per trial, however it ended; `status` is null while it runs.
 
     Losses, accuracies and `metric.*` are those of the trial's last epoch, `best_val_accuracy` is the maximum over its
     epochs, what counts or measures the whole trial is from its last report, `error` is its text's last line,
     `ended_after` the `seq` of the last report of any trial before it ended, `node` the name of its Ray node (the
     address where it has no name of its own; nodes with the same name end in different ids).
+
+    Args:
+        params: The parameters of all trials, by their names in the space. A trial's is null where it has none.
+        names: Those of them whose values are text: names, or `true` and `false`.
     """
     return pa.schema(
         [
@@ -63,7 +69,7 @@ def trials_schema(params: Iterable[str] = (), metrics: Iterable[str] = ()) -> pa
             ("best_val_accuracy", _NUMBER),
             ("val_loss", _NUMBER),
             ("train_loss", _NUMBER),
-            *_param_fields(params),
+            *_param_fields(params, names),
             *_fields(TOTALS),
             ("started_at", _TIME),
             ("finished_at", _TIME),
@@ -102,7 +108,11 @@ def epochs_schema(metrics: Iterable[str] = ()) -> pa.Schema:
 
 
 def confirmations_schema(
-    params: Iterable[str] = (), sharpness: Iterable[str] = (), metrics: Iterable[str] = ()
+    params: Iterable[str] = (),
+    sharpness: Iterable[str] = (),
+    metrics: Iterable[str] = (),
+    *,
+    names: Collection[str] = (),
 ) -> pa.Schema:
     """Returns the schema of `confirmations.parquet`: one row per fresh seed of a winner.
 
@@ -123,7 +133,7 @@ def confirmations_schema(
             ("val_accuracy", _NUMBER),
             ("test_loss", _NUMBER),
             *((f"{SHARPNESS_PREFIX}{name}", _NUMBER) for name in sharpness),
-            *_param_fields(params),
+            *_param_fields(params, names),
             ("dataset", _TEXT),
             ("variant", _TEXT),
             ("trial_id", _TEXT),
@@ -154,6 +164,8 @@ def _fields(kinds: Mapping[str, type]) -> list[tuple[str, pa.DataType]]:
     return [(name, types[kind]) for name, kind in kinds.items()]
 
 
-def _param_fields(params: Iterable[str]) -> list[tuple[str, pa.DataType]]:
+def _param_fields(params: Iterable[str], names: Collection[str]) -> list[tuple[str, pa.DataType]]:
     others = sorted(set(params) - set(STANDARD_PARAMS))
-    return [(f"{PARAM_PREFIX}{name}", _NUMBER) for name in (*STANDARD_PARAMS, *others)]
+    return [
+        (f"{PARAM_PREFIX}{name}", _TEXT if name in names else _NUMBER) for name in (*STANDARD_PARAMS, *others)
+    ]

@@ -17,7 +17,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from tune_jobs.job.metric import VAL_ACCURACY, Metric
-from tune_jobs.wording import printable
+from tune_jobs.wording import printable, short_value
 
 NONE = "–"
 _LATEX = {
@@ -237,6 +237,11 @@ def difference(value: float | None, metric: Metric) -> str:
 def short(value: float | None) -> str:
     """Returns a number with three significant digits."""
     return NONE if value is None or math.isnan(value) else f"{value:.3g}"
+
+
+def setting(value: float | str | None) -> str:
+    """Returns a parameter's value: a name as it is, a number with at most three significant digits if not whole."""
+    return NONE if value is None or value != value else short_value(value)
 
 
 def interval(low: float | None, high: float | None, metric: Metric = VAL_ACCURACY) -> str:

@@ -1,7 +1,7 @@
 """Exports the ledger of a search as Parquet files."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from tune_jobs.errors import ResultsError
 from tune_jobs.job.metric import METRIC_PREFIX
+from tune_jobs.job.space import in_full
 from tune_jobs.ledger.file import FILE_NAME, is_there
 from tune_jobs.ledger.rows import OWN_METRICS, WORKER_FACTS
 from tune_jobs.ledger.writer import Ledger
@@ -55,7 +56,13 @@ def export(folder: Path | str) -> list[Path]:
         metadata = _metadata(job, ledger.provenance, ledger.jobs())
         metrics = ledger.metric_names()
         params = {name for trial in trials for name in trial["params"]}
-        confirmations = [_with_times(row) for row in ledger.confirmations().values()]
+        names = {
+            name
+            for trial in trials
+            for name, value in trial["params"].items()
+            if isinstance(value, bool | str)
+        }
+        confirmations = [_confirmation_row(row, names) for row in ledger.confirmations().values()]
         _make_folder(parquet)
 
         summaries = {trial["trial_id"]: {"epochs_trained": 0, "best_val_accuracy": None} for trial in trials}
@@ -69,10 +76,11 @@ def export(folder: Path | str) -> list[Path]:
                 yield {**report, **_own_metrics(report), **names}
 
         written = [_write(parquet / "epochs.parquet", epochs_schema(metrics), epochs(), metadata)]
-    rows = (_trial_row(job["name"], trial, summaries[trial["trial_id"]]) for trial in trials)
-    written.insert(0, _write(parquet / "trials.parquet", trials_schema(params, metrics), rows, metadata))
+    rows = (_trial_row(job["name"], trial, summaries[trial["trial_id"]], names) for trial in trials)
+    schema = trials_schema(params, metrics, names=names)
+    written.insert(0, _write(parquet / "trials.parquet", schema, rows, metadata))
     sharpness, measured = (_named(confirmations, prefix) for prefix in (SHARPNESS_PREFIX, METRIC_PREFIX))
-    schema = confirmations_schema(params, sharpness, measured)
+    schema = confirmations_schema(params, sharpness, measured, names=names)
     written.append(_write(parquet / "confirmations.parquet", schema, confirmations, metadata))
     return written
 
@@ -101,17 +109,34 @@ def _named(rows: Iterable[Mapping[str, Any]], prefix: str) -> list[str]:
     return sorted({name.removeprefix(prefix) for row in rows for name in row if name.startswith(prefix)})
 
 
-def _trial_row(job: str, trial: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
+def _trial_row(
+    job: str, trial: Mapping[str, Any], summary: Mapping[str, Any], names: Collection[str]
+) -> dict[str, Any]:
     lines = (trial["error"] or "").strip().splitlines()
     params = {f"{PARAM_PREFIX}{name}": value for name, value in trial["params"].items()}
-    return {**trial, **summary, **params, "job": job, "error": lines[-1].strip() if lines else None}
+    return {
+        **trial,
+        **summary,
+        **_as_text(params, names),
+        "job": job,
+        "error": lines[-1].strip() if lines else None,
+    }
 
 
-def _with_times(row: Mapping[str, Any]) -> dict[str, Any]:
+def _as_text(row: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Returns a row with text where the column of a parameter has text."""
+    texts = {f"{PARAM_PREFIX}{name}" for name in names}
+    return {
+        column: in_full(value) if column in texts and value is not None else value
+        for column, value in row.items()
+    }
+
+
+def _confirmation_row(row: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
     times = {
         name: datetime.fromisoformat(row[name]) for name in ("started_at", "finished_at") if row.get(name)
     }
-    return {**row, **times}
+    return {**_as_text(row, names), **times}
 
 
 def _metadata(

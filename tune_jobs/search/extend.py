@@ -112,10 +112,9 @@ def _shortened(before: JobSpec, job: JobSpec, num_started: int) -> Iterator[Prob
     epochs, num_trials = job.train.epochs, job.search.num_trials
     if epochs < before.train.epochs:
         yield Problem("train.epochs", epochs, f"expected at least {before.train.epochs}, which trials have")
-    if epochs > before.train.epochs and before.train.schedule != "constant":
-        text = (
-            f"with train.schedule={before.train.schedule} every learning rate depends on the number of epochs"
-        )
+    schedules = [schedule for schedule in before.possible("train.schedule") if schedule != "constant"]
+    if epochs > before.train.epochs and schedules:
+        text = f"with train.schedule={schedules[0]} every learning rate depends on the number of epochs"
         yield Problem("train.epochs", epochs, f"{text}: trials of two lengths cannot be compared")
     if num_trials < before.search.num_trials:
         yield Problem("search.num_trials", num_trials, f"expected at least {before.search.num_trials}")

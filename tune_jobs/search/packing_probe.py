@@ -81,7 +81,7 @@ def probe_packing(
         study = next(
             study for study in job.studies() if (study.architecture, study.method) == (architecture, method)
         )
-        spec = job.trial_spec(study, {})
+        spec = job.trial_spec(study, job.largest(study))
         images = round(_STEPS * spec.train.batch_size / (1 - spec.data.val_fraction)) + 1
         if spec.data.max_images is None or images < spec.data.max_images:
             spec = replace(spec, data=replace(spec.data, max_images=images))

@@ -8,6 +8,7 @@ from typing import Any
 
 from tune_jobs.job.code import OwnCode
 from tune_jobs.job.metric import Metric
+from tune_jobs.job.space import Value
 from tune_jobs.job.spec import JobSpec, Study
 from tune_jobs.ledger.rows import METRICS, OWN_METRICS, Decision
 from tune_jobs.ledger.writer import Ledger
@@ -20,7 +21,7 @@ from tune_jobs.stopping.asha import Rule, Rungs
 from tune_jobs.stopping.replay import rungs_at_end
 from tune_jobs.wording import last_line
 from zsharp.optim.methods import find_method
-from zsharp.training.spec import DataSpec, TrialSpec
+from zsharp.training.spec import DataSpec
 
 _STATUS = {"complete": "completed", "stop": "pruned", "diverge": "diverged"}
 # What an error's text says when trying again would fail again, and when no trial is to blame.
@@ -87,8 +88,10 @@ class Recorder:
                 self.waiting.append(trial.trial_id)
         self.retention = Retention(Checkpoints(folder), self.trials, job.search.keep_checkpoints)
 
-    def start_trial(self, ray_id: str, study: Study, number: int, spec: TrialSpec) -> LiveTrial:
-        """Records that a trial starts."""
+    def start_trial(self, ray_id: str, study: Study, number: int, searched: Mapping[str, Value]) -> LiveTrial:
+        """Records that a trial starts, with the values of its searched parameters and of those the space fixes."""
+        params = self.job.draw(study, lambda name, _: searched.get(name))
+        spec = self.job.trial_spec(study, params, number)
         trial_id = f"{study.name}-{number:04d}"
         self.ledger.start_trial(
             trial_id,
@@ -99,12 +102,10 @@ class Recorder:
             method=spec.method,
             variant=find_method(spec.method).variant,
             seed=spec.train.seed,
-            params=spec.params,
+            params=params,
             max_epochs=spec.train.epochs,
         )
-        trial = self.trials[trial_id] = LiveTrial(
-            trial_id, study.name, dict(spec.params), number, metric=self._metric
-        )
+        trial = self.trials[trial_id] = LiveTrial(trial_id, study.name, params, number, metric=self._metric)
         self._own_ids[ray_id] = trial_id
         self._tell(trial)
         return trial

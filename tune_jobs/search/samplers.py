@@ -8,7 +8,7 @@ import hashlib
 import warnings
 from typing import TYPE_CHECKING
 
-from tune_jobs.job.space import Choice, grid_point, to_optuna
+from tune_jobs.job.space import as_choices, condition, grid_point, to_optuna
 from tune_jobs.job.spec import JobSpec, Study
 
 if TYPE_CHECKING:
@@ -35,21 +35,28 @@ def sampler_of(job: JobSpec, study: Study, number: int) -> "BaseSampler":
         number %= search.num_configurations
     seed = suggestion_seed(search.seed, seeded_by, number)
     startup = num_startup_trials(search.num_trials)
-    space = {name: job.space[name] for name in study.parameters}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna warns that some samplers are experimental
         match search.sampler:
             case "random":
                 return samplers.RandomSampler(seed=seed)
             case "grid":
-                choices = {name: values for name, values in space.items() if isinstance(values, Choice)}
-                point = grid_point(choices, number)
+                choices = as_choices(job.space_of(study.method))
+                point = grid_point(choices, number, job.outside_values(study.method))
                 return samplers.PartialFixedSampler(point, samplers.RandomSampler(seed=0))
             case "gp":
-                return samplers.GPSampler(seed=seed, n_startup_trials=startup, deterministic_objective=False)
+                return samplers.GPSampler(
+                    seed=seed,
+                    n_startup_trials=startup,
+                    deterministic_objective=False,
+                    warn_independent_sampling=False,  # as parameters with a condition are
+                )
             case "tpe":
-                distributions = {name: to_optuna(kind) for name, kind in space.items()}
-                return PartialTPESampler(distributions, seed=seed, n_startup_trials=startup)
+                always = [name for name in study.parameters if not condition(job.space[name])]
+                distributions = {name: to_optuna(job.space[name]) for name in always}
+                return PartialTPESampler(
+                    distributions, seed=seed, n_startup_trials=startup, warn_independent_sampling=False
+                )
 
 
 def suggestion_seed(job_seed: int, study: str, number: int) -> int:

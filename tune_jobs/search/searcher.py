@@ -8,7 +8,7 @@ import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from tune_jobs.job.space import to_optuna
+from tune_jobs.job.space import Distribution, Value, suggest, to_optuna
 from tune_jobs.job.spec import JobSpec, Study
 from tune_jobs.ledger.rows import OWN_METRICS
 from tune_jobs.search.recorder import Recorder
@@ -48,11 +48,11 @@ class StudySearch:
 
     def _add_past(self, past: LiveTrial) -> None:
         study = self.optuna_study
-        params = {name: past.params[name] for name in self._study.parameters}
+        params = {name: past.params[name] for name in self._study.parameters if name in past.params}
         values = {i: value for i, value in enumerate(past.values, 1) if value is not None}
         if past.status in (None, "interrupted"):
             study.enqueue_trial(params)
-            trial = self._open[past.trial_id] = study.ask(self._distributions)
+            trial = self._open[past.trial_id] = self._ask()
             for step, value in values.items():
                 trial.report(value, step)
             return
@@ -62,7 +62,7 @@ class StudySearch:
                 state=state,
                 value=None if state is TrialState.FAIL else past.value,
                 params=params,
-                distributions=self._distributions,
+                distributions={name: self._distributions[name] for name in params},
                 intermediate_values=values,
             )
         )
@@ -74,7 +74,17 @@ class StudySearch:
         self.num_suggested += 1
         if number < len(self._first_points):
             study.enqueue_trial(self._first_points[number])
-        return study.ask(self._distributions)
+        return self._ask()
+
+    def _ask(self) -> optuna.Trial:
+        """Returns a trial with a suggestion for each of its parameters; conditions decide which it has."""
+        trial: optuna.Trial = self.optuna_study.ask()
+
+        def value_of(name: str, distribution: Distribution) -> Value:
+            return suggest(trial, name, distribution)
+
+        self._job.draw(self._study, value_of)
+        return trial
 
     def begin(self, trial_id: str, suggested: optuna.Trial) -> None:
         """Gives a suggested trial its own id."""
@@ -128,8 +138,7 @@ class JobSearch(Searcher):
             is_over = all(trial.status is not None for trial in recorder.trials.values())
             return Searcher.FINISHED if is_over else None
         suggested = search.suggest_next()
-        spec = self._job.trial_spec(self._studies[name], suggested.params, number)
-        trial = recorder.start_trial(trial_id, self._studies[name], number, spec)
+        trial = recorder.start_trial(trial_id, self._studies[name], number, suggested.params)
         search.begin(trial.trial_id, suggested)
         return _config(trial)
 
@@ -165,9 +174,9 @@ def ray_name(metric: str) -> str:
     return metric if metric in MEASURES else f"{OWN_METRICS}/{metric}"
 
 
-def first_points(job: JobSpec, study: Study) -> list[dict[str, float]]:
+def first_points(job: JobSpec, study: Study) -> list[dict[str, Value]]:
     """Returns the job's first points, reduced to the parameters of a study, without repeats."""
-    points: list[dict[str, float]] = []
+    points: list[dict[str, Value]] = []
     for point in job.search.first_points:
         own = {name: value for name, value in point.items() if name in study.parameters}
         if own and own not in points:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tune_jobs.job.metric import VAL_ACCURACY, Metric
+from tune_jobs.job.space import Value
 
 
 @dataclass
@@ -12,7 +13,7 @@ class LiveTrial:
 
     trial_id: str  # its own stable id, `<study>-<number>`
     study: str
-    params: Mapping[str, float]
+    params: Mapping[str, Value]  # by their names in the space
     number: int = 0  # its number within its study
     epoch: int = 0  # epochs reported
     value: float | None = None  # the last one reported of the job's metric

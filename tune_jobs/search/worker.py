@@ -113,8 +113,7 @@ class TrialRunner(tune.Trainable):
                 "Ray reserved GPU %s, but torch sees no CUDA device: training on the CPU", self._gpu_ids
             )
         study = self._studies[config["study"]]
-        searched = {name: value for name, value in config["params"].items() if name in study.parameters}
-        spec = self._job.trial_spec(study, searched, config["number"])
+        spec = self._job.trial_spec(study, config["params"], config["number"])
         training = build_run(spec, self._task)
         file = self._checkpoints.fetch(config["trial_id"])
         if file is not None:
