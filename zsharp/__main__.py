@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _build_parser() -> _Parser:
-    from zsharp.training.spec import DataSpec, TrainSpec
+    from zsharp.training.spec import DataSpec, InitSpec, TrainSpec
 
     parser = _Parser("python -m zsharp", description="Trains one model.", allow_abbrev=False)
     add = parser.add_argument
@@ -68,6 +68,7 @@ def _build_parser() -> _Parser:
     add("--q-p", type=float, help="percentile below which components are dropped (default: the method's)")
     add("--param", action="append", default=[], metavar="NAME=VALUE", help="any other parameter; repeatable")
     _add_settings(parser, TrainSpec)
+    _add_settings(parser, InitSpec)
     add("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
     add("--threads", type=int, help="CPU threads (default: OMP_NUM_THREADS, or all cores of this process)")
     resumes = "save here after each epoch; continue from it if it exists"

@@ -8,6 +8,7 @@ from tune_jobs.errors import JobError
 from tune_jobs.job.data_checks import check_data, try_job
 from tune_jobs.job.load import load_job
 from tune_jobs.job.model_checks import memory_bytes
+from tune_jobs.job.rehearsal import rehearse
 from zsharp.models import build_model
 
 NETS = """
@@ -124,7 +125,13 @@ def test_what_the_models_weigh(job):
     )
 
 
-def test_weights_are_told_of_once(job, tmp_path, caplog):
+def test_what_is_searched_is_as_large_as_it_can_be(job):
+    tried = try_job(load_job(job, ["model={drop_rate: 0.1}", "space.model.width={choice: [4, 32]}"]))
+    assert tried.models["nets:mixer"].num_parameters == 64 * 32 + 32 + 32 * 10 + 10
+    assert list(refusal(job, "space.model.depth={choice: [4, 32]}")) == ["space.model.depth"]
+
+
+def test_weights_that_do_not_fit_are_told(job, tmp_path):
     model = build_model("torchvision/shufflenet_v2_x0_5", (1, 8, 8), 5)
     torch.save(model.state_dict(), tmp_path / "weights.pt")
     sets = [
@@ -132,12 +139,13 @@ def test_weights_are_told_of_once(job, tmp_path, caplog):
         f"init.weights={tmp_path / 'weights.pt'}",
         "model={}",
     ]
-    check_data(load_job(job, sets))
-    fresh, size = caplog.messages
+    fresh, size = rehearse(load_job(job, sets)).notes
     assert "fc.weight, fc.bias" in fresh
     assert "224 x 224" in size and "8 x 8" in size
     sets[1] = f"init.weights={tmp_path / 'none.pt'}"
     assert "no such file" in refusal(job, *sets)["architectures[0]"]
+    with pytest.raises(JobError, match=r"init\.weights"):
+        rehearse(load_job(job, sets))
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,8 @@ def test_a_stop_leaves_time_to_end_epochs_and_write_results():
 def test_the_pip_environment_is_what_is_installed_here():
     pins = {pin.name: pin for pin in map(Requirement, _pip())}
     assert {"torch", "optuna", "pyarrow", "pydantic"} <= set(pins)
-    assert not {"ray", "kaleido", "pytest"} & set(pins)
+    assert not {"ray", "kaleido", "pytest", "timm"} & set(pins)
+    assert any(pin.startswith("timm==") for pin in _pip({"timm"}))
     assert all(str(pin.specifier) == f"=={version(name).partition('+')[0]}" for name, pin in pins.items())
     from ray.runtime_env import RuntimeEnv
 

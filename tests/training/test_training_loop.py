@@ -197,6 +197,9 @@ def test_auto_precision():
     assert uses_bf16("auto", CPU, (1, 16, 16), "vit_7_8_8_384") is bool(fast)
     assert uses_bf16("auto", CPU, (1, 15, 17), "resnet20") is False
     assert uses_bf16("auto", CPU, (3, 32, 32), "vit_tiny") is False
+    for unmeasured in ("timm/resnet18", "torchvision/resnet18", "nets:mixer"):
+        assert uses_bf16("auto", CPU, (3, 32, 32), unmeasured) is False
+        assert uses_bf16("bf16", CPU, (3, 32, 32), unmeasured) is True
     for shape in ((1, 8, 8), (3, 64, 64)):
         assert uses_bf16("bf16", CPU, shape, "vit_tiny") is True
         assert uses_bf16("fp32", CPU, shape, "resnet20") is False

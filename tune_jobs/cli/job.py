@@ -77,7 +77,7 @@ def _rehearsal(job: "JobSpec") -> list[str]:
     if job.task is None:  # what a loop trains shows only when it does
         return []
     weighs = f"{done.num_parameters:,} trained parameters, {done.steps_per_epoch:,} steps per epoch"
-    return [f"{escape(job.task)}: {weighs}"]
+    return [f"{escape(job.task)}: {weighs}", *map(escape, done.notes)]
 
 
 def _models(job: "JobSpec") -> list[Table | str]:
@@ -93,8 +93,7 @@ def _models(job: "JobSpec") -> list[Table | str]:
         if [problem.path for problem in error.problems] != ["data"]:
             raise
         return [f"Models were not built, since the data cannot be read here. {escape(str(error))}"]
-    notes = [escape(note) for facts in tried.models.values() for note in facts.notes]
-    return [_models_table(job, tried), *notes]
+    return [_models_table(job, tried), *map(escape, tried.notes)]
 
 
 def _models_table(job: "JobSpec", tried: "TriedJob") -> Table:

@@ -19,7 +19,7 @@ from tune_jobs.ledger.rows import plain
 from tune_jobs.ledger.writer import Ledger
 from tune_jobs.results.write import export
 from tune_jobs.search.checkpoints import Checkpoints
-from tune_jobs.search.extend import extended
+from tune_jobs.search.extend import check_same_weights, extended
 from tune_jobs.search.folder import SearchFolder
 from tune_jobs.search.own_code import check_same_code, with_code
 from tune_jobs.search.recorder import recorded_dataset
@@ -77,6 +77,7 @@ def confirm(
         runs = plan_confirmations(job, ledger, search.address, num_seeds, top, budget)
         job, named = with_code(job, search, train if task is None else task)
         rehearsed = rehearsed_with(job, named)
+        check_same_weights(ledger, job, rehearsed.weights_checksum)
         if not allow_changed_code:
             check_same_code(ledger, rehearsed.code, search)
         for run, row in list(done_already(runs, ledger.confirmations())):

@@ -1,6 +1,5 @@
 """Checks a job against its data: files are intact, models fit the images, and there are enough images."""
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +12,6 @@ if TYPE_CHECKING:
     from zsharp.data import DataInfo
     from zsharp.training.try_model import ModelFacts
 
-_logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class TriedJob:
@@ -24,6 +21,11 @@ class TriedJob:
     models: dict[str, "ModelFacts"]  # by architecture
     steps_per_epoch: int  # optimizer steps; with several batch sizes, of the smallest
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What users should know about the weights that trials start from."""
+        return tuple(note for facts in self.models.values() for note in facts.notes)
+
 
 def check_data(job: JobSpec) -> "DataInfo":
     """Prepares the job's data set (decoding it the first time on this machine) and checks the job against it.
@@ -31,11 +33,7 @@ def check_data(job: JobSpec) -> "DataInfo":
     Raises:
         JobError: If files are missing or damaged, a model does not fit the images, or there are too few.
     """
-    tried = try_job(job)
-    for facts in tried.models.values():
-        for note in facts.notes:
-            _logger.warning("%s", note)
-    return tried.info
+    return try_job(job).info
 
 
 def try_job(job: JobSpec) -> TriedJob:

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 from tune_jobs.errors import NOTHING, Problem
 from tune_jobs.job.searched import model_argument
-from tune_jobs.job.space import example_value
 from tune_jobs.job.spec import JobSpec
 from zsharp.names import did_you_mean
 
@@ -19,7 +18,8 @@ _FLOAT_BYTES = 4
 def try_models(job: JobSpec, info: "DataInfo") -> tuple[dict[str, "ModelFacts"], list[Problem]]:
     """Returns what the job's models weigh, by architecture, and what is wrong with the others.
 
-    Our own architectures are only counted; those of libraries and of the user are built and run on two images.
+    Our own architectures are only counted; those of libraries and of the user are built and run on two images. Where
+    their arguments are searched, they are as large as they can be.
     """
     from zsharp.training.try_model import try_model
 
@@ -28,7 +28,7 @@ def try_models(job: JobSpec, info: "DataInfo") -> tuple[dict[str, "ModelFacts"],
     first_study = {study.architecture: study for study in reversed(job.studies())}
     for i, architecture in enumerate(job.architectures):
         study = first_study[architecture]
-        spec = job.trial_spec(study, {name: example_value(job.space[name]) for name in study.parameters})
+        spec = job.trial_spec(study, job.largest(study))
         try:
             facts[architecture] = try_model(spec, info.image_shape, info.num_classes)
         except ValueError as error:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tune_jobs.errors import NOTHING, JobError, Problem
 from tune_jobs.job.code import OwnCode, uses_own_code
-from tune_jobs.job.data_checks import check_data
+from tune_jobs.job.data_checks import try_job
 from tune_jobs.job.space import example_value
 from tune_jobs.job.spec import JobSpec, Study
 
@@ -24,6 +24,7 @@ class Rehearsed:
     num_parameters: int | None = None  # of a task: how many components are trained
 
     weights_checksum: str | None = None  # of the file that training starts from
+    notes: tuple[str, ...] = ()  # which of these weights did not fit, and what they were trained on
 
     @property
     def checksum(self) -> str | None:
@@ -44,13 +45,14 @@ def rehearse(job: JobSpec, task: Callable[..., Any] | None = None) -> Rehearsed:
         return Rehearsed(None, _imported_loop(job, task))
     weights = _weights_checksum(job)
     if job.task is None:
-        info = check_data(job)
+        tried = try_job(job)
         code = OwnCode.imported(job) if uses_own_code(job) else None
-        return Rehearsed(info, code, weights_checksum=weights)
-    steps = num_parameters = None
+        return Rehearsed(tried.info, code, weights_checksum=weights, notes=tried.notes)
+    steps, num_parameters = None, None
+    notes: tuple[str, ...] = ()
     for study in job.studies():
-        steps, num_parameters = _take_a_step(job, study, task)
-    return Rehearsed(None, OwnCode.imported(job), steps, num_parameters, weights)
+        steps, num_parameters, notes = _take_a_step(job, study, task)
+    return Rehearsed(None, OwnCode.imported(job), steps, num_parameters, weights, notes)
 
 
 def _weights_checksum(job: JobSpec) -> str | None:
@@ -81,7 +83,9 @@ def example_params(job: JobSpec, study: Study) -> dict[str, Any]:
     return {name: example_value(job.space[name]) for name in study.parameters}
 
 
-def _take_a_step(job: JobSpec, study: Study, task: Callable[..., Any] | None) -> tuple[int, int]:
+def _take_a_step(
+    job: JobSpec, study: Study, task: Callable[..., Any] | None
+) -> tuple[int, int, tuple[str, ...]]:
     from zsharp.training import Training
     from zsharp.user_code import UserCodeError, told_as_theirs
 
@@ -94,4 +98,5 @@ def _take_a_step(job: JobSpec, study: Study, task: Callable[..., Any] | None) ->
             training.validate()
     except UserCodeError as error:
         raise JobError([Problem("task", job.task, str(error))]) from error
-    return training.task.steps_per_epoch, training.num_parameters
+    notes = () if training.loaded is None else (f"{job.task}: {training.loaded}",)
+    return training.task.steps_per_epoch, training.num_parameters, notes

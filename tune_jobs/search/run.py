@@ -1,5 +1,6 @@
 """Runs and resumes searches: checks, then Ray Tune over what is left of the job, then the Parquet files."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ from tune_jobs.search.recorder import Recorder
 from tune_jobs.search.trial import LiveTrial
 from tune_jobs.search.wind_down import StopKind, stopped_by_signals
 from zsharp.atomic import atomic_write
+
+_logger = logging.getLogger(__name__)
 
 OnChange = Callable[[LiveTrial], None]
 OnStart = Callable[[Slots, Sequence[LiveTrial]], None]
@@ -231,6 +234,10 @@ def _search(
                 started["code_checksum"] = code.checksum
             if rehearsed.weights_checksum is not None:
                 started["weights_checksum"] = rehearsed.weights_checksum
+            if rehearsed.notes:
+                started["weights"] = list(rehearsed.notes)
+            for note in rehearsed.notes:
+                _logger.warning("%s", note)
             ledger.record_event("start", started)
             recorder.clean_checkpoints()
             if on_start is not None:

@@ -8,7 +8,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import requires, version
 from pathlib import Path
@@ -77,7 +77,7 @@ def submit(
     if image is not None:
         environment["image_uri"] = image
     elif pip:
-        environment["pip"] = _pip()
+        environment["pip"] = _pip(_extras(job))
     python = interpreter(cluster, python, environment)
     words = ["-m", "tune_jobs.cli.driver", JOB_FILE, f"--out={folder}"]
     if wait_for_workers_s:
@@ -192,12 +192,18 @@ def _send(cluster: Cluster, request: dict[str, Any]) -> str:
             return str(request["submission_id"])  # ours, whatever the server makes of it
 
 
-def _pip() -> list[str]:
+def _extras(job: JobSpec) -> set[str]:
+    """Returns which of our optional requirements a job needs."""
+    return {"timm"} if any(name.startswith("timm/") for name in job.architectures) else set()
+
+
+def _pip(extras: Iterable[str] = ()) -> list[str]:
     """Returns our requirements, pinned to the versions installed here, without Ray: the cluster has its own."""
     names = set()
     for line in requires("zsharp-tune") or []:
         requirement = Requirement(line)
-        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+        marker = requirement.marker
+        if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *extras)):
             names.add(requirement.name)
     return [f"{name}=={version(name).partition('+')[0]}" for name in sorted(names - {"ray"})]
 

@@ -16,7 +16,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from zsharp.data.training_data import TrainingData, load_training_data
-from zsharp.models.weights import file_checksum, load_weights
+from zsharp.models.weights import Loaded, file_checksum, load_weights
 from zsharp.optim import SharpnessAware, find_method, frozen_batch_norm
 from zsharp.training.build_optimizer import DEFAULT_LR, build_optimizer
 from zsharp.training.checkpoint import read_checkpoint, rng_state, set_rng_state, write_checkpoint
@@ -55,6 +55,7 @@ class Training:
         task: What is trained.
         epoch: Epochs trained.
         last_report: The last epoch's row, also after `load`; None before the first.
+        loaded: What became of the tensors of the file `init.weights`; None without one.
 
     Raises:
         ValueError: If the spec does not fit the data, or names something unknown; `UserCodeError` if code of the
@@ -87,8 +88,9 @@ class Training:
         self.model = self.task.model
         # What checkpoints belong to: a weight file by its content, wherever it lies.
         self._identity = spec
+        self.loaded: Loaded | None = None
         if spec.init.weights is not None:
-            _logger.info("%s: %s", self._label, load_weights(self.model, spec.init.weights))
+            self.loaded = load_weights(self.model, spec.init.weights)
             checksum = file_checksum(spec.init.weights)
             self._identity = replace(spec, init=replace(spec.init, weights=checksum))
         self.optimizer = build_optimizer(self.model, spec, self.device)
