@@ -21,6 +21,7 @@ from tune_jobs.ledger.writer import Ledger
 from tune_jobs.provenance import git_state, provenance
 from tune_jobs.results.read import read_results
 from tune_jobs.results.schema import SCHEMA_VERSION, confirmations_schema, epochs_schema, trials_schema
+from tune_jobs.results.tables import records
 from tune_jobs.results.write import export
 
 JOB = {"name": "tiny", "space": {"lr": {"loguniform": [1e-4, 0.1]}}, "note": "Ümlaut"}
@@ -42,7 +43,7 @@ TRIALS = words(
     "job study trial_id dataset architecture method variant seed status stop_reason epochs_trained max_epochs "
     "val_accuracy best_val_accuracy val_loss train_loss param.q_p param.rho param.lr param.momentum "
     "gradient_evaluations train_s wall_s images_per_s peak_memory_bytes num_parameters device started_at "
-    "finished_at error number node gpu_ids worker_pid retries ended_after train_accuracy"
+    "finished_at error number node gpu_ids worker_pid retries ended_after train_accuracy origin"
 )
 EPOCHS = words(
     "job study trial_id epoch train_loss train_accuracy val_loss val_accuracy lr grad_norm perturbation_norm "
@@ -125,6 +126,30 @@ def test_every_report_is_a_row_in_ledger_order(search):
     assert rows[1]["train_loss"] is None
     times = [row["reported_at"] for row in rows]
     assert times == sorted(times)
+
+
+def test_names_are_text_and_whole_numbers_numbers(tmp_path):
+    """Also where a name stands beside numbers, and in confirmations; a parameter may be called like a column."""
+    many = (
+        {"optimizer": "sgd", "flip": True, "depth": 3, "auto": 1, "seed": "a"},
+        {"auto": "auto", "flip": False},
+    )
+    with Ledger.create(tmp_path, JOB, {}) as ledger:
+        for number, params in enumerate(many):
+            start(ledger, f"t{number}", number=number, params=params, origin=f"from {number}")
+        ledger.confirm("a", {"seed": 4, **{f"param.{name}": value for name, value in many[0].items()}})
+    with Ledger.open(tmp_path, read_only=True) as ledger:
+        assert [trial["params"] for trial in ledger.trials()] == list(many)
+        assert [type(value) for value in ledger.trials()[0]["params"].values()] == [str, bool, int, int, str]
+    export(tmp_path)
+    results = read_results(tmp_path)
+    rows = [{name: row[f"param.{name}"] for name in many[0]} for row in records(results.trials)]
+    assert rows[0] == {"optimizer": "sgd", "flip": "true", "depth": 3.0, "auto": "1", "seed": "a"}
+    assert rows[1] == {"optimizer": None, "flip": "false", "depth": None, "auto": "auto", "seed": None}
+    assert results.trials["origin"].tolist() == ["from 0", "from 1"]
+    (confirmed,) = records(results.confirmations)
+    assert {name: confirmed[f"param.{name}"] for name in many[0]} == rows[0]
+    assert confirmed["seed"] == 4
 
 
 def test_schema_holds_what_the_ledger_checks():

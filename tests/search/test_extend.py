@@ -62,7 +62,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_recorded(folder):
         assert messages and part in messages[0], (change, messages)
     with Ledger.open(folder, read_only=True) as ledger:
         assert len(ledger.jobs()) == 1
-        assert ledger.events() == []
+        assert {event["kind"] for event in ledger.events()} <= {"origin"}
 
 
 def test_all_problems_are_said_at_once(folder):

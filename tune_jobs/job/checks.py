@@ -17,6 +17,7 @@ from tune_jobs.job.space_checks import (
     circular,
 )
 from tune_jobs.job.spec import SECTIONS, DataModel, JobSpec
+from tune_jobs.storage import is_address
 from tune_jobs.wording import counted
 from zsharp.training.epoch_row import RESERVED_NAMES
 from zsharp.user_code import is_reference
@@ -254,12 +255,17 @@ def _check_repeats(checked: _Checked) -> Iterator[Problem]:
             search.num_trials,
             f"must be a multiple of search.seeds, which is {search.seeds}",
         )
-    if search.first_points and (search.seeds > 1 or search.sampler == "grid"):
-        yield Problem(
-            "search.first_points",
-            NOTHING,
-            "cannot be used with search.seeds above 1 or the grid sampler; remove them",
-        )
+    for setting in ("first_points", "warm_start"):
+        if getattr(search, setting) and (search.seeds > 1 or search.sampler == "grid"):
+            text = "cannot be used with search.seeds above 1 or the grid sampler; remove them"
+            yield Problem(f"search.{setting}", NOTHING, text)
+    if search.warm_start and search.shared_configurations:
+        text = "each architecture would begin with its own; remove it or search.shared_configurations"
+        yield Problem("search.warm_start", NOTHING, text)
+    for index, folder in enumerate(search.warm_start):
+        if is_address(folder):
+            text = "expected a folder on this machine; tune-jobs fetch or a copy makes it one"
+            yield Problem(f"search.warm_start[{index}]", folder, text)
 
 
 def _check_grid(checked: _Checked) -> Iterator[Problem]:

@@ -91,7 +91,8 @@ class SearchModel(_Section, frozen=True):
 
     With `seeds` above 1 every configuration is trained that many times: the first round of trials uses `train.seed`,
     the next one `train.seed + 1`, and so on. With `shared_configurations` the studies of a method try the same
-    configurations for every architecture.
+    configurations for every architecture. `warm_start` names folders of earlier searches, whose best configurations are
+    tried first.
     """
 
     num_trials: Count
@@ -103,6 +104,7 @@ class SearchModel(_Section, frozen=True):
     first_points: Annotated[
         tuple[Annotated[dict[str, Value], Field(min_length=1)], ...], Field(strict=False)
     ] = ()
+    warm_start: Annotated[tuple[Text, ...], Field(strict=False)] = ()
 
     @property
     def num_configurations(self) -> int:
@@ -303,10 +305,12 @@ class JobSpec(_Section, frozen=True):
         return value if isinstance(value, bool | int | float | str) else None
 
     def with_absolute_root(self) -> Self:
-        """Returns the job with absolute `data.root` and `init.weights`, so that it can be resumed from any folder."""
+        """Returns the job with absolute paths of what it reads, so that it can be resumed from any folder."""
         data = self.data.model_copy(update={"root": _absolute(self.data.root)})
         init = self.init.model_copy(update={"weights": _absolute(self.init.weights)})
-        return self.model_copy(update={"data": data, "init": init})
+        folders = tuple(str(_absolute(folder)) for folder in self.search.warm_start)
+        search = self.search.model_copy(update={"warm_start": folders})
+        return self.model_copy(update={"data": data, "init": init, "search": search})
 
     def possible(self, name: str) -> tuple[Value, ...]:
         """Returns the values that trials can have of a setting: all choices, or both ends of a range."""

@@ -14,7 +14,7 @@ from zsharp.training.epoch_row import MEASURES, TOTALS
 
 ACTIONS = ("continue", "stop", "complete", "diverge")
 STATUSES = ("completed", "pruned", "diverged", "failed", "interrupted")
-EVENTS = ("start", "stop", "retry", "job", "checkpoint", "pack", "move", "slots")
+EVENTS = ("start", "stop", "retry", "job", "checkpoint", "pack", "move", "slots", "origin")
 
 # The metrics of a report that are checked and exported to Parquet. Others are kept in the ledger, unchecked.
 WORKER_FACTS: dict[str, type] = {"node": str, "gpu_ids": str, "worker_pid": int}

@@ -112,8 +112,13 @@ class Ledger(LedgerReader):
         seed: int,
         params: Mapping[str, bool | int | float | str],
         max_epochs: int,
+        origin: str | None = None,
     ) -> None:
-        """Records the start of a trial; `trial_id` must be new in this ledger, and numbers in `params` finite."""
+        """Records the start of a trial; `trial_id` must be new in this ledger, and numbers in `params` finite.
+
+        Args:
+            origin: Who proposed the configuration.
+        """
         values = {
             name: value if isinstance(value, bool) else plain(value, None) for name, value in params.items()
         }
@@ -128,6 +133,8 @@ class Ledger(LedgerReader):
             row = dict(zip(START_COLUMNS, start, strict=True))
             row |= {"params": json.dumps(values), "max_epochs": max_epochs, "started_at": self._clock.now()}
             self._insert("trials", row)
+            if origin is not None:
+                self._add_event("origin", {"origin": as_text(origin)}, trial_id)
 
     def report(
         self,

@@ -17,7 +17,16 @@ STANDARD_PARAMS = ("q_p", "rho", "lr")
 
 # Added after files of this version had been written; where a file lacks them, they read as nulls.
 LATER_COLUMNS = {
-    "trials": ("number", "node", "gpu_ids", "worker_pid", "retries", "ended_after", "train_accuracy"),
+    "trials": (
+        "number",
+        "node",
+        "gpu_ids",
+        "worker_pid",
+        "retries",
+        "ended_after",
+        "train_accuracy",
+        "origin",
+    ),
     "epochs": ("reason", "num_values", "seq"),
     "confirmations": (
         *("dataset", "variant", "trial_id", "place", "budget", "status", "epochs", "gradient_evaluations"),
@@ -45,7 +54,8 @@ def trials_schema(
     Losses, accuracies and `metric.*` are those of the trial's last epoch, `best_val_accuracy` is the maximum over its
     epochs, what counts or measures the whole trial is from its last report, `error` is its text's last line,
     `ended_after` the `seq` of the last report of any trial before it ended, `node` the name of its Ray node (the
-    address where it has no name of its own; nodes with the same name end in different ids).
+    address where it has no name of its own; nodes with the same name end in different ids), `origin` says where the
+    configuration is from: "sampler", "first_point" or "warm_start: FOLDER TRIAL".
 
     Args:
         params: The parameters of all trials, by their names in the space. A trial's is null where it has none.
@@ -81,6 +91,7 @@ def trials_schema(
             ("retries", _COUNT),
             ("ended_after", _COUNT),
             ("train_accuracy", _NUMBER),
+            ("origin", _TEXT),
             *_metric_fields(metrics),
         ]
     )

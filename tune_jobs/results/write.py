@@ -62,6 +62,11 @@ def export(folder: Path | str) -> list[Path]:
             for name, value in trial["params"].items()
             if isinstance(value, bool | str)
         }
+        origins = {
+            event["trial_id"]: event["data"].get("origin")
+            for event in ledger.events()
+            if event["kind"] == "origin"
+        }
         confirmations = [_confirmation_row(row, names) for row in ledger.confirmations().values()]
         _make_folder(parquet)
 
@@ -76,6 +81,8 @@ def export(folder: Path | str) -> list[Path]:
                 yield {**report, **_own_metrics(report), **names}
 
         written = [_write(parquet / "epochs.parquet", epochs_schema(metrics), epochs(), metadata)]
+    for trial in trials:
+        trial["origin"] = origins.get(trial["trial_id"])  # ledgers of 0.1 do not say
     rows = (_trial_row(job["name"], trial, summaries[trial["trial_id"]], names) for trial in trials)
     schema = trials_schema(params, metrics, names=names)
     written.insert(0, _write(parquet / "trials.parquet", schema, rows, metadata))

@@ -88,7 +88,14 @@ class Recorder:
                 self.waiting.append(trial.trial_id)
         self.retention = Retention(Checkpoints(folder), self.trials, job.search.keep_checkpoints)
 
-    def start_trial(self, ray_id: str, study: Study, number: int, searched: Mapping[str, Value]) -> LiveTrial:
+    def start_trial(
+        self,
+        ray_id: str,
+        study: Study,
+        number: int,
+        searched: Mapping[str, Value],
+        origin: str | None = None,
+    ) -> LiveTrial:
         """Records that a trial starts, with the values of its searched parameters and of those the space fixes."""
         params = self.job.draw(study, lambda name, _: searched.get(name))
         spec = self.job.trial_spec(study, params, number)
@@ -104,6 +111,7 @@ class Recorder:
             seed=spec.train.seed,
             params=params,
             max_epochs=spec.train.epochs,
+            origin=origin,
         )
         trial = self.trials[trial_id] = LiveTrial(trial_id, study.name, params, number, metric=self._metric)
         self._own_ids[ray_id] = trial_id

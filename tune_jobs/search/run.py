@@ -23,6 +23,7 @@ from tune_jobs.search.folder import SearchFolder, check_folder, search_folder
 from tune_jobs.search.own_code import check_same_code, code_facts, with_code
 from tune_jobs.search.recorder import Recorder
 from tune_jobs.search.trial import LiveTrial
+from tune_jobs.search.warm_start import warm_points
 from tune_jobs.search.wind_down import StopKind, stopped_by_signals
 from zsharp.atomic import atomic_write
 
@@ -106,12 +107,15 @@ def run(
         )
     rehearsed = rehearsed_with(job, named)
     slots, totals = plan_resources(job)
+    warm = warm_points(job)
     cluster.check_can_start()
     if replaces:
         folder.delete()
     facts = provenance(totals.gpu_names)
     if rehearsed.code is not None:
         facts["code"] = code_facts(rehearsed.code)
+    if warm:
+        facts["warm_start"] = warm
     with folder.create(job.model_dump(mode="json"), facts) as ledger:
         return _search(job, rehearsed, named, folder, ledger, slots, totals, on_change, on_start)
 

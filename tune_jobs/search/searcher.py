@@ -16,6 +16,8 @@ from tune_jobs.search.samplers import sampler_of
 from tune_jobs.search.trial import LiveTrial
 from zsharp.training.epoch_row import MEASURES
 
+SAMPLER, FIRST_POINT = "sampler", "first_point"
+"""Where a trial's point is from, if not from an earlier search."""
 _STATES = {"completed": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
 
 
@@ -32,9 +34,12 @@ class StudySearch:
         study: Study,
         past: Sequence[LiveTrial] = (),
         storage: optuna.storages.BaseStorage | None = None,
+        warm: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self._job, self._study = job, study
-        self._first_points = first_points(job, study)
+        self._points = [(point["params"], point["origin"]) for point in warm]
+        known = [point for point, _ in self._points]
+        self._points += [(point, FIRST_POINT) for point in first_points(job, study) if point not in known]
         self._distributions = {name: to_optuna(job.space[name]) for name in study.parameters}
         self._open: dict[str, optuna.Trial] = {}
         self.num_suggested = len(past)
@@ -67,14 +72,16 @@ class StudySearch:
             )
         )
 
-    def suggest_next(self) -> optuna.Trial:
-        """Returns the study's next trial as Optuna proposes it; `begin` takes it once it has an id."""
+    def suggest_next(self) -> tuple[optuna.Trial, str]:
+        """Returns the study's next trial and where its point is from; `begin` takes the trial once it has an id."""
         study, number = self.optuna_study, self.num_suggested
         study.sampler = sampler_of(self._job, self._study, number)
         self.num_suggested += 1
-        if number < len(self._first_points):
-            study.enqueue_trial(self._first_points[number])
-        return self._ask()
+        if number >= len(self._points):
+            return self._ask(), SAMPLER
+        point, origin = self._points[number]
+        study.enqueue_trial(point)
+        return self._ask(), origin
 
     def _ask(self) -> optuna.Trial:
         """Returns a trial with a suggestion for each of its parameters; conditions decide which it has."""
@@ -118,8 +125,11 @@ class JobSearch(Searcher):
         self._job, self._recorder = job, recorder
         self._studies = {study.name: study for study in job.studies()}
         past = list(recorder.trials.values())
+        warm = recorder.ledger.provenance.get("warm_start", {})
         self._searches = {
-            name: StudySearch(job, study, [trial for trial in past if trial.study == name], storage)
+            name: StudySearch(
+                job, study, [trial for trial in past if trial.study == name], storage, warm.get(name, ())
+            )
             for name, study in self._studies.items()
         }
 
@@ -137,8 +147,8 @@ class JobSearch(Searcher):
             # Trials that run may still fail and be tried again, so there may be more to hand out.
             is_over = all(trial.status is not None for trial in recorder.trials.values())
             return Searcher.FINISHED if is_over else None
-        suggested = search.suggest_next()
-        trial = recorder.start_trial(trial_id, self._studies[name], number, suggested.params)
+        suggested, origin = search.suggest_next()
+        trial = recorder.start_trial(trial_id, self._studies[name], number, suggested.params, origin)
         search.begin(trial.trial_id, suggested)
         return _config(trial)
 
