@@ -10,6 +10,7 @@ export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" OMP_NUM_THREADS=1
 "$python" benchmarks/training.py --models resnet20 vgg16_bn vit_7_8_8_384 --seconds 0.3
 "$python" benchmarks/optimizer_step.py --device cuda
 "$python" benchmarks/augmentation.py --device cuda
+"$python" benchmarks/loading.py --device cuda
 if "$python" -c 'import ray' 2>/dev/null && [ $# -ge 1 ]; then
     "$python" benchmarks/packing.py cifar10 --set data.name=parquet --set "data.root=$1"
 fi

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_runs import AUGMENT, is_same, measured, small_spec, whole_state
+from small_runs import AUGMENT, is_same, measured, small_spec, whole_state, with_data
 
 from zsharp.data.training_data import TrainingData, load_training_data
 from zsharp.optim import METHODS
@@ -95,6 +95,16 @@ def test_steps_wait_for_nothing(method, use_graph):
         )
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_images_on_the_host_give_the_same_run():
+    spec = small_spec("zsharp", epochs=3, **EVERYTHING)
+    runs = [Training(with_data(spec, on_device=choice)) for choice in ("always", "never")]
+    reports = [measured([run.run_epoch() for _ in range(3)]) for run in runs]
+    assert [run.data.images.device.type for run in runs] == ["cuda", "cpu"]
+    assert reports[0] == reports[1]
+    assert is_same(*(whole_state(run) for run in runs))
+    assert runs[0].test() == runs[1].test()
 
 
 def test_randaugment_runs_without_a_graph():

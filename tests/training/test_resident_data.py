@@ -1,17 +1,20 @@
 """The data a run holds: its own part of the training set, and never the test set."""
 
 import sys
+import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from small_runs import PLAIN, small_spec, with_data
+from small_runs import AUGMENT, PLAIN, is_same, measured, small_spec, whole_state, with_data
 from torch.nn import functional as F
 
 from zsharp.data import prepare, split_indices, subset_indices
 from zsharp.data.augment import Augmentation
+from zsharp.data.prefetch import prefetched
 from zsharp.data.training_data import load_test_data, load_training_data
+from zsharp.sharpness import measure_training
 from zsharp.training import AugmentSpec, Training, train
 from zsharp.training.batches import resolve_augmentation
 
@@ -109,3 +112,43 @@ def test_training_opens_no_file_of_the_test_set():
     assert any("train_images" in path for path in opened[:num_of_training])
     assert not [path for path in opened[:num_of_training] if any(name in path for name in names)]
     assert all(any(name in path for path in opened[num_of_training:]) for name in names), "the hook sees them"
+
+
+STREAMED = {
+    "plain": {},
+    "everything on": {"augment": AUGMENT, "ema_decay": 0.9, "eval_batch_size": 7},
+    "one step an epoch": {"batch_size": 270, "eval_batch_size": 30},
+    "RandAugment": {"augment": AugmentSpec(randaugment=1)},
+}
+
+
+@pytest.mark.parametrize("settings", STREAMED)
+def test_images_that_stay_on_the_host_give_the_same_run_bit_for_bit(settings, tmp_path):
+    spec = small_spec("random_sam", **STREAMED[settings])
+    resident, streamed = (Training(with_data(spec, on_device=choice)) for choice in ("always", "never"))
+    assert (resident.data.is_streamed, streamed.data.is_streamed) == (False, True)
+    assert measured([resident.run_epoch()]) == measured([streamed.run_epoch()])
+    resident.save(tmp_path / "checkpoint.pt")
+    streamed.load(tmp_path / "checkpoint.pt")
+    assert measured([resident.run_epoch()]) == measured([streamed.run_epoch()])
+    assert is_same(whole_state(resident), whole_state(streamed))
+    assert resident.test() == streamed.test()
+
+
+def test_flatness_is_measured_on_images_that_stay_on_the_host():
+    spec = small_spec("base", max_images=60, batch_size=20)
+    runs = [Training(with_data(spec, on_device=choice)) for choice in ("always", "never")]
+    first, second = (measure_training(run, num_images=4) for run in runs)
+    assert first == second
+
+
+def test_batches_that_nobody_takes_stop_and_a_fault_arrives():
+    images, rows = torch.arange(40, dtype=torch.uint8).view(10, 1, 2, 2), torch.arange(10).flip(0).split(2)
+    threads = threading.active_count()
+    assert torch.equal(torch.cat([*prefetched(images, rows, torch.device("cpu"))]), images.flip(0))
+    started = prefetched(images, rows, torch.device("cpu"))
+    assert torch.equal(next(started), images[[9, 8]])
+    started.close()
+    with pytest.raises(IndexError):
+        list(prefetched(images, [torch.tensor([10])], torch.device("cpu")))
+    assert threading.active_count() == threads

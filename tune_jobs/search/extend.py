@@ -16,6 +16,7 @@ from zsharp.settings import flat
 _FREE = (
     "budget",
     "code",
+    "data.on_device",
     "data.root",
     "failures",
     "init.weights",

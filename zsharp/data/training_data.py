@@ -1,4 +1,4 @@
-"""The training set as tensors ready for batches: memory-mapped on the CPU, copied once to a GPU."""
+"""The training set as tensors ready for batches: memory-mapped on the CPU, copied once to a GPU that has room."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zsharp.data.cache import DataInfo, PreparedData
+from zsharp.data.placement import OnDevice, stays_on_host
 from zsharp.data.prepare import prepare
 from zsharp.data.split import split_indices, subset_indices
 
@@ -22,11 +23,19 @@ class TrainingData:
     """A training set, split into a part to train on and a part to validate on. Holds no test images."""
 
     info: DataInfo  # shape, classes, channel statistics
-    images: Tensor  # uint8 [N, C, H, W], read-only
+    images: Tensor  # uint8 [N, C, H, W], read-only; on the device unless `is_streamed`
     labels: Tensor  # int64 [N]
     train_indices: Tensor  # int64 [num_train], rows to train on
     # int64 [num_val], rows to validate on: the data set's own, or a share of the rest; empty if `val_fraction` is 0
     val_indices: Tensor
+    is_streamed: bool = (
+        False  # whether the images stay on the host, and batches of them are copied to the device
+    )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the data are trained on."""
+        return self.train_indices.device
 
 
 def load_training_data(
@@ -42,6 +51,7 @@ def load_training_data(
     image_size: int | None = None,
     arguments: Mapping[str, Any] | None = None,
     code: Sequence[str | Path] = (),
+    on_device: OnDevice = "auto",
     device: torch.device | str = "cpu",
 ) -> TrainingData:
     """Returns the split training set of `name`, decoding it first if this machine has not done so yet.
@@ -49,6 +59,10 @@ def load_training_data(
     A data set that brings validation images of its own is validated on those, whatever share `val_fraction` says;
     only 0 trains on them too. On the CPU the images stay memory-mapped, so all processes of a machine share one
     copy. The last result is kept for the next trial of the same worker.
+
+    Args:
+        on_device: Whether the images lie on the device: `always`, `never`, or `auto`, while they fit into a quarter
+            of its free memory. Where they do not, batches are copied to it, and are the same.
 
     Raises:
         DataError: If a file is missing or damaged.
@@ -64,7 +78,8 @@ def load_training_data(
         arguments=arguments,
         code=code,
     )
-    return _load(prepared.folder, prepared.info, val_fraction, split_seed, max_images, str(device))
+    where = str(device), on_device
+    return _load(prepared.folder, prepared.info, val_fraction, split_seed, max_images, *where)
 
 
 def load_test_data(
@@ -76,9 +91,13 @@ def load_test_data(
     image_size: int | None = None,
     arguments: Mapping[str, Any] | None = None,
     code: Sequence[str | Path] = (),
+    on_device: OnDevice = "auto",
     device: torch.device | str = "cpu",
 ) -> tuple[Tensor, Tensor]:
-    """Returns the test set: uint8 images [N, C, H, W] and int64 labels [N]. A search must not read it."""
+    """Returns the test set: uint8 images [N, C, H, W] and int64 labels [N]. A search must not read it.
+
+    The images are on the host where `on_device` keeps those of `load_training_data` there.
+    """
     prepared = prepare(
         name,
         root,
@@ -89,12 +108,19 @@ def load_test_data(
         code=code,
     )
     images, labels = prepared.test()
-    return _tensor(images).to(device), _tensor(labels).to(device)
+    is_streamed = stays_on_host(on_device, images.nbytes, str(device))
+    return _tensor(images).to("cpu" if is_streamed else device), _tensor(labels).to(device)
 
 
 @lru_cache(maxsize=1)
 def _load(
-    folder: Path, info: DataInfo, val_fraction: float, split_seed: int, max_images: int | None, device: str
+    folder: Path,
+    info: DataInfo,
+    val_fraction: float,
+    split_seed: int,
+    max_images: int | None,
+    device: str,
+    on_device: OnDevice,
 ) -> TrainingData:
     images, labels = PreparedData(info, folder).train()
     if max_images is not None and max_images > info.num_train:
@@ -108,8 +134,10 @@ def _load(
         train, val = chosen, own_val
     elif val_fraction != 0:
         train, val = (chosen[part] for part in split_indices(labels[chosen], val_fraction, split_seed))
-    arrays = (images, labels, train, val)
-    return TrainingData(info, *(_tensor(array).to(device) for array in arrays))
+    is_streamed = stays_on_host(on_device, images.nbytes, str(device))
+    pixels = _tensor(images).to("cpu" if is_streamed else device)
+    answers, train_rows, val_rows = (_tensor(array).to(device) for array in (labels, train, val))
+    return TrainingData(info, pixels, answers, train_rows, val_rows, is_streamed)
 
 
 def _tensor(array: NDArray[np.uint8] | NDArray[np.int64]) -> Tensor:

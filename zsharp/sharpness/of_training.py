@@ -34,6 +34,7 @@ def measure_training(training: "Training", *, num_images: int = NUM_IMAGES) -> d
     task = training.task
     assert isinstance(task, ImageClassification)
     batches = [
-        (task.normalised(data.images[part]), data.labels[part]) for part in torch.split(rows, _BATCH_SIZE)
+        (task.normalised(data.images[part.to(data.images.device)].to(training.device)), data.labels[part])
+        for part in torch.split(rows, _BATCH_SIZE)
     ]
     return measure(training.model, batches, max_examples=len(rows))

@@ -1,11 +1,12 @@
 """From rows of the training set to augmented, normalised batches on the device."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from zsharp.data.augment import Augmentation, augment, mix, normalise
+from zsharp.data.prefetch import prefetched
 from zsharp.data.training_data import TrainingData
 from zsharp.training.spec import AugmentSpec
 
@@ -40,7 +41,7 @@ class Batches:
         if batch_size > num_images:
             raise ValueError(f"batch_size is {batch_size}; valid: at most {num_images}, the training images")
         self.steps_per_epoch = num_images // batch_size
-        device = data.images.device
+        device = data.device
         self.generator = torch.Generator(device).manual_seed(seed)
         # RandAugment draws its operations on the host.
         self.runs_on_device = augmentation.randaugment == 0
@@ -54,10 +55,20 @@ class Batches:
         order = torch.randperm(len(indices), generator=self.generator, device=indices.device)
         return indices[order[: self.steps_per_epoch * self._size]].view(self.steps_per_epoch, self._size)
 
-    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns inputs [B, C, H, W], targets [B, num_classes] or labels [B], and the labels [B] before mixing."""
-        images = augment(self._data.images[rows], self._augmentation, self.generator)
-        labels = self._data.labels[rows]
+    def streamed(self, rows: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields the images uint8 [B, C, H, W] and labels [B] of `size` rows after `size` rows, from the host."""
+        data = self._data
+        images = prefetched(data.images, torch.split(rows.cpu(), size), data.device)
+        return zip(images, torch.split(data.labels[rows], size), strict=True)
+
+    def batch(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns inputs [B, C, H, W], targets [B, num_classes] or labels [B], and the labels [B] before mixing.
+
+        Args:
+            images: uint8 [B, C, H, W] on the device.
+            labels: int64 [B] on the device.
+        """
+        images = augment(images, self._augmentation, self.generator)
         inputs, targets = self.normalised(images), labels
         if self._augmentation.mixup > 0 or self._augmentation.cutmix > 0:
             num_classes = self._data.info.num_classes

@@ -87,7 +87,7 @@ def _identity(spec: TrialSpec) -> str:
     fields = asdict(replace(spec, params=params))
     if spec.train.schedule == "constant":
         del fields["train"]["epochs"]  # no epoch depends on how many follow: more of them continue the run
-    del fields["device"], fields["data"]["root"], fields["data"]["download"]
+    del fields["device"], fields["data"]["root"], fields["data"]["download"], fields["data"]["on_device"]
     del fields["code"], fields["metric"]
     # Settings that version 0.1 did not have are left out as long as they have no effect.
     for section, names in _LATER.items():

@@ -1,6 +1,6 @@
-"""The built-in task: classify images of a data set that lies decoded in memory."""
+"""The built-in task: classify images of a decoded data set."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -14,15 +14,18 @@ from zsharp.models import build_model, is_library_name, layout_of
 from zsharp.models.libraries import weights_input
 from zsharp.training.batches import Batches, resolve_augmentation
 from zsharp.training.deterministic import repeatable
+from zsharp.training.nested import to_device
 from zsharp.training.spec import TrialSpec
 
 
 class ImageClassification:
     """A `Task` whose batches are rows of the training set until `prepare` makes augmented images of them.
 
+    Of data that stay on the host, its batches are the images and labels themselves.
+
     Args:
         spec: Of an architecture and a data set.
-        data: The training set on the device.
+        data: The training set.
 
     Attributes:
         data: The training set.
@@ -35,7 +38,7 @@ class ImageClassification:
         self.data = data
         self._spec = spec
         info = data.info
-        self._device = data.images.device
+        self._device = data.device
         model = build_model(
             spec.architecture,
             info.image_shape,
@@ -65,13 +68,18 @@ class ImageClassification:
         """Whether a CUDA graph can hold a step: RandAugment draws its operations on the host."""
         return self._batches.runs_on_device
 
-    def batches(self, epoch: int) -> Iterator[Tensor]:
-        """Yields the rows of each batch, int64 [B], in a new order at every call."""
-        yield from self._batches.draw_order()
+    def batches(self, epoch: int) -> Iterator[Tensor] | Iterator[tuple[Tensor, Tensor]]:
+        """Yields the rows of each batch, int64 [B], or its images and labels, in a new order at every call."""
+        order = self._batches.draw_order()
+        return (
+            self._batches.streamed(order.flatten(), order.shape[1]) if self.data.is_streamed else iter(order)
+        )
 
-    def prepare(self, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def prepare(self, batch: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Returns augmented, normalised images, their targets, and their labels before mixing."""
-        return self._batches.batch(batch)
+        if isinstance(batch, Tensor):
+            batch = self.data.images[batch], self.data.labels[batch]
+        return self._batches.batch(*batch)
 
     def normalised(self, images: Tensor) -> Tensor:
         """Returns uint8 images [B, C, H, W] as the model's inputs."""
@@ -93,7 +101,11 @@ class ImageClassification:
         rows = self.data.val_indices
         if not len(rows):
             return {}
-        loss, accuracy = self.evaluate(self.data.images[rows], self.data.labels[rows])
+        if self.data.is_streamed:
+            parts = self._batches.streamed(rows, self._spec.train.eval_batch_size)
+            loss, accuracy = self._evaluate(parts, len(rows))
+        else:
+            loss, accuracy = self.evaluate(self.data.images[rows], self.data.labels[rows])
         return {"val_loss": loss, "val_accuracy": accuracy}
 
     def test(self) -> dict[str, float]:
@@ -107,26 +119,31 @@ class ImageClassification:
             image_size=data.image_size,
             arguments=data.arguments,
             code=self._spec.code,
+            on_device=data.on_device,
             device=self._device,
         )
         loss, accuracy = self.evaluate(images, labels)
         return {"test_loss": loss, "test_accuracy": accuracy}
 
-    @torch.no_grad()
     def evaluate(self, images: Tensor, labels: Tensor) -> tuple[float, float]:
         """Returns the mean cross-entropy and the accuracy on uint8 images [N, C, H, W] and labels [N].
 
         The model is used as it is; the engine puts it into eval mode and its averaged weights in place.
         """
-        sums = torch.zeros(2, dtype=torch.float64, device=self._device)
         size = self._spec.train.eval_batch_size
+        parts = zip(torch.split(images, size), torch.split(labels, size), strict=True)
+        return self._evaluate((to_device(part, self._device) for part in parts), len(labels))
+
+    @torch.no_grad()
+    def _evaluate(self, parts: Iterable[tuple[Tensor, Tensor]], count: int) -> tuple[float, float]:
+        sums = torch.zeros(2, dtype=torch.float64, device=self._device)
         with repeatable(self._device):
-            for batch, answers in zip(torch.split(images, size), torch.split(labels, size), strict=True):
+            for batch, answers in parts:
                 logits = self.model(self.normalised(batch))
                 batch_loss = F.cross_entropy(logits.float(), answers, reduction="sum")
                 num_correct = (logits.argmax(1) == answers).sum()
                 sums += torch.stack([batch_loss.double(), num_correct.double()])
-        loss, accuracy = (sums / len(labels)).tolist()
+        loss, accuracy = (sums / count).tolist()
         return loss, accuracy
 
     def state_dict(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from zsharp.data.augmentation import AugmentSpec as AugmentSpec
+from zsharp.data.placement import OnDevice
 from zsharp.names import did_you_mean
 from zsharp.parameters import PARAMETERS, SHARED_PARAMETERS, LabelSmoothing, Momentum, WeightDecay
 from zsharp.settings import check_settings, settings_of
@@ -64,6 +65,11 @@ class DataSpec:
     arguments: Annotated[
         Mapping[str, Value], "what a function of the user's own that makes the data is called with, by name"
     ] = field(default_factory=dict)
+    on_device: Annotated[
+        OnDevice,
+        "whether all images lie in the device's memory; `auto` while they fit into a quarter of what is free. "
+        "Otherwise each batch is copied to it, with the same results",
+    ] = "auto"
 
 
 @dataclass(frozen=True)
