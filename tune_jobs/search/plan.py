@@ -1,5 +1,6 @@
 """Estimates what a job would cost before it runs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,8 +8,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from tune_jobs.job.data_checks import TriedJob, try_job
+from tune_jobs.job.data_checks import try_job
 from tune_jobs.job.model_checks import num_copies
+from tune_jobs.job.rehearsal import rehearse
 from tune_jobs.job.spec import JobSpec
 from tune_jobs.search.folder import search_folder
 from tune_jobs.search.run import plan_resources
@@ -31,8 +33,8 @@ class StudyPlan:
     name: str
     num_trials: int
     max_epochs: int  # epochs if nothing is stopped
-    steps_per_epoch: int  # optimizer steps of an epoch
-    gradient_evaluations_per_epoch: int  # forward and backward passes of an epoch
+    steps_per_epoch: int | None  # optimizer steps of an epoch; None where a loop of the user's own decides
+    gradient_evaluations_per_epoch: int | None  # forward and backward passes of an epoch
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Plan:
     explanation: list[str]  # how trials fill the machine
     notes: tuple[str, ...]  # what was decided about the data
     storage_bytes: int  # size of ledger and Parquet files if nothing is stopped
-    checkpoint_bytes: int  # size of all checkpoints that can be there at once
+    checkpoint_bytes: int | None  # size of all checkpoints that can be there at once; None if it is not known
 
 
 def make_plan(job: JobSpec, out: str | Path | None = None) -> Plan:
@@ -55,16 +57,15 @@ def make_plan(job: JobSpec, out: str | Path | None = None) -> Plan:
     Raises:
         JobError: If it could not run.
     """
-    tried = try_job(job)
+    steps, weights, notes = _what_trains(job)
     slots, _ = plan_resources(job)
-    steps = tried.steps_per_epoch
     studies = tuple(
         StudyPlan(
             study.name,
             job.search.num_trials,
             job.search.num_trials * job.train.epochs,
             steps,
-            steps * find_method(study.method).gradient_evaluations_per_step,
+            None if steps is None else steps * find_method(study.method).gradient_evaluations_per_step,
         )
         for study in job.studies()
     )
@@ -78,22 +79,38 @@ def make_plan(job: JobSpec, out: str | Path | None = None) -> Plan:
         spend_random=_of_all(epochs_band(rule, num_trials, at_once, improving=False), len(studies)),
         spend_improving=_of_all(epochs_band(rule, num_trials, at_once, improving=True), len(studies)),
         explanation=slots.explanation,
-        notes=tried.info.notes,
+        notes=notes,
         storage_bytes=(
             _BYTES_PER_SEARCH + reports * _BYTES_PER_REPORT + len(studies) * num_trials * _BYTES_PER_TRIAL
         ),
-        checkpoint_bytes=_checkpoint_bytes(job, tried, slots.num_slots),
+        checkpoint_bytes=_checkpoint_bytes(job, weights, slots.num_slots),
     )
 
 
-def _checkpoint_bytes(job: JobSpec, tried: TriedJob, num_slots: int) -> int:
+def _what_trains(job: JobSpec) -> tuple[int | None, Mapping[str, int] | None, tuple[str, ...]]:
+    """Returns the steps of an epoch, how many components each architecture stores, and what to say of the data.
+
+    What a loop of the user's own trains is unknown before it does.
+    """
+    if job.own is None:
+        tried = try_job(job)
+        weights = {name: facts.num_stored for name, facts in tried.models.items()}
+        return tried.steps_per_epoch, weights, tried.info.notes
+    rehearsed = rehearse(job)
+    if rehearsed.num_parameters is None:
+        return None, None, ()
+    return rehearsed.steps_per_epoch, {job.own: rehearsed.num_parameters}, ()
+
+
+def _checkpoint_bytes(job: JobSpec, num_stored: Mapping[str, int] | None, num_slots: int) -> int | None:
     """Returns the size of the best trials' checkpoints and the running ones', which are briefly there twice."""
+    if num_stored is None:
+        return None
     sizes: dict[str, int] = {}
     for study in job.studies():
         # Beside the weights and what belongs to all methods, Friendly-SAM's running gradient.
         copies = 1 + num_copies(job) + (find_method(study.method).rules.ascent == "friendly_sam")
-        weights = tried.models[study.architecture].num_stored
-        sizes[study.name] = _BYTES_PER_CHECKPOINT + 4 * copies * weights
+        sizes[study.name] = _BYTES_PER_CHECKPOINT + 4 * copies * num_stored[study.architecture]
     kept = min(job.search.keep_checkpoints, job.search.num_trials) * sum(sizes.values())
     return kept + 2 * min(num_slots, job.num_trials) * max(sizes.values())
 
@@ -105,13 +122,13 @@ def render_plan(plan: Plan) -> Group:
     for name in ("trials", "epochs at most", "steps per epoch", "gradient evaluations at most"):
         table.add_column(name, justify="right", no_wrap=True)
     for study in plan.studies:
-        evaluations = study.max_epochs * study.gradient_evaluations_per_epoch
+        per_epoch = study.gradient_evaluations_per_epoch
         table.add_row(
             Text(study.name),
             f"{study.num_trials:,}",
             f"{study.max_epochs:,}",
-            f"{study.steps_per_epoch:,}",
-            f"{evaluations:,}",
+            "–" if study.steps_per_epoch is None else f"{study.steps_per_epoch:,}",
+            "–" if per_epoch is None else f"{study.max_epochs * per_epoch:,}",
         )
     most = sum(study.max_epochs for study in plan.studies)
     studies = counted(len(plan.studies), "study", "studies")
@@ -121,10 +138,15 @@ def render_plan(plan: Plan) -> Group:
         *_spend_lines(plan, most),
         *(f"Data: {note}." for note in plan.notes),
         *(f"Resources: {line}." for line in plan.explanation),
-        f"Storage: at most {plan.storage_bytes / 1e6:,.1f} MB of results and {plan.checkpoint_bytes / 1e6:,.1f} MB of "
-        f"checkpoints in {plan.folder}",
+        f"Storage: at most {plan.storage_bytes / 1e6:,.1f} MB of results and {_checkpoints(plan)} in {plan.folder}",
     ]
     return Group(table, "", *map(Text, lines))
+
+
+def _checkpoints(plan: Plan) -> str:
+    if plan.checkpoint_bytes is None:
+        return "what your loop saves"
+    return f"{plan.checkpoint_bytes / 1e6:,.1f} MB of checkpoints"
 
 
 def _spend_lines(plan: Plan, most: int) -> list[str]:
