@@ -173,13 +173,15 @@ _imported: dict[Path, str] = {}
 def _import(name: str, folders: Sequence[Path]) -> ModuleType:
     top = name.partition(".")[0]
     owners = list(dict.fromkeys(folder.resolve() for folder in folders if has_module(folder, top)))
+    if owners:
+        _check_name(top, owners[0])
     if len(owners) > 1:
         raise UserCodeError(
             f"{name}: there is a module {top!r} in {owners[0]} and in {owners[1]}; rename one"
         )
     if owners:
         _forget_changed(owners[0], top)
-        _check_name(top, owners[0])
+        _check_not_hidden(top, owners[0])
         for folder in dict.fromkeys([owners[0], *(folder.resolve() for folder in folders)]):
             if str(folder) not in sys.path:
                 sys.path.append(str(folder))  # at the end: it hides no module of Python's or ours
@@ -200,10 +202,14 @@ def _import(name: str, folders: Sequence[Path]) -> ModuleType:
 
 
 def _check_name(top: str, owner: Path) -> None:
-    """Refuses a module whose name Python, ours or an installed package has."""
+    """Refuses a module whose name Python or this program has."""
     if top in sys.stdlib_module_names or top in _OURS:
         whose = "Python" if top in sys.stdlib_module_names else "this program"
         raise UserCodeError(f"{owner / top}: {whose} has a module {top!r} of its own; rename yours")
+
+
+def _check_not_hidden(top: str, owner: Path) -> None:
+    """Refuses a module whose name an installed package has, which would be imported in its place."""
     other = _file_of(sys.modules[top]) if top in sys.modules else None
     if other is None and top not in sys.modules and (spec := importlib.util.find_spec(top)) is not None:
         other = Path(spec.origin).resolve() if spec.origin else None
