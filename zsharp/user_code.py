@@ -139,10 +139,10 @@ def user_traceback(error: BaseException, folders: Sequence[str | Path]) -> str:
 def loaded_files(folders: Sequence[str | Path]) -> dict[str, Path]:
     """Returns the source files below `folders` that this process has imported, by their names relative to theirs."""
     files = {}
-    for module in list(sys.modules.values()):
-        file = _file_of(module)
-        for folder in map(_resolved, folders):
-            if file is not None and file.is_relative_to(folder) and "site-packages" not in file.parts:
+    resolved = [_resolved(folder) for folder in folders]
+    for _, file in _not_installed():
+        for folder in resolved:
+            if file.is_relative_to(folder) and "site-packages" not in file.parts:
                 files[file.relative_to(folder).as_posix()] = file
                 break
     return dict(sorted(files.items()))
@@ -193,7 +193,7 @@ def _import(name: str, folders: Sequence[Path]) -> ModuleType:
             f"no module {top!r} in {looked}, and none is installed; {did_you_mean(top, near)}"
             "`code: [FOLDER]` in the job says where else to look"
         )
-    with told_as_theirs(f"importing {name}", folders):
+    with told_as_theirs(f"importing {name}", folders, limit_s=IMPORT_LIMIT_S):
         module = importlib.import_module(name)
     if owners:
         for file in loaded_files(folders).values():
@@ -225,8 +225,8 @@ def _forget_changed(owner: Path, top: str) -> None:
     old = [file for file, checksum in _imported.items() if is_anothers or not _is_current(file, checksum)]
     if not old:
         return
-    for name, module in list(sys.modules.items()):
-        if _file_of(module) in _imported:
+    for name, own in list(_not_installed()):
+        if own in _imported:
             del sys.modules[name]
     if is_anothers and file is not None:
         sys.path[:] = [entry for entry in sys.path if not entry or not file.is_relative_to(_resolved(entry))]
@@ -235,6 +235,17 @@ def _forget_changed(owner: Path, top: str) -> None:
 
 def _is_current(file: Path, checksum: str) -> bool:
     return file.is_file() and code_checksum({"": file}) == checksum
+
+
+def _not_installed() -> Iterator[tuple[str, Path]]:
+    """Yields names and files of the modules that may be the user's; to resolve all paths takes half a second."""
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] in sys.stdlib_module_names:
+            continue
+        if "site-packages" in str(getattr(module, "__file__", None)):
+            continue
+        if (file := _file_of(module)) is not None:
+            yield name, file
 
 
 def _file_of(module: ModuleType) -> Path | None:
