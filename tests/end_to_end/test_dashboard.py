@@ -88,7 +88,6 @@ def open_trials(page, address):
     page.goto(page.url.rstrip("/") + "/trials")
 
 
-@pytest.mark.timeout(300)
 def test_the_dashboard_shows_a_search_while_it_runs_and_after_its_end(browser, tmp_path):
     folder = tmp_path / "search"
     journal = folder / "optuna.journal"

@@ -43,7 +43,6 @@ def wait_for_transactions(folder, driver, number):
         time.sleep(0.1)
 
 
-@pytest.mark.timeout(300)
 def test_a_search_outlives_its_storage_its_driver_and_its_machine(gate, address, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     reference, folder = tmp_path / "reference", SearchFolder(address)
