@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tune_jobs.job.metric import VAL_ACCURACY
 from tune_jobs.results.schema import SCHEMA_VERSION, confirmations_schema, epochs_schema, trials_schema
 from tune_jobs.stopping.asha import Rule, Rungs
 
@@ -34,14 +35,18 @@ def write_search(
     places=1,
     error="RuntimeError: no",
     seed=0,
+    metric=VAL_ACCURACY,
 ):
-    """Writes the three Parquet files of a search with ASHA; the last `running` trials have not ended."""
+    """Writes the three Parquet files of a search with ASHA; the last `running` trials have not ended.
+
+    Of another metric than the accuracy, values are the accuracies, negative where less is better.
+    """
     rng = random.Random(seed)
     trials, reports, confirmations = [], [], []
     for architecture in architectures:
         for method in methods:
             study = f"{architecture}-{method}"
-            rungs = Rungs(Rule(epochs, max(1, epochs // 9), 3))
+            rungs = Rungs(Rule(epochs, max(1, epochs // 9), 3, metric=metric))
             rows = [
                 trial_rows(
                     rng, name, architecture, method, number, rungs, error, number >= num_trials - running
@@ -51,10 +56,10 @@ def write_search(
             trials += [row for row, _ in rows]
             reports += [report for _, mine in rows for report in mine]
             completed = [row for row, _ in rows if row["status"] == "completed"]
-            completed.sort(key=lambda row: -row["val_accuracy"])
+            completed.sort(key=lambda row: -metric.sign * metric.of(row))
             for place, winner in enumerate(completed[:places], start=1):
                 confirmations += [
-                    confirmation(rng, winner, study, place, 1000 + number) for number in range(seeds)
+                    confirmation(rng, winner, study, place, 1000 + number, metric) for number in range(seeds)
                 ]
     for seq, report in enumerate(reports):
         report["seq"] = seq
@@ -65,10 +70,15 @@ def write_search(
         "space": SPACE,
         "resources": {"cpus_per_trial": 1.0, "gpus_per_trial": 0.25},
         "train": {"epochs": epochs},
+        "metric": metric.name,
+        "mode": metric.mode,
     }
-    write(folder, "trials", trials_schema(), trials, job)
-    write(folder, "epochs", epochs_schema(), reports, job)
-    write(folder, "confirmations", confirmations_schema((), ["hessian_trace"]), confirmations, job)
+    own = [] if metric == VAL_ACCURACY else [metric.name]
+    write(folder, "trials", trials_schema((), own), trials, job)
+    write(folder, "epochs", epochs_schema(own), reports, job)
+    sharpness = [] if own else ["hessian_trace"]
+    tested = [metric.test_name] if own else []
+    write(folder, "confirmations", confirmations_schema((), sharpness, tested), confirmations, job)
     return folder
 
 
@@ -103,16 +113,17 @@ def trial_rows(rng, job, architecture, method, number, rungs, error, still_runs)
     trial_id = f"{architecture}-{method}-{number:04d}"
     common = {"job": job, "study": f"{architecture}-{method}", "trial_id": trial_id}
     started = START + timedelta(seconds=40 * number)
-    status, reason, reports = None, None, []
+    status, reason, reports, metric = None, None, [], rungs.rule.metric
     fails = number % 11 == 7
     for epoch in range(1, rungs.rule.max_epochs + 1):
         accuracy = min(
             0.999, max(0.05, top * (1 - math.exp(-4 * epoch / rungs.rule.max_epochs)) + rng.gauss(0, 0.004))
         )
-        decision = rungs.judge(trial_id, epoch, None if fails and number % 2 and epoch == 2 else accuracy)
+        value = metric.sign * accuracy
+        decision = rungs.judge(trial_id, epoch, None if fails and number % 2 and epoch == 2 else value)
         reports.append(
             common
-            | {"epoch": epoch, "val_accuracy": accuracy, "epoch_s": 3.0}
+            | {"epoch": epoch, metric.column: value, "epoch_s": 3.0}
             | {"train_loss": 2 - 2 * accuracy, "val_loss": 2.2 - 2 * accuracy}
             | {"decision": decision.action, "rung": decision.rung, "cutoff": decision.cutoff}
             | {"reason": decision.reason, "num_values": decision.num_values}
@@ -136,8 +147,8 @@ def trial_rows(rng, job, architecture, method, number, rungs, error, still_runs)
         "stop_reason": reason if status else None,
         "epochs_trained": length,
         "max_epochs": rungs.rule.max_epochs,
-        "val_accuracy": reports[-1]["val_accuracy"],
-        "best_val_accuracy": max(report["val_accuracy"] for report in reports),
+        metric.column: reports[-1][metric.column],
+        "best_val_accuracy": max(r["val_accuracy"] for r in reports) if metric == VAL_ACCURACY else None,
         "val_loss": reports[-1]["val_loss"],
         **{f"param.{param}": value for param, value in params.items()},
         "gradient_evaluations": length * (17 if method == "base" else 34),
@@ -153,9 +164,9 @@ def trial_rows(rng, job, architecture, method, number, rungs, error, still_runs)
     return row, reports
 
 
-def confirmation(rng, winner, study, place, seed):
+def confirmation(rng, winner, study, place, seed, metric=VAL_ACCURACY):
     shared = random.Random(f"{winner['architecture']} {seed}").gauss(0, 0.004)
-    accuracy = min(0.999, winner["val_accuracy"] - 0.01 + shared + rng.gauss(0, 0.002))
+    accuracy = min(0.999, metric.sign * metric.of(winner) - 0.01 + shared + rng.gauss(0, 0.002))
     return {
         **{name: winner[name] for name in winner if name.startswith("param.")},
         **{
@@ -163,8 +174,10 @@ def confirmation(rng, winner, study, place, seed):
         },
         "study": study,
         "seed": seed,
-        "test_accuracy": accuracy,
-        "val_accuracy": winner["val_accuracy"],
+        "test_accuracy" if metric == VAL_ACCURACY else f"metric.{metric.test_name}": metric.sign * accuracy,
+        "val_accuracy": winner.get("val_accuracy"),
+        "search_value": metric.of(winner),
+        "measured_on": "test",
         "test_loss": 2 - 2 * accuracy,
         "sharpness.hessian_trace": 10 ** (3 - 2 * accuracy + rng.gauss(0, 0.1)),
         "place": place,

@@ -1,19 +1,30 @@
 """The report's answer: which method won where, by how much and with what confidence."""
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from tune_jobs.job.metric import VAL_ACCURACY, Metric
 from tune_jobs.report.contest_figures import searched_picture, seeds_picture, trend_pictures
 from tune_jobs.report.contests import Contest, budget_in_words, contests, repeats
 from tune_jobs.report.data import Report
 from tune_jobs.report.page import Bullets, Part, Section
-from tune_jobs.results.compare import param_column
+from tune_jobs.results.compare import metric_of_row, param_column
 from tune_jobs.results.schema import PARAM_PREFIX
 from tune_jobs.results.statistics import VERDICTS, Comparison, smallest_n, summarize
-from tune_jobs.results.tables import NONE, Column, Table, count, fixed, interval, records, short
+from tune_jobs.results.tables import (
+    NONE,
+    Column,
+    Table,
+    count,
+    difference,
+    interval,
+    measured,
+    records,
+    short,
+)
 
 
 def answer_section(report: Report) -> Section:
@@ -29,12 +40,10 @@ def answer_section(report: Report) -> Section:
         parts.append(f"{running} of {len(report.trials)} trials are still running: this is a partial result.")
     if repeated:
         parts.append(_repeats_table(repeated))
-    if any(contest.comparisons for contest in repeated):
-        parts.append(_differences_table("repeat-differences", repeated))
+    parts += _differences_tables("repeat-differences", repeated)
     if confirmed or {contest.workload for contest in repeated} != set(report.workloads):
         parts.append(_methods_table(report, confirmed))
-    if any(contest.comparisons for contest in confirmed):
-        parts.append(_differences_table("differences", confirmed))
+    parts += _differences_tables("differences", confirmed)
     if (report.confirmations["rank_in_study"] > 1).any():
         parts.append(_candidates_table(report))
     parts.append([seeds_picture(report, contest) for contest in (*confirmed, *repeated)])
@@ -55,7 +64,9 @@ def answer_in_words(report: Report) -> list[str]:
 
 def _headline(report: Report, confirmed: list[Contest], repeated: list[Contest]) -> str:
     if confirmed:
-        return _verdict(confirmed, "method", "on fresh seeds")
+        untested = sorted({contest.measure for contest in confirmed if "no test data" in contest.measure})
+        note = f", by {', '.join(untested)}" if untested else ""
+        return _verdict(confirmed, "method", f"on fresh seeds{note}")
     if repeated:
         return _verdict(repeated, "setting", "of settings repeated with the same seeds, on validation data")
     folder = shlex.quote(str(report.folders[0])) if len(report.folders) == 1 else "DIR"
@@ -64,7 +75,7 @@ def _headline(report: Report, confirmed: list[Contest], repeated: list[Contest])
     return (
         "Searched on one seed each and not confirmed: differences between methods are not established. "
         f"`tune-jobs confirm {folder} --seeds {num_seeds}` retrains the winners on fresh seeds and reads the "
-        f"test set; with fewer seeds no difference between {most} methods can be significant."
+        f"test data; with fewer seeds no difference between {most} methods can be significant."
     )
 
 
@@ -90,39 +101,41 @@ def _needed(compared: list[Contest]) -> str:
     if not lacking:
         return ""
     most = max(len(contest.values) for contest in lacking)
-    noun = "methods" if lacking[0].measure == "test accuracy" else "settings"
+    noun = "settings" if lacking[0].is_repeated else "methods"
     return f"To compare {most} {noun}, at least {smallest_n(most)} seeds are needed."
 
 
-def _interval_in_words(low: float | None, high: float | None) -> str:
-    return (
-        "too few for an interval" if low is None or high is None else f"95 % interval {interval(low, high)}"
-    )
+def _interval_in_words(low: float | None, high: float | None, metric: Metric) -> str:
+    if low is None or high is None:
+        return "too few for an interval"
+    return f"95 % interval {interval(low, high, metric)}"
 
 
 def _established(contest: Contest) -> str | None:
     """Returns the competitor that is shown to be better than every other; None if there is none."""
     best = next(iter(contest.summaries))
-    own = [_seen_from(best, pair) for pair in contest.comparisons if best in (pair.a, pair.b)]
+    own = [_seen_from(best, pair, contest.metric) for pair in contest.comparisons if best in (pair.a, pair.b)]
     return best if own and all(verdict == "better" for _, _, verdict in own) else None
 
 
-def _seen_from(label: str, pair: Comparison) -> tuple[str, str, str]:
+def _seen_from(label: str, pair: Comparison, metric: Metric) -> tuple[str, str, str]:
     """Returns the rival, the difference to it with an unclosed bracket of its interval, and the verdict for `label`."""
     ours, theirs = ("a", "b") if pair.a == label else ("b", "a")
     sign = 1 if ours == "a" else -1
     ends = [None if end is None else sign * end for end in (pair.low, pair.high)]
     low, high = ends[::sign]
     verdict = {f"{ours} better": "better", f"{theirs} better": "worse"}.get(pair.verdict, pair.verdict)
-    return getattr(pair, theirs), f"{sign * pair.difference:+.4f} ({_interval_in_words(low, high)}", verdict
+    lead = difference(sign * pair.difference, metric)
+    return getattr(pair, theirs), f"{lead} ({_interval_in_words(low, high, metric)}", verdict
 
 
 def _sentences(report: Report, confirmed: list[Contest], repeated: list[Contest]) -> Iterator[str]:
     for contest in (*confirmed, *repeated):
         best, summary = next(iter(contest.summaries.items()))
+        metric = contest.metric
         yield (
-            f"{contest.workload}, {budget_in_words(contest)}: {best} has the highest mean {contest.measure}, "
-            f"{fixed(summary.mean)} ({_interval_in_words(summary.low, summary.high)}, "
+            f"{contest.workload}, {budget_in_words(contest)}: {best} has the {metric.best} mean {contest.measure}, "
+            f"{measured(summary.mean, metric)} ({_interval_in_words(summary.low, summary.high, metric)}, "
             f"n = {summary.n} seeds). {' '.join(_rivals(best, contest))}".strip()
         )
     shown = {contest.workload for contest in (*confirmed, *repeated)}
@@ -134,25 +147,28 @@ def _sentences(report: Report, confirmed: list[Contest], repeated: list[Contest]
 def _rivals(best: str, contest: Contest) -> Iterator[str]:
     for pair in contest.comparisons:
         if best in (pair.a, pair.b):
-            rival, difference, verdict = _seen_from(best, pair)
+            rival, lead, verdict = _seen_from(best, pair, contest.metric)
             p = "" if pair.p_adjusted is None else f", adjusted p = {short(pair.p_adjusted)}"
-            yield f"Against {rival}: {difference}; n = {pair.n} shared seeds{p}), {verdict}."
+            yield f"Against {rival}: {lead}; n = {pair.n} shared seeds{p}), {verdict}."
 
 
 def _searched_sentence(report: Report, workload: str) -> str:
-    rows = report.of(report.studies, workload).dropna(subset=["best_val_accuracy"])
+    metric = report.metric(workload)
+    rows = report.of(report.studies, workload).dropna(subset=["best_value"])
     if not len(rows):
         return f"{workload}: no trial has reached full fidelity, so there is no best."
-    rows = rows.sort_values(["best_val_accuracy", "best_val_loss"], ascending=[False, True])
+    merits = [metric.merit(row["best_value"], row["best_val_loss"]) for row in records(rows)]
+    rows = rows.iloc[sorted(range(len(rows)), key=lambda number: merits[number], reverse=True)]
     best = rows.iloc[0]
     sentence = (
-        f"{workload}: {best['label']} has the highest validation accuracy, {fixed(best['best_val_accuracy'])} "
+        f"{workload}: {best['label']} has the {metric.best} {metric.label}, {metric.text(best['best_value'])} "
         f"(best of {best['num_completed']} completed trials)"
     )
     if len(rows) > 1:
         second = rows.iloc[1]
-        lead = best["best_val_accuracy"] - second["best_val_accuracy"]
-        sentence += f", {fixed(lead)} above {second['label']} (best of {second['num_completed']})"
+        lead = metric.text(metric.sign * (best["best_value"] - second["best_value"]))
+        side = "above" if metric.mode == "max" else "below"
+        sentence += f", {lead} {side} {second['label']} (best of {second['num_completed']})"
     return sentence + "; these are single trials (n = 1 seed each), so a difference is not established."
 
 
@@ -174,28 +190,35 @@ def _methods_table(report: Report, confirmed: list[Contest]) -> Table:
         columns.append(Column("equal", lambda row: row["budget"] or NONE, is_number=False))
     if confirmed:
         columns += [
-            Column("test accuracy", lambda row: fixed(row["test_mean"])),
-            Column("95 % interval", lambda row: interval(row["test_low"], row["test_high"])),
-            Column("sd", lambda row: fixed(row["test_std"])),
+            *_measure_column(confirmed),
+            Column(_common([contest.measure for contest in confirmed]), _shown("test_mean")),
+            Column(
+                "95 % interval", lambda row: interval(row["test_low"], row["test_high"], metric_of_row(row))
+            ),
+            Column("sd", _shown("test_std")),
             Column("seeds", lambda row: count(row["num_seeds"])),
         ]
     columns += [
-        Column("val accuracy", lambda row: fixed(row["best_val_accuracy"])),
+        Column(_searched_header(report), _shown("best_value")),
         *map(param_column, report.params),
         Column("completed", lambda row: f"{row['num_completed']}/{row['num_trials']}"),
     ]
-    caption = (
-        "Architectures and methods. Test accuracy is the mean over fresh seeds of the study's winner, the interval "
-        "that of the mean, sd the spread of the seeds."
-        if confirmed
-        else "Architectures and methods: each study's best completed trial by validation accuracy, one seed each, "
-        "so no interval can be given."
-    )
+    if confirmed:
+        measure = _common([contest.measure for contest in confirmed])
+        caption = (
+            f"Architectures and methods. {measure[0].upper()}{measure[1:]} is the mean over fresh seeds of the "
+            "study's winner, the interval that of the mean, sd the spread of the seeds."
+        )
+    else:
+        caption = (
+            f"Architectures and methods: each study's best completed trial by {_searched_measure(report)}, one seed "
+            "each, so no interval can be given."
+        )
     return Table("methods", caption, columns, rows, marked=lambda row: bool(row["is_best"]))
 
 
 def _ordered(studies: list[dict[str, Any]], contest: Contest | None) -> list[dict[str, Any]]:
-    """Returns a workload's studies, the best test accuracy first; those without one follow in their old order."""
+    """Returns a workload's studies, the best on fresh seeds first; those without one follow in their old order."""
     if contest is None:
         return studies
     order = list(contest.summaries)
@@ -218,7 +241,36 @@ def _method_row(report: Report, contest: Contest | None, study: Mapping[str, Any
         **{name: study[name] for name in names},
         **{PARAM_PREFIX + name: study[PARAM_PREFIX + name] for name in report.params},
         "is_best": study["label"] == next(iter(contest.summaries)) if contest else study["rank"] == 1,
+        "measure": contest.measure if contest else None,
+        **{name: study[name] for name in ("metric", "mode", "best_value")},
     }
+
+
+def _shown(name: str) -> Callable[[Mapping[str, Any]], str]:
+    """Returns what shows a column of values of the row's metric."""
+    return lambda row: measured(row[name], metric_of_row(row))
+
+
+def _common(names: Sequence[str]) -> str:
+    """Returns the name that all share."""
+    return names[0] if len(set(names)) == 1 else "value"
+
+
+def _measure_column(compared: Sequence[Contest]) -> list[Column]:
+    """Returns the column that says what values are, where they are not all the same."""
+    if len({contest.measure for contest in compared}) == 1:
+        return []
+    return [Column("value of", lambda row: row["measure"] or NONE, is_number=False)]
+
+
+def _searched_measure(report: Report) -> str:
+    labels = {metric.label + metric.note for metric in report.metrics}
+    return labels.pop() if len(labels) == 1 else "its metric"
+
+
+def _searched_header(report: Report) -> str:
+    names = {metric.label.replace("validation", "val") for metric in report.metrics}
+    return names.pop() if len(names) == 1 else "best value"
 
 
 def _repeats_table(repeated: list[Contest]) -> Table:
@@ -227,6 +279,9 @@ def _repeats_table(repeated: list[Contest]) -> Table:
             "workload": contest.workload,
             "setting": name,
             **vars(summary),
+            "measure": contest.measure,
+            "metric": contest.metric.name,
+            "mode": contest.metric.mode,
             "is_best": name == next(iter(contest.summaries)),
         }
         for contest in repeated
@@ -235,19 +290,32 @@ def _repeats_table(repeated: list[Contest]) -> Table:
     columns = [
         Column("architecture", lambda row: row["workload"], False),
         Column("setting", lambda row: row["setting"], False),
-        Column("val accuracy", lambda row: fixed(row["mean"])),
-        Column("95 % interval", lambda row: interval(row["low"], row["high"])),
-        Column("sd", lambda row: fixed(row["std"])),
+        *_measure_column(repeated),
+        Column(
+            _common([contest.measure.replace("validation", "val") for contest in repeated]), _shown("mean")
+        ),
+        Column("95 % interval", lambda row: interval(row["low"], row["high"], metric_of_row(row))),
+        Column("sd", _shown("std")),
         Column("seeds", lambda row: count(row["n"])),
     ]
     caption = (
-        "Settings that the search trained with several seeds each: mean validation accuracy over the seeds, the "
-        "interval that of the mean, sd the spread of the seeds."
+        f"Settings that the search trained with several seeds each: mean {_common([c.measure for c in repeated])} over "
+        "the seeds, the interval that of the mean, sd the spread of the seeds."
     )
     return Table("repeats", caption, columns, rows, marked=lambda row: bool(row["is_best"]))
 
 
+def _differences_tables(name: str, compared: list[Contest]) -> Iterator[Table]:
+    """Yields a table for each measure that methods are compared by."""
+    for number, measure in enumerate(
+        dict.fromkeys(contest.measure for contest in compared if contest.comparisons)
+    ):
+        contests = [contest for contest in compared if contest.measure == measure]
+        yield _differences_table(f"{name}-{number + 1}" if number else name, contests)
+
+
 def _differences_table(name: str, compared: list[Contest]) -> Table:
+    metric = compared[0].metric
     pairs = [
         {"workload": contest.workload, "budget": contest.budget, **vars(pair)}
         for contest in compared
@@ -259,8 +327,8 @@ def _differences_table(name: str, compared: list[Contest]) -> Table:
     columns += [
         Column("a", lambda row: row["a"], is_number=False),
         Column("b", lambda row: row["b"], is_number=False),
-        Column("a − b", lambda row: NONE if row["difference"] is None else f"{row['difference']:+.4f}"),
-        Column("95 % interval", lambda row: interval(row["low"], row["high"])),
+        Column("a − b", lambda row: difference(row["difference"], metric)),
+        Column("95 % interval", lambda row: interval(row["low"], row["high"], metric)),
         Column("effect size", lambda row: short(row["effect_size"])),
         Column("n", lambda row: count(row["n"])),
         Column("p", lambda row: short(row["p_value"])),
@@ -268,8 +336,8 @@ def _differences_table(name: str, compared: list[Contest]) -> Table:
         Column("verdict", _named_verdict, is_number=False),
     ]
     caption = (
-        f"Differences of {compared[0].measure} between methods on the seeds that both have (n); p is adjusted for the "
-        "number of pairs of the architecture."
+        f"Differences of {compared[0].measure}{metric.note} between methods on the seeds that both have (n); p is "
+        "adjusted for the number of pairs of the architecture."
     )
     return Table(name, caption, columns, records(pd.DataFrame(pairs)))
 
@@ -281,10 +349,19 @@ def _named_verdict(row: Mapping[str, Any]) -> str:
 
 def _candidates_table(report: Report) -> Table:
     rows: list[dict[str, Any]] = []
-    keys = ["workload", "label", "budget", "rank_in_study"]
-    for _, members in report.confirmations.dropna(subset=["test_accuracy"]).groupby(keys, sort=False):
-        (first,) = records(members[[*keys, "val_accuracy"]].head(1))
-        rows.append(first | vars(summarize(members["test_accuracy"].tolist())))
+    keys = ["workload", "label", "budget", "rank_in_study", "measure"]
+    for (workload, *_), members in report.confirmations.dropna(subset=["test_value"]).groupby(
+        keys, sort=False
+    ):
+        (first,) = records(members[[*keys, "val_accuracy", "search_value"]].head(1))
+        metric = report.metric(str(workload))
+        if metric == VAL_ACCURACY:  # 0.1 had no other
+            first["search_value"] = first["val_accuracy"]
+        rows.append(
+            first
+            | vars(summarize(members["test_value"].tolist()))
+            | {"metric": metric.name, "mode": metric.mode}
+        )
     # As the jobs have them, not as the groups happened to come.
     rows.sort(
         key=lambda row: (
@@ -299,10 +376,10 @@ def _candidates_table(report: Report) -> Table:
         Column("method", lambda row: row["label"], False),
         Column("equal", lambda row: row["budget"], False),
         Column("rank in search", lambda row: count(row["rank_in_study"])),
-        Column("val accuracy", lambda row: fixed(row["val_accuracy"])),
-        Column("test accuracy", lambda row: fixed(row["mean"])),
-        Column("95 % interval", lambda row: interval(row["low"], row["high"])),
+        Column(_searched_header(report), _shown("search_value")),
+        Column(_common([row["measure"] for row in rows]), _shown("mean")),
+        Column("95 % interval", lambda row: interval(row["low"], row["high"], metric_of_row(row))),
         Column("seeds", lambda row: count(row["n"])),
     ]
-    caption = "All confirmed configurations: does the order that validation gave them hold on the test set?"
+    caption = "All confirmed configurations: does the order that the search gave them hold?"
     return Table("candidates", caption, columns, rows)

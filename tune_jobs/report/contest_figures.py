@@ -1,4 +1,4 @@
-"""Pictures of contests: accuracies by seed, of completed trials, and over the values of one parameter."""
+"""Pictures of contests: the metric by seed, of completed trials, and over the values of one parameter."""
 
 from collections.abc import Collection
 from typing import Any
@@ -8,15 +8,16 @@ import plotly.graph_objects as go
 
 from tune_jobs.report.contests import Contest, budget_in_words
 from tune_jobs.report.data import Report
-from tune_jobs.report.figures import Picture, colours, new_figure, slug, text
+from tune_jobs.report.figures import Picture, colours, new_figure, number, slug, text, value_axis
 from tune_jobs.report.trials import is_names, shown_values
 from tune_jobs.results.schema import PARAM_PREFIX
 from tune_jobs.results.statistics import Summary, summarize
 
 
 def seeds_picture(report: Report, contest: Contest) -> Picture:
-    """Returns the accuracies of one contest: each seed, mean and interval."""
+    """Returns the values of one contest: each seed, mean and interval."""
     colour = colours([*report.labels, *(name for name in contest.values if name not in report.labels)])
+    form, measure = number(contest.metric), text(contest.measure)
     traces = []
     for label, summary in reversed(list(contest.summaries.items())):
         seeds = contest.values[label]
@@ -27,7 +28,7 @@ def seeds_picture(report: Report, contest: Contest) -> Picture:
                 mode="markers",
                 marker={"symbol": "line-ns-open", "size": 11, "color": colour[label]},
                 customdata=list(seeds),
-                hovertemplate=f"seed %{{customdata}}<br>{contest.measure} %{{x:.4f}}<extra></extra>",
+                hovertemplate=f"seed %{{customdata}}<br>{measure} %{{x:{form}}}<extra></extra>",
             )
         )
         traces.append(
@@ -38,11 +39,11 @@ def seeds_picture(report: Report, contest: Contest) -> Picture:
                 marker={"size": 11, "color": colour[label]},
                 error_x=_intervals([summary]),
                 customdata=[summary.n],
-                hovertemplate="mean %{x:.4f}, n = %{customdata} seeds<extra></extra>",
+                hovertemplate=f"mean %{{x:{form}}}, n = %{{customdata}} seeds<extra></extra>",
             )
         )
     sizes = ", ".join(str(summary.n) for summary in contest.summaries.values())
-    kind = "confirmed" if contest.measure == "test accuracy" else "repeated"
+    kind = "repeated" if contest.is_repeated else "confirmed"
     return Picture(
         slug(kind, contest.budget, contest.workload),
         f"{contest.workload}, {budget_in_words(contest)}: {contest.measure} of each seed (ticks), mean "
@@ -50,7 +51,7 @@ def seeds_picture(report: Report, contest: Contest) -> Picture:
         new_figure(
             traces,
             title=contest.workload,
-            x={"title": contest.measure},
+            x={"title": measure + ("" if contest.metric.mode == "max" else " (lower is better)")},
             y={"type": "category"},
             height=130 + 38 * len(contest.summaries),
             showlegend=False,
@@ -59,31 +60,32 @@ def seeds_picture(report: Report, contest: Contest) -> Picture:
 
 
 def searched_picture(report: Report, workload: str) -> Picture:
-    """Returns the validation accuracies that completed trials reached, for a workload that was not confirmed."""
-    colour = colours(report.labels)
+    """Returns the values of the metric that completed trials reached, for a workload that was not confirmed."""
+    colour, metric = colours(report.labels), report.metric(workload)
+    completed = report.of(report.completed, workload)
     traces: list[go.Scatter] = []
     sizes: list[int] = []
     for label in reversed(report.labels_on(workload)):
-        rows = report.of(report.completed, workload, label)
+        rows = completed[completed["label"] == label]
         sizes.insert(0, len(rows))
         traces.append(
             go.Scatter(
-                x=rows["val_accuracy"].tolist(),
+                x=rows["value"].tolist(),
                 y=[text(label)] * len(rows),
                 mode="markers",
                 marker={"size": 9, "color": colour[label], "opacity": 0.8},
                 customdata=[text(name) for name in rows["trial_id"]],
-                hovertemplate="%{customdata}<br>validation accuracy %{x:.4f}<extra></extra>",
+                hovertemplate=f"%{{customdata}}<br>{text(metric.label)} %{{x:{number(metric)}}}<extra></extra>",
             )
         )
     return Picture(
         slug("searched", workload),
-        f"{workload}: validation accuracy of the completed trials, which differ in configuration, one seed each; "
+        f"{workload}: {metric.label} of the completed trials, which differ in configuration, one seed each; "
         f"n = {', '.join(map(str, sizes))} trials from the top.",
         new_figure(
             traces,
             title=workload,
-            x={"title": "validation accuracy"},
+            x=value_axis(metric, completed["value"]),
             y={
                 "type": "category",
                 "categoryorder": "array",
@@ -107,18 +109,18 @@ def trend_pictures(report: Report, contest: Contest) -> list[Picture]:
 
 
 def _trend(contest: Contest, label: str, members: pd.DataFrame, name: str, colour: str) -> Picture:
-    by_value = members.groupby(PARAM_PREFIX + name)["val_accuracy"]
-    summaries = {value: summarize(accuracies.tolist()) for value, accuracies in by_value}
+    by_value, form = members.groupby(PARAM_PREFIX + name)["value"], number(contest.metric)
+    summaries = {value: summarize(values.tolist()) for value, values in by_value}
     members = members.dropna(subset=[PARAM_PREFIX + name])
     of_names = is_names(members[PARAM_PREFIX + name])
     traces = [
         go.Scatter(
             x=shown_values(members[PARAM_PREFIX + name]),
-            y=members["val_accuracy"].tolist(),
+            y=members["value"].tolist(),
             mode="markers",
             marker={"symbol": "line-ew-open", "size": 9, "color": colour, "opacity": 0.6},
             customdata=members["seed"].tolist(),
-            hovertemplate=f"{text(name)} %{{x}}, seed %{{customdata}}<br>%{{y:.4f}}<extra></extra>",
+            hovertemplate=f"{text(name)} %{{x}}, seed %{{customdata}}<br>%{{y:{form}}}<extra></extra>",
         ),
         go.Scatter(
             x=shown_values(pd.Series(list(summaries))),
@@ -128,7 +130,9 @@ def _trend(contest: Contest, label: str, members: pd.DataFrame, name: str, colou
             line={"color": colour, "width": 1},
             error_y=_intervals(summaries.values()),
             customdata=[summary.n for summary in summaries.values()],
-            hovertemplate=f"{text(name)} %{{x}}<br>mean %{{y:.4f}}, n = %{{customdata}} seeds<extra></extra>",
+            hovertemplate=(
+                f"{text(name)} %{{x}}<br>mean %{{y:{form}}}, n = %{{customdata}} seeds<extra></extra>"
+            ),
         ),
     ]
     sizes = ", ".join(str(summary.n) for summary in summaries.values())
@@ -140,7 +144,7 @@ def _trend(contest: Contest, label: str, members: pd.DataFrame, name: str, colou
             traces,
             title=f"{contest.workload}: {label}",
             x={"title": text(name), **({"type": "category"} if of_names else {})},
-            y={"title": contest.measure},
+            y=value_axis(contest.metric, members["value"]),
             showlegend=False,
         ),
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from tune_jobs.job.metric import Metric
 from tune_jobs.report.data import Report
 from tune_jobs.results.schema import PARAM_PREFIX
 from tune_jobs.results.statistics import Comparison, Summary, compare_methods, summarize
@@ -21,22 +22,34 @@ class Contest:
 
     workload: str  # an architecture on a data set
     budget: str  # what is equal: "epochs" or "gradients"
-    # Accuracy by seed, by competitor: a method's confirmed winner, or a setting that a search repeated.
+    # The metric by seed, by competitor: a method's confirmed winner, or a setting that a search repeated.
     values: Mapping[str, Mapping[int, float]]
     summaries: Mapping[str, Summary]  # one per competitor, the best mean first
     comparisons: list[Comparison]  # one per pair; empty if there are too many pairs
-    measure: str = "test accuracy"  # which accuracy `values` holds
+    metric: Metric
+    measure: str  # what `values` are called: "test accuracy"
+    is_repeated: bool = False  # whether they are of a search, on validation data
 
 
 def contests(report: Report) -> list[Contest]:
-    """Returns how the confirmed winners of the studies compare on test data, by workload and budget."""
+    """Returns how the confirmed winners of the studies compare, by workload and budget."""
     rows = report.confirmations
-    rows = rows[(rows["rank_in_study"] == 1) & rows["test_accuracy"].notna() & rows["seed"].notna()]
+    rows = rows[(rows["rank_in_study"] == 1) & rows["test_value"].notna() & rows["seed"].notna()]
     confirmed = []
-    for (workload, budget), members in rows.groupby(["workload", "budget"], sort=False):
-        values = _by_seed(members, members["label"], "test_accuracy")
+    for (workload, budget, measure), members in rows.groupby(["workload", "budget", "measure"], sort=False):
+        metric = report.metric(str(workload))
+        values = _by_seed(members, members["label"], "test_value")
+        comparisons = compare_methods(values, higher_is_better=metric.mode == "max")
         confirmed.append(
-            Contest(str(workload), str(budget), values, _summaries(values), compare_methods(values))
+            Contest(
+                str(workload),
+                str(budget),
+                values,
+                _summaries(values, metric),
+                comparisons,
+                metric,
+                str(measure),
+            )
         )
     return confirmed
 
@@ -54,11 +67,22 @@ def repeats(report: Report) -> list[Contest]:
     rows = report.completed[report.completed["folder"].isin(repeated)]
     repeated_contests = []
     for workload, members in rows.groupby("workload", sort=False):
-        values = _by_seed(members, _settings(members, report.params), "val_accuracy")
-        comparisons = compare_methods(values) if len(values) <= _MAX_COMPARED else []
-        measure = "validation accuracy"
+        metric = report.metric(str(workload))
+        values = _by_seed(members, _settings(members, report.params), "value")
+        comparisons: list[Comparison] = []
+        if len(values) <= _MAX_COMPARED:
+            comparisons = compare_methods(values, higher_is_better=metric.mode == "max")
         repeated_contests.append(
-            Contest(str(workload), "epochs", values, _summaries(values), comparisons, measure)
+            Contest(
+                str(workload),
+                "epochs",
+                values,
+                _summaries(values, metric),
+                comparisons,
+                metric,
+                metric.label,
+                True,
+            )
         )
     return repeated_contests
 
@@ -75,9 +99,9 @@ def _by_seed(rows: pd.DataFrame, competitors: pd.Series, column: str) -> dict[st
     }
 
 
-def _summaries(values: Mapping[str, Mapping[int, float]]) -> dict[str, Summary]:
+def _summaries(values: Mapping[str, Mapping[int, float]], metric: Metric) -> dict[str, Summary]:
     summaries = {name: summarize(list(by_seed.values())) for name, by_seed in values.items()}
-    return dict(sorted(summaries.items(), key=lambda item: -item[1].mean))
+    return dict(sorted(summaries.items(), key=lambda item: -metric.sign * item[1].mean))
 
 
 def _settings(trials: pd.DataFrame, params: list[str]) -> pd.Series:

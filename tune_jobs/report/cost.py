@@ -5,7 +5,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from tune_jobs.report.data import STANDARD_ERROR, Report
-from tune_jobs.report.figures import Picture, colours, new_figure, slug, text
+from tune_jobs.report.figures import Picture, colours, new_figure, number, slug, text
 from tune_jobs.report.page import Part, Section
 from tune_jobs.results.schema import SHARPNESS_PREFIX
 from tune_jobs.results.statistics import rank_correlation
@@ -16,15 +16,22 @@ _MAX_ERRORS = 30
 
 
 def sharpness_section(report: Report) -> Section:
-    """Returns measures of sharpness against test accuracy."""
+    """Returns measures of sharpness against what confirmed runs reached."""
     measures = report.sharpness
+    reached = set(report.confirmations["measure"].dropna())
+    title = f"Sharpness against {reached.pop() if len(reached) == 1 else _reached_if_confirmed(report)}"
     if not measures:
         words = "No sharpness was measured: `tune-jobs confirm` does so when it retrains the winners."
-        return Section("sharpness", "Sharpness against test accuracy", [words])
+        return Section("sharpness", title, [words])
     confirmed = report.confirmations
     workloads = [workload for workload in report.workloads if (confirmed["workload"] == workload).any()]
     pictures = [_sharpness(report, workload, measure) for measure in measures for workload in workloads]
-    return Section("sharpness", "Sharpness against test accuracy", [pictures])
+    return Section("sharpness", title, [pictures])
+
+
+def _reached_if_confirmed(report: Report) -> str:
+    labels = {metric.confirmed({})[1] for metric in report.metrics}
+    return labels.pop() if len(labels) == 1 else "the result"
 
 
 def cost_section(report: Report) -> Section:
@@ -135,11 +142,13 @@ def _megabytes(value: int | None) -> str:
 def _sharpness(report: Report, workload: str, measure: str) -> Picture:
     colour, column = colours(report.labels), SHARPNESS_PREFIX + measure
     errors = column + STANDARD_ERROR
-    rows = report.of(report.confirmations, workload).dropna(subset=[column, "test_accuracy"])
+    rows = report.of(report.confirmations, workload).dropna(subset=[column, "test_value"])
+    metric = report.metric(workload)
+    reached = str(rows["measure"].iloc[0]) if len(rows) else metric.label
     traces = [
         go.Scatter(
             x=own[column].tolist(),
-            y=own["test_accuracy"].tolist(),
+            y=own["test_value"].tolist(),
             name=text(str(label)),
             mode="markers",
             marker={"size": 8, "color": colour[str(label)]},
@@ -147,27 +156,29 @@ def _sharpness(report: Report, workload: str, measure: str) -> Picture:
             error_x={"type": "data", "array": own[errors].fillna(0.0).tolist(), "width": 0, "thickness": 1}
             if errors in own
             else None,
-            hovertemplate="seed %{customdata}<br>%{x:.3g}, test accuracy %{y:.4f}",
+            hovertemplate=f"seed %{{customdata}}<br>%{{x:.3g}}, {text(reached)} %{{y:{number(metric)}}}",
         )
         for label, own in rows.groupby("label", sort=False)
     ]
-    tau, p_value, n = rank_correlation(rows[column].tolist(), rows["test_accuracy"].tolist())
+    tau, p_value, n = rank_correlation(rows[column].tolist(), rows["test_value"].tolist())
     correlation = (
         "no rank correlation defined"
         if tau is None
         else f"Kendall's tau {fixed(tau, 2)}, p = {short(p_value)}"
     )
+    sign = "negative" if metric.mode == "max" else "positive"
+    better = "more accurate" if metric.is_accuracy else "better"
     bars = ", bars are standard errors" if errors in rows else ""
     is_positive = len(rows) > 0 and rows[column].min() > 0
     wide = is_positive and rows[column].max() > 20 * rows[column].min()
     return Picture(
         slug("sharpness", measure, workload),
-        f"{workload}: one point per confirmed seed{bars}, n = {n}; {correlation}. A negative tau means "
-        "that flatter is more accurate; over several methods it mixes differences between and within them.",
+        f"{workload}: one point per confirmed seed{bars}, n = {n}; {correlation}. A {sign} tau means "
+        f"that flatter is {better}; over several methods it mixes differences between and within them.",
         new_figure(
             traces,
             title=f"{workload}: {measure}",
             x={"title": text(measure), "type": "log" if wide else "linear"},
-            y={"title": "test accuracy"},
+            y={"title": text(reached)},
         ),
     )

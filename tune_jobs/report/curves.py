@@ -1,12 +1,23 @@
-"""Accuracy during training: against gradient evaluations, and the learning curve of every trial."""
+"""The metric during training: against gradient evaluations, and the learning curve of every trial."""
 
 import math
 
 import pandas as pd
 import plotly.graph_objects as go
 
+from tune_jobs.job.metric import Metric
 from tune_jobs.report.data import Report
-from tune_jobs.report.figures import Picture, colours, key, new_figure, silent_line, slug, text
+from tune_jobs.report.figures import (
+    Picture,
+    colours,
+    key,
+    new_figure,
+    number,
+    silent_line,
+    slug,
+    text,
+    value_axis,
+)
 from tune_jobs.report.page import Section
 from tune_jobs.report.trials import trial_points
 
@@ -15,14 +26,19 @@ _MAX_POINTS = 12_000
 
 
 def budget_section(report: Report) -> Section:
-    """Returns validation accuracy against gradient evaluations, within a training run and over a search."""
+    """Returns the metric against gradient evaluations, within a training run and over a search."""
     words = (
         "A gradient evaluation is one forward and backward pass over a batch. A step of a sharpness-aware method "
         "takes two, so at equal epochs it has spent twice as much as the base optimizer."
     )
     winners = [_winners(report, workload) for workload in report.workloads]
     searches = [_anytime(report, workload) for workload in report.workloads]
-    return Section("budget", "Accuracy against gradient evaluations", [words, winners, searches])
+    metrics = report.metrics
+    if all(metric.is_accuracy for metric in metrics):
+        subject = "Accuracy"
+    else:
+        subject = metrics[0].label if len(metrics) == 1 else "The metric"
+    return Section("budget", f"{subject} against gradient evaluations", [words, winners, searches])
 
 
 def curves_section(report: Report) -> Section:
@@ -41,58 +57,76 @@ def _spent(report: Report, workload: str) -> pd.DataFrame:
     epochs = report.of(report.epochs, workload)
     trials = report.of(report.trials, workload).set_index("uid")
     per_epoch = trials["gradient_evaluations"].astype("float64") / trials["epochs_trained"].astype("float64")
-    return epochs.assign(cost=epochs["uid"].map(per_epoch)).dropna(subset=["cost", "val_accuracy"])
+    return epochs.assign(cost=epochs["uid"].map(per_epoch)).dropna(subset=["cost", "value"])
 
 
 def _winners(report: Report, workload: str) -> Picture:
-    colour, traces = colours(report.labels), []
+    colour, traces, metric = colours(report.labels), [], report.metric(workload)
+    shown: list[float] = []
     epochs, studies = _spent(report, workload), report.of(report.studies, workload)
     for label in report.labels_on(workload):
         winner = studies.loc[studies["label"] == label, "best_trial_id"].iloc[0]
         own = epochs[(epochs["label"] == label) & (epochs["trial_id"] == winner)].sort_values("epoch")
-        traces.append(
-            _line(label, colour[label], (own["epoch"] * own["cost"]).tolist(), own["val_accuracy"].tolist())
-        )
+        shown += own["value"].tolist()
+        spent = (own["epoch"] * own["cost"]).tolist()
+        traces.append(_line(label, colour[label], spent, own["value"].tolist(), metric))
     return Picture(
         slug("winners", workload),
-        f"{workload}: each method's best completed trial (n = 1 each): how accurate it was at equal cost, not at equal "
+        f"{workload}: each method's best completed trial (n = 1 each): its {metric.label} at equal cost, not at equal "
         "epochs.",
         new_figure(
             traces,
             title=f"{workload}: training the best trial",
             x={"title": "gradient evaluations of the trial", "rangemode": "tozero"},
-            y={"title": "validation accuracy"},
+            y=value_axis(metric, shown),
         ),
     )
 
 
 def _anytime(report: Report, workload: str) -> Picture:
     colour, traces, sizes = colours(report.labels), [], []
-    epochs = _spent(report, workload)
-    early, top = 1.0, 0.0
+    epochs, metric = _spent(report, workload), report.metric(workload)
+    early: list[float] = []
+    late: list[float] = []
     for label in report.labels_on(workload):
         own = epochs[epochs["label"] == label]
         sizes.append(f"{label} {own['uid'].nunique()}")
-        spent, best = own["cost"].cumsum(), own["val_accuracy"].cummax()
+        spent, best = own["cost"].cumsum(), metric.sign * (metric.sign * own["value"]).cummax()
         if len(own):
-            early, top = min(early, best.iloc[len(own) // 10]), max(top, best.iloc[-1])
+            early.append(best.iloc[len(own) // 10])
+            late.append(best.iloc[-1])
         rises = best.ne(best.shift()) | (spent == spent.max())
         traces.append(
-            _line(label, colour[label], spent[rises].tolist(), best[rises].tolist(), shape="hv", mode="lines")
+            _line(
+                label,
+                colour[label],
+                spent[rises].tolist(),
+                best[rises].tolist(),
+                metric,
+                shape="hv",
+                mode="lines",
+            )
         )
-    pad = 0.05 * max(top - early, 0.01)  # above and below what the search still gained after its first tenth
     return Picture(
         slug("anytime", workload),
-        f"{workload}: the best validation accuracy of any epoch so far against all that the study spent, in the order "
-        f"of the reports; trials: {', '.join(sizes)}. The first tenth of each study may lie below the picture.",
+        f"{workload}: the best {metric.label} of any epoch so far against all that the study spent, in the order "
+        f"of the reports; trials: {', '.join(sizes)}. The first tenth of each study may lie outside the picture.",
         new_figure(
             traces,
             title=f"{workload}: the whole search",
             x={"title": "gradient evaluations of the study", "rangemode": "tozero"},
-            y={"title": "best validation accuracy so far"}
-            | ({"range": [early - pad, top + pad]} if top else {}),
+            y={**value_axis(metric, [], "best "), **_range([*early, *late])},
         ),
     )
+
+
+def _range(values: list[float]) -> dict[str, list[float]]:
+    """Returns an axis' range that shows what the search still gained after its first tenth."""
+    if not values:
+        return {}
+    low, high = min(values), max(values)
+    pad = 0.05 * max(high - low, 0.01 * max(abs(low), abs(high)), 1e-12)
+    return {"range": [low - pad, high + pad]}
 
 
 def _line(
@@ -100,6 +134,7 @@ def _line(
     colour: str,
     x: list[float],
     y: list[float],
+    metric: Metric,
     *,
     shape: str = "linear",
     mode: str = "lines+markers",
@@ -111,17 +146,17 @@ def _line(
         mode=mode,
         line={"color": colour, "width": 2, "shape": shape},
         marker={"size": 5},
-        hovertemplate="%{x:,.0f} gradient evaluations<br>validation accuracy %{y:.4f}",
+        hovertemplate=(f"%{{x:,.0f}} gradient evaluations<br>{text(metric.label)} %{{y:{number(metric)}}}"),
     )
 
 
 def _curves(report: Report, workload: str) -> Picture:
-    colour = colours(report.labels)
+    colour, metric = colours(report.labels), report.metric(workload)
     traces = []
-    epochs = report.of(report.epochs, workload).dropna(subset=["val_accuracy"])
+    epochs = report.of(report.epochs, workload).dropna(subset=["value"])
     trials = report.of(report.trials, workload)
-    last = epochs.drop_duplicates("uid", keep="last").set_index("uid")["val_accuracy"]
-    ended = trials.assign(val_accuracy=trials["uid"].map(last)).dropna(subset=["val_accuracy"])
+    last = epochs.drop_duplicates("uid", keep="last").set_index("uid")["value"]
+    ended = trials.assign(value=trials["uid"].map(last)).dropna(subset=["value"])
     shown, step = _thinned(epochs)
     for label in report.labels_on(workload):
         own = shown[shown["label"] == label]
@@ -129,11 +164,11 @@ def _curves(report: Report, workload: str) -> Picture:
         y: list[float | None] = []
         for _, curve in own.groupby("uid", sort=False):
             x += [*curve["epoch"].tolist(), None]
-            y += [*curve["val_accuracy"].tolist(), None]
+            y += [*curve["value"].tolist(), None]
         traces.append(key(label, colour[label]))
         traces.append(silent_line(label, x, y, {"color": colour[label], "width": 1}, opacity=0.5))
         ends = ended[ended["label"] == label]
-        traces.append(trial_points(ends, "epochs_trained", "val_accuracy", label=label, colour=colour[label]))
+        traces.append(trial_points(ends, "epochs_trained", "value", label=label, colour=colour[label]))
     counts = trials["status"].value_counts()
     by_status = ", ".join(f"{number} {status}" for status, number in counts.items())
     thinned = "" if step == 1 else f" Every {step}th epoch is drawn, and all rungs and ends."
@@ -145,7 +180,7 @@ def _curves(report: Report, workload: str) -> Picture:
             traces,
             title=workload,
             x={"title": "epoch", "rangemode": "tozero"},
-            y={"title": "validation accuracy"},
+            y=value_axis(metric, shown["value"]),
             height=380,
         ),
     )

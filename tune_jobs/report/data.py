@@ -8,10 +8,12 @@ from typing import Any
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
+from tune_jobs.job.metric import Metric
 from tune_jobs.job.space import Choice, Distribution, Int, LogUniform, Uniform
 from tune_jobs.results.compare import compare_results
-from tune_jobs.results.read import Results, read_all
+from tune_jobs.results.read import Results, read_all, values_of
 from tune_jobs.results.schema import PARAM_PREFIX, SHARPNESS_PREFIX, STANDARD_PARAMS
+from tune_jobs.results.tables import records
 
 STANDARD_ERROR = "_se"
 _PRECISION = (STANDARD_ERROR, "_converged", "_residual")
@@ -25,14 +27,18 @@ _SPACE: TypeAdapter[dict[str, Distribution]] = TypeAdapter(dict[str, Distributio
 class Report:
     """All searches of a report.
 
-    Every frame has the columns `folder`, `workload` (an architecture on a data set: methods are compared within it)
-    and `label` (a method's name, with job and folder where the method alone would be ambiguous).
+    Every frame has the columns `folder`, `workload` (an architecture on a data set: methods are compared within it, by
+    one metric) and `label` (a method's name, with job and folder where the method alone would be ambiguous).
     """
 
     results: Sequence[Results]  # the results of each search, in the order given
-    trials: pd.DataFrame  # one row per trial, with `uid`; `status` is "running" where it has not ended
-    epochs: pd.DataFrame  # one row per report, with `uid`, in the order of the ledger
-    confirmations: pd.DataFrame  # one row per fresh seed; `dataset` and `rank_in_study` are filled in
+    # One row per trial, with `uid`, its job's `metric` and `mode`, and its `value` of the metric; `status` is "running"
+    # where it has not ended.
+    trials: pd.DataFrame
+    epochs: pd.DataFrame  # one row per report, with `uid` and `value`, in the order of the ledger
+    # One row per fresh seed; `dataset` and `rank_in_study` are filled in, `test_value` is what is compared, and
+    # `measure` what to call it.
+    confirmations: pd.DataFrame
     studies: pd.DataFrame  # the rows of `tune_jobs.results.compare.compare`
 
     @property
@@ -43,7 +49,7 @@ class Report:
     @property
     def completed(self) -> pd.DataFrame:
         """The trials that reached full fidelity."""
-        return self.trials[(self.trials["status"] == "completed") & self.trials["val_accuracy"].notna()]
+        return self.trials[(self.trials["status"] == "completed") & self.trials["value"].notna()]
 
     @property
     def workloads(self) -> list[str]:
@@ -70,6 +76,16 @@ class Report:
         """Returns the rows of a frame that belong to a workload, and to a label if you give one."""
         rows = frame["workload"] == workload
         return frame[rows if label is None else rows & (frame["label"] == label)]
+
+    def metric(self, workload: str) -> Metric:
+        """Returns what the trials of a workload are ranked by."""
+        first = self.of(self.trials, workload).iloc[0]
+        return Metric(first["metric"], first["mode"])
+
+    @property
+    def metrics(self) -> list[Metric]:
+        """What the searches rank by, in the order of the jobs."""
+        return list(dict.fromkeys(map(self.metric, self.workloads)))
 
     def labels_on(self, workload: str) -> list[str]:
         """Returns the methods that were searched on a workload, in the order of the jobs."""
@@ -101,12 +117,13 @@ def load(folders: Iterable[Path | str]) -> Report:
 def collect(results: Sequence[Results]) -> Report:
     """Returns the tables of all searches side by side; `results` has at least one."""
     names = [str(result.folder) for result in results]
-    trials = _together(names, [result.trials for result in results])
+    trials = _together(names, [_with_values(result) for result in results])
     trials["status"] = trials["status"].fillna("running")
-    study_names = _study_names(trials[_STUDY].drop_duplicates())
+    study_names = _study_names(trials[[*_STUDY, "metric", "mode"]].drop_duplicates())
     trials = trials.merge(study_names, on=_STUDY, how="left")
     of_trial = trials[["folder", "trial_id", "workload", "label", "uid"]]
-    epochs = _together(names, [result.epochs for result in results]).drop(columns="uid")
+    reports = [result.epochs.assign(value=values_of(result.epochs, result.metric)) for result in results]
+    epochs = _together(names, reports).drop(columns="uid")
     return Report(
         results=results,
         trials=trials,
@@ -145,22 +162,41 @@ def _together(names: Sequence[str], frames: Sequence[pd.DataFrame]) -> pd.DataFr
     return table.assign(uid=table["folder"] + "\n" + table["trial_id"].astype(str))
 
 
+def _with_values(result: Results) -> pd.DataFrame:
+    metric = result.metric
+    return result.trials.assign(value=values_of(result.trials, metric), metric=metric.name, mode=metric.mode)
+
+
+def _with_test_values(result: Results) -> pd.DataFrame:
+    measured = [result.metric.confirmed(row) for row in records(result.confirmations)]
+    return result.confirmations.assign(
+        test_value=pd.Series([value for value, _ in measured], dtype="float64"),
+        measure=pd.Series([measure for _, measure in measured], dtype="object"),
+    )
+
+
 def _study_names(studies: pd.DataFrame) -> pd.DataFrame:
     """Returns the studies with `workload` and `label`, as short as they can be while no two are the same."""
     studies = studies.copy()
-    many = studies["dataset"].nunique() > 1
-    studies["workload"] = studies["architecture"] + ((" on " + studies["dataset"]) if many else "")
+    is_own = studies["architecture"] == studies["dataset"]  # a task brings its data
+    studies["workload"] = studies["architecture"]
+    if studies["dataset"].nunique() > 1:
+        studies["workload"] += (" on " + studies["dataset"]).where(~is_own, "")
+    if len(studies[["metric", "mode"]].drop_duplicates()) > 1:
+        studies["workload"] += " by " + studies["metric"]
+        if studies.groupby("metric")["mode"].nunique().max() > 1:
+            studies["workload"] += " (" + studies["mode"] + ")"
     studies["label"] = studies["method"]
     names = studies["folder"].map(lambda folder: Path(folder).name)
     distinct = studies["folder"].nunique() == names.nunique()
     for more in (studies["job"], names if distinct else studies["folder"]):
         twice = studies.duplicated(["workload", "label"], keep=False)
         studies.loc[twice, "label"] += " (" + more[twice] + ")"
-    return studies
+    return studies.drop(columns=["metric", "mode"])
 
 
 def _confirmations(names: Sequence[str], results: Sequence[Results], trials: pd.DataFrame) -> pd.DataFrame:
-    table = _together(names, [result.confirmations for result in results])
+    table = _together(names, [_with_test_values(result) for result in results])
     of_study = trials[["folder", "study", "workload", "label"]].drop_duplicates(["folder", "study"])
     table = table.rename(columns={"place": "rank_in_study"}).merge(of_study, on=["folder", "study"])
     # Files of older versions lack both columns: they confirmed the winner only, at equal epochs.

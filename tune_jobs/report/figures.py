@@ -1,12 +1,15 @@
 """How the report's figures look: a colour for each method, light and dark, names that stay text."""
 
 import html
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import plotly.graph_objects as go
+
+from tune_jobs.job.metric import Metric
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; yellow and black would vanish on one of
 # the two backgrounds and are an olive and a grey.
@@ -21,6 +24,7 @@ _OF_METHOD = {
     "random_sam": "#a08a1c",
 }
 _OTHERS = ("#8a63d2", "#3aa99f", "#b5544d", "#5b7f2b", "#c47ad8", "#96703a")
+_WIDE = 20  # largest value over smallest from which an axis is logarithmic
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
 
 
@@ -121,6 +125,20 @@ def new_figure(
             **layout,
         },
     )
+
+
+def value_axis(metric: Metric, values: Iterable[float], prefix: str = "") -> dict[str, Any]:
+    """Returns the axis of a metric; logarithmic where values without an upper end differ by orders of magnitude."""
+    better = "" if metric.mode == "max" else " (lower is better)"
+    axis = {"title": f"{prefix}{text(metric.label)}{better}"}
+    known = sorted(value for value in values if not math.isnan(value))
+    is_wide = bool(known) and not metric.is_accuracy and 0 < _WIDE * known[0] < known[-1]
+    return axis | ({"type": "log"} if is_wide else {})
+
+
+def number(metric: Metric) -> str:
+    """Returns Plotly's format of a metric's values."""
+    return ".4f" if metric.is_accuracy else ".4g"
 
 
 def key(label: str, colour: str) -> go.Scatter:

@@ -4,10 +4,10 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from tune_jobs.report.data import Report
-from tune_jobs.report.figures import Picture, colours, key, new_figure, silent_line, slug, text
+from tune_jobs.report.figures import Picture, colours, key, new_figure, silent_line, slug, text, value_axis
 from tune_jobs.report.page import Part, Section
 from tune_jobs.report.trials import trial_points
-from tune_jobs.results.tables import Column, Table, count, fixed, records, share
+from tune_jobs.results.tables import Column, Table, count, measured, records, share
 
 
 def search_section(report: Report) -> Section:
@@ -25,39 +25,39 @@ def search_section(report: Report) -> Section:
 
 
 def _history(report: Report, workload: str) -> Picture:
-    colour, traces = colours(report.labels), []
+    colour, traces, metric = colours(report.labels), [], report.metric(workload)
     trials = report.of(report.trials, workload)
     # By row where an older file has no numbers.
     order = trials["number"].fillna(trials.groupby("label").cumcount()).astype("int64")
-    trials = trials.assign(order=order).dropna(subset=["val_accuracy"]).sort_values("order")
+    trials = trials.assign(order=order).dropna(subset=["value"]).sort_values("order")
     for label in report.labels_on(workload):
         own = trials[trials["label"] == label]
         completed = own[own["status"] == "completed"]
         traces.append(key(label, colour[label]))
-        traces.append(trial_points(own, "order", "val_accuracy", label=label, colour=colour[label]))
-        best = completed["val_accuracy"].cummax().tolist()
+        traces.append(trial_points(own, "order", "value", label=label, colour=colour[label]))
+        best = (metric.sign * (metric.sign * completed["value"]).cummax()).tolist()
         steps = {"color": colour[label], "width": 1.5, "shape": "hv"}
         traces.append(silent_line(label, completed["order"].tolist(), best, steps))
     return Picture(
         slug("history", workload),
-        f"{workload}: last validation accuracy of {len(trials)} trials in the order proposed; lines are the best "
+        f"{workload}: last {metric.label} of {len(trials)} trials in the order proposed; lines are the best "
         "completed so far. A flat line means that more trials would hardly help.",
         new_figure(
             traces,
             title=f"{workload}: history",
             x={"title": "number of the trial in its study", "rangemode": "tozero"},
-            y={"title": "validation accuracy"},
+            y=value_axis(metric, trials["value"]),
         ),
     )
 
 
 def _rungs(report: Report, judged: pd.DataFrame, workload: str) -> Picture:
-    colour, traces = colours(report.labels), []
+    colour, traces, metric = colours(report.labels), [], report.metric(workload)
     own = report.of(judged, workload)
     rungs = sorted({int(rung) for rung in own["rung"]})
     labels = report.labels_on(workload)
     for offset, label in enumerate(labels):
-        rows = own[(own["label"] == label) & own["val_accuracy"].notna()]
+        rows = own[(own["label"] == label) & own["value"].notna()]
         shift = (offset - (len(labels) - 1) / 2) * 0.7 / max(len(labels), 1)
         half = 0.3 / max(len(labels), 1)
         x = [
@@ -70,7 +70,7 @@ def _rungs(report: Report, judged: pd.DataFrame, workload: str) -> Picture:
         traces.append(
             go.Scatter(
                 x=x,
-                y=rows["val_accuracy"].tolist(),
+                y=rows["value"].tolist(),
                 mode="markers",
                 marker={
                     "symbol": [
@@ -93,10 +93,11 @@ def _rungs(report: Report, judged: pd.DataFrame, workload: str) -> Picture:
         ends = [end for middle in middles for end in (middle - half, middle + half, None)]
         heights = [end for cutoff in last["cutoff"] for end in (cutoff, cutoff, None)]
         traces.append(silent_line(label, ends, heights, {"color": colour[label], "width": 2.5}))
+    side = "below" if metric.mode == "max" else "above"
     return Picture(
         slug("rungs", workload),
-        f"{workload}: validation accuracy on arrival at a rung; crosses were stopped, bars are the last cutoff. The "
-        "cutoff moves as trials arrive, and the job may protect some, so dots can lie below it.",
+        f"{workload}: {metric.label} on arrival at a rung; crosses were stopped, bars are the last cutoff. The "
+        f"cutoff moves as trials arrive, and the job may protect some, so dots can lie {side} it.",
         new_figure(
             traces,
             title=f"{workload}: rungs",
@@ -106,7 +107,7 @@ def _rungs(report: Report, judged: pd.DataFrame, workload: str) -> Picture:
                 "ticktext": list(map(str, rungs)),
                 "range": [-0.6, len(rungs) - 0.4],
             },
-            y={"title": "validation accuracy"},
+            y=value_axis(metric, own["value"]),
         ),
     )
 
@@ -134,6 +135,6 @@ def _rungs_table(report: Report, judged: pd.DataFrame) -> Table:
         Column("arrived", lambda row: count(row["arrived"])),
         Column("stopped", lambda row: count(row["stopped"])),
         Column("share", lambda row: share(row["stopped_fraction"])),
-        Column("last cutoff", lambda row: fixed(row["last_cutoff"])),
+        Column("last cutoff", lambda row: measured(row["last_cutoff"], report.metric(row["workload"]))),
     ]
     return Table("rungs", "How many trials arrived at each rung and were stopped there.", columns, rows)

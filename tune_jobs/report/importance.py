@@ -21,7 +21,7 @@ _INFEASIBLE = 0.2
 
 @dataclass(frozen=True)
 class Importance:
-    """How much of the variance of accuracy each parameter of a study explains."""
+    """How much of the variance of the metric each parameter of a study explains."""
 
     # By parameter that all trials have, adding up to 1; empty if there is too little to fit.
     shares: Mapping[str, float]
@@ -42,14 +42,14 @@ def importance(report: Report, workload: str, label: str) -> Importance:
     References:
         Hutter et al., "An Efficient Approach for Assessing Hyperparameter Importance", ICML 2014.
     """
-    epochs = report.of(report.epochs, workload, label).dropna(subset=["val_accuracy"])
+    epochs = report.of(report.epochs, workload, label).dropna(subset=["value"])
     reached = epochs.groupby("epoch")["uid"].nunique()
     trials = report.of(report.trials, workload, label)
     enough = reached[(reached >= MIN_TRIALS) & (2 * reached >= len(trials))]
     if not len(enough):
         return Importance({}, None, int(reached.max()) if len(reached) else 0)
     epoch = int(enough.index.max())
-    value = epochs[epochs["epoch"] == epoch].drop_duplicates("uid").set_index("uid")["val_accuracy"]
+    value = epochs[epochs["epoch"] == epoch].drop_duplicates("uid").set_index("uid")["value"]
     trials = trials.assign(value=trials["uid"].map(value)).dropna(subset=["value"]).tail(_MAX_TRIALS)
     space = report.space(str(trials["folder"].iloc[0]))
     names = [

@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from tune_jobs.report.data import Report, limits
-from tune_jobs.report.figures import Picture, colours, key, new_figure, slug, text
+from tune_jobs.report.figures import Picture, colours, key, new_figure, slug, text, value_axis
 from tune_jobs.report.importance import MIN_TRIALS, Importance, importance, warnings
 from tune_jobs.report.page import Bullets, Part, Section
 from tune_jobs.report.trials import is_names, shown_values, trial_points
@@ -90,8 +90,8 @@ def _importance_picture(report: Report, workload: str, fits: dict[str, Importanc
     names = [name for name in report.params if any(name in fit.shares for fit in fits.values())]
     return Picture(
         slug("importance", workload),
-        f"{workload}: share of the variance of validation accuracy that each parameter explains within its range "
-        f"(fANOVA; {bases}; the last epoch that half of the trials reached).",
+        f"{workload}: share of the variance of {report.metric(workload).label} that each parameter explains within "
+        f"its range (fANOVA; {bases}; the last epoch that half of the trials reached).",
         new_figure(
             traces,
             title=f"{workload}: importance",
@@ -110,19 +110,20 @@ def _importance_picture(report: Report, workload: str, fits: dict[str, Importanc
 def _slice(report: Report, workload: str, name: str) -> Picture:
     colour, traces = colours(report.labels), []
     column = PARAM_PREFIX + name
-    trials = report.of(report.trials, workload).dropna(subset=[column, "val_accuracy"])
+    trials = report.of(report.trials, workload).dropna(subset=[column, "value"])
+    metric = report.metric(workload)
     studies = report.of(report.studies, workload)
     for label in report.labels_on(workload):
         own = trials[trials["label"] == label]
         if not len(own):
             continue
         traces.append(key(label, colour[label]))
-        traces.append(trial_points(own, column, "val_accuracy", label=label, colour=colour[label]))
+        traces.append(trial_points(own, column, "value", label=label, colour=colour[label]))
         best = own[own["trial_id"].isin(studies.loc[studies["label"] == label, "best_trial_id"])]
         traces.append(
             go.Scatter(
                 x=shown_values(best[column]),
-                y=best["val_accuracy"].tolist(),
+                y=best["value"].tolist(),
                 mode="markers",
                 marker={"symbol": "circle-open", "size": 15, "color": colour[label], "line": {"width": 2}},
                 hoverinfo="skip",
@@ -133,13 +134,13 @@ def _slice(report: Report, workload: str, name: str) -> Picture:
     ends, is_log = _range(report, trials, name)
     return Picture(
         slug("slice", workload, name),
-        f"{workload}: last validation accuracy of n = {len(trials)} trials against {name}; rings are the winners, "
+        f"{workload}: last {metric.label} of n = {len(trials)} trials against {name}; rings are the winners, "
         "crosses were stopped early, dotted lines are the ends of the range.",
         new_figure(
             traces,
             title=f"{workload}: {name}",
             x=_axis(name, ends, is_log, is_names(trials[column])),
-            y={"title": "validation accuracy"},
+            y=value_axis(metric, trials["value"]),
             shapes=_bounds(ends),
         ),
     )
@@ -152,8 +153,9 @@ def _optima(report: Report, name: str) -> Picture:
     labels = [label for label in report.labels if (trials["label"] == label).any()]
     for offset, label in enumerate(labels):
         own = trials[trials["label"] == label]
-        bar = own.groupby("workload")["val_accuracy"].transform(lambda values: values.quantile(0.75))
-        good = own[own["val_accuracy"] >= bar]
+        merit = own["value"] * own["mode"].map({"min": -1}).fillna(1)
+        bar = merit.groupby(own["workload"]).transform(lambda values: values.quantile(0.75))
+        good = own[merit >= bar]
         winners = report.studies.loc[report.studies["label"] == label, ["folder", "best_trial_id"]]
         is_winner = good.set_index(["folder", "trial_id"]).index.isin(list(map(tuple, winners.to_numpy())))
         shift = (offset - (len(labels) - 1) / 2) * 0.6 / len(labels)

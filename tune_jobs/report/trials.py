@@ -6,6 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from tune_jobs.report.figures import text
+from tune_jobs.results.compare import metric_of_row
 from tune_jobs.results.schema import PARAM_PREFIX
 from tune_jobs.results.tables import records, setting
 
@@ -59,6 +60,7 @@ def shown_values(values: pd.Series) -> list[Any]:
 
 
 def _describe(row: dict[str, Any]) -> str:
+    metric = metric_of_row(row)
     params = [
         f"{name.removeprefix(PARAM_PREFIX)} {setting(value)}"
         for name, value in row.items()
@@ -67,4 +69,4 @@ def _describe(row: dict[str, Any]) -> str:
     epochs = f"{row['epochs_trained'] or 0}/{row['max_epochs'] or '?'} epochs"
     lines = [row["trial_id"], ", ".join(params), f"{row['status']}, {epochs}", row["stop_reason"] or ""]
     shown = [text(line[:160]) for line in lines if line]
-    return "<br>".join([*shown, f"validation accuracy {row['val_accuracy']:.4f}"])
+    return "<br>".join([*shown, text(f"{metric.label} {metric.text(row['value'])}")])

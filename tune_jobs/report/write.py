@@ -67,7 +67,7 @@ def _sections(report: Report) -> list[Section]:
         params_section(report),
         optima_section(report),
         *_transfer(report),
-        sharpness_section(report),
+        *_sharpness(report),
         cost_section(report),
         failures_section(report),
         _provenance(report),
@@ -78,6 +78,13 @@ def _transfer(report: Report) -> Iterator[Section]:
     lines = transfer.describe(report.results)
     if lines:
         yield Section("transfer", "Do settings carry over between architectures?", [Bullets(lines)])
+
+
+def _sharpness(report: Report) -> Iterator[Section]:
+    # Measured for image classification only; a task of the user's own goes by one name for data and model.
+    is_own = (report.trials["architecture"] == report.trials["dataset"]).all()
+    if report.sharpness or not is_own:
+        yield sharpness_section(report)
 
 
 def _name_apart(pictures: Sequence[Picture]) -> None:
