@@ -206,8 +206,8 @@ def _methods_table(report: Report, confirmed: list[Contest]) -> Table:
     if confirmed:
         measure = _common([contest.measure for contest in confirmed])
         caption = (
-            f"Architectures and methods. {measure[0].upper()}{measure[1:]} is the mean over fresh seeds of the "
-            "study's winner, the interval that of the mean, sd the spread of the seeds."
+            f"Architectures and methods. The {measure} is the mean over fresh seeds of the study's winner, the "
+            "interval that of the mean, sd the spread of the seeds."
         )
     else:
         caption = (
@@ -335,8 +335,9 @@ def _differences_table(name: str, compared: list[Contest]) -> Table:
         Column("p adjusted", lambda row: short(row["p_adjusted"])),
         Column("verdict", _named_verdict, is_number=False),
     ]
+    note = "" if metric.mode == "max" else " (lower is better)"
     caption = (
-        f"Differences of {compared[0].measure}{metric.note} between methods on the seeds that both have (n); p is "
+        f"Differences of {compared[0].measure}{note} between methods on the seeds that both have (n); p is "
         "adjusted for the number of pairs of the architecture."
     )
     return Table(name, caption, columns, records(pd.DataFrame(pairs)))
