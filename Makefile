@@ -24,7 +24,7 @@ test: .venv/installed
 test-slow: .venv/installed
 	@$(MAKE) --silent browser || echo "No Chromium: tests in a browser are left out."
 	@$(MAKE) --silent latex || echo "No pdflatex: the test that compiles tables is left out."
-	$(TEST_ENV); $(BIN)/python -m pytest -m slow --numprocesses 3
+	$(TEST_ENV); $(BIN)/python -m pytest -m "slow and not cluster and not faults" --numprocesses 3
 
 # Both at once: the slow tests mostly wait, and each process imports everything only once.
 test-both: .venv/installed

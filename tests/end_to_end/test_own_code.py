@@ -67,7 +67,7 @@ def num_reports(search):
         return 0
 
 
-@pytest.fixture(scope="module", params=["job.yaml", "loop.yaml"])
+@pytest.fixture(scope="module", params=["job.yaml", pytest.param("loop.yaml", marks=pytest.mark.faults)])
 def whole(request, folder):
     """An uninterrupted search, with the name of its job file."""
     search = folder / f"whole-{request.param}"
@@ -76,6 +76,7 @@ def whole(request, folder):
     return search, request.param
 
 
+@pytest.mark.faults
 def test_killed_three_times_and_resumed_it_is_the_same(whole, folder):
     expected, job = whole
     search = folder / f"killed-{job}"
@@ -143,6 +144,7 @@ def test_a_failing_task_fails_its_trials_with_the_users_own_traceback(folder):
     assert "late.py" in error
 
 
+@pytest.mark.cluster
 def test_a_cluster_of_two_nodes_gets_the_code(folder):
     head = RayHead(num_cpus=1)
     try:
