@@ -8,7 +8,7 @@ from small_runs import AUGMENT, is_same, measured, small_spec, whole_state
 
 from zsharp.models import build_model
 from zsharp.optim.methods import METHODS
-from zsharp.training import InitSpec, Training
+from zsharp.training import InitSpec, Training, TrainSpec, TrialSpec
 
 FROZEN = ("conv.*", "norm.*", "blocks.0.*")
 
@@ -126,3 +126,49 @@ def test_weights_of_a_library_bring_their_normalisation(tmp_path):
     fresh = from_file(small_spec(), tmp_path / "b.pt")
     digits_weights(tmp_path / "b.pt")
     assert torch.equal(Training(fresh).task.normalised(black), Training(small_spec()).task.normalised(black))
+
+
+class Features:
+    """A task whose model is a resnet8 with another head."""
+
+    steps_per_epoch = 1
+
+    def __init__(self, seed):
+        self.model = build_model("resnet8", (1, 8, 8), 3)
+        self.images = torch.rand(10, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+    def batches(self, epoch):
+        return [self.images]
+
+    def loss(self, batch):
+        return self.model(batch).square().mean()
+
+    def validate(self):
+        return {"val_loss": self.loss(self.images)}
+
+
+def test_a_task_starts_from_weights_too(tmp_path):
+    state = digits_weights(tmp_path / "a.pt")
+    settings = TrainSpec(epochs=1, batch_size=10, warmup_epochs=0.0, freeze=FROZEN)
+    spec = TrialSpec("-", "zsharp", {"lr": 0.01}, train=settings, metric="val_loss")
+    training = Training(from_file(spec, tmp_path / "a.pt"), task=Features)
+    assert training.loaded.left_fresh == ("classifier.weight", "classifier.bias")
+    training.run_epoch()
+    for key, value in training.model.state_dict().items():
+        assert torch.equal(value, state[key]) == key.startswith(PREFIXES) or "num_batches" in key, key
+
+
+def test_a_model_of_timm_continues_bit_for_bit_with_dropout(tmp_path):
+    arguments = {"patch_size": 4, "depth": 1, "embed_dim": 16, "num_heads": 2}
+    arguments |= {"drop_rate": 0.2, "drop_path_rate": 0.2}
+    spec = small_spec(architecture="timm/vit_tiny_patch16_224", augment=AUGMENT, freeze=("cls_token",))
+    spec = replace(spec, model=arguments)
+    whole = Training(spec)
+    whole.run_epoch()
+    whole.save(tmp_path / "checkpoint.pt")
+    row = whole.run_epoch()
+    resumed = Training(spec)
+    resumed.load(tmp_path / "checkpoint.pt")
+    assert is_same(measured([resumed.run_epoch()]), measured([row]))
+    assert is_same(whole_state(resumed), whole_state(whole))
+    assert row["num_parameters"] < 10_000
