@@ -1,4 +1,4 @@
-"""Tasks and loops of a user's own: killed and resumed, moved, changed, and sent to a cluster."""
+"""Tasks, loops and models of a user's own: killed and resumed, moved, changed, and sent to a cluster."""
 
 import os
 import shutil
@@ -67,7 +67,10 @@ def num_reports(search):
         return 0
 
 
-@pytest.fixture(scope="module", params=["job.yaml", pytest.param("loop.yaml", marks=pytest.mark.faults)])
+_RARE = [pytest.param(name, marks=pytest.mark.faults) for name in ("loop.yaml", "models.yaml")]
+
+
+@pytest.fixture(scope="module", params=["job.yaml", *_RARE])
 def whole(request, folder):
     """An uninterrupted search, with the name of its job file."""
     search = folder / f"whole-{request.param}"
@@ -96,12 +99,19 @@ def test_killed_three_times_and_resumed_it_is_the_same(whole, folder):
 
 
 def test_confirmed_and_told(whole, folder):
-    search, _ = whole
+    search, job = whole
     code, printed = call(folder, "confirm", search, "--seeds", "2")
     assert code == 0, printed
     page = folder / "page.html"
     code, printed = call(folder, "compare", search, "--html", page)
     assert code == 0, printed
+    if job == "models.yaml":
+        assert set(read_results(search).trials["architecture"]) == {
+            "nets:mixer",
+            "timm/vit_tiny_patch16_224",
+            "resnet8",
+        }
+        return
     assert "val_loss" in printed
     assert "acc" not in printed
     assert "lower is better" in page.read_text()

@@ -242,7 +242,9 @@ def _from_hub(config: Any) -> Path:
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     repository, _, revision = config.hf_hub_id.partition("@")
-    files = [config.hf_hub_filename] if config.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
+    plain = config.hf_hub_filename or "pytorch_model.bin"
+    safe = Path(plain).with_suffix(".safetensors").name.replace("pytorch_model", "model")
+    files = [plain] if config.custom_load else [*dict.fromkeys([safe, plain])]
     get = partial(hf_hub_download, repository, revision=revision or None, etag_timeout=_STALLED_S)
     for file in files:
         with suppress(LocalEntryNotFoundError):
