@@ -89,7 +89,8 @@ def warnings(report: Report, workload: str) -> Iterator[str]:
             if best is None or ends is None:
                 continue
             low, high, is_log = ends
-            if side := _edge(best, low, high, is_log):
+            side = _edge(best, low, high, is_log)
+            if side and not (side == "lower" and low == 0):  # no setting of ours can be negative
                 yield (
                     f"{study_name}: the best {parameter}, {setting(best)}, is at the {side} end of its range, "
                     f"{setting(low)} to {setting(high)}; the optimum may lie outside."

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from tune_jobs.job.space import choices_of, in_full
 from tune_jobs.report.data import Report, limits
 from tune_jobs.report.figures import Picture, colours, key, new_figure, slug, text, value_axis
 from tune_jobs.report.importance import MIN_TRIALS, Importance, importance, warnings
@@ -31,7 +32,9 @@ def params_section(report: Report) -> Section:
 def optima_section(report: Report) -> Section:
     """Returns where the best values of each parameter lie, across architectures."""
     pictures = [
-        _optima(report, name) for name in report.params if any(_searched(report, p) for p in report.workloads)
+        _optima(report, name)
+        for name in report.params
+        if any(name in _searched(report, workload) for workload in report.workloads)
     ]
     words = (
         "Does a setting carry over from one architecture to another? Large: the study's winner. Small: the other "
@@ -135,11 +138,11 @@ def _slice(report: Report, workload: str, name: str) -> Picture:
     return Picture(
         slug("slice", workload, name),
         f"{workload}: last {metric.label} of n = {len(trials)} trials against {name}; rings are the winners, "
-        "crosses were stopped early, dotted lines are the ends of the range.",
+        f"crosses were stopped early{', dotted lines are the ends of the range' if ends else ''}.",
         new_figure(
             traces,
             title=f"{workload}: {name}",
-            x=_axis(name, ends, is_log, is_names(trials[column])),
+            x=_axis(name, ends, is_log, _choices(report, trials, name)),
             y=value_axis(metric, trials["value"]),
             shapes=_bounds(ends),
         ),
@@ -168,12 +171,12 @@ def _optima(report: Report, name: str) -> Picture:
     ends, is_log = _range(report, trials, name)
     return Picture(
         slug("optima", name),
-        f"{name}: winners and the best quarter of the completed trials by architecture, over the whole range (dotted "
-        f"lines); trials shown: {', '.join(sizes) or 'none'}.",
+        f"{name}: winners and the best quarter of the completed trials by architecture"
+        f"{', over the whole range (dotted lines)' if ends else ''}; trials shown: {', '.join(sizes) or 'none'}.",
         new_figure(
             traces,
             title=f"Best {name}",
-            x=_axis(name, ends, is_log, is_names(trials[column])),
+            x=_axis(name, ends, is_log, _choices(report, trials, name)),
             shapes=_bounds(ends),
             y={
                 "tickvals": [-position for position in range(len(report.workloads))],
@@ -194,10 +197,20 @@ def _range(report: Report, trials: pd.DataFrame, name: str) -> tuple[Sequence[fl
     return bounds, any(is_log for _, _, is_log in ranges)
 
 
-def _axis(name: str, ends: Sequence[float], is_log: bool, is_of_names: bool) -> dict[str, Any]:
+def _choices(report: Report, trials: pd.DataFrame, name: str) -> list[str]:
+    """Returns all names among which a parameter was searched; nothing if its values are numbers."""
+    if not is_names(trials[PARAM_PREFIX + name]):
+        return []
+    spaces = [report.space(str(folder)) for folder in trials["folder"].unique()]
+    choices = [in_full(value) for space in spaces if name in space for value in choices_of(space[name])]
+    return list(dict.fromkeys([*choices, *trials[PARAM_PREFIX + name].dropna().astype(str)]))
+
+
+def _axis(name: str, ends: Sequence[float], is_log: bool, choices: Sequence[str]) -> dict[str, Any]:
     """Returns an axis that shows the whole range, not only where trials were."""
-    if is_of_names:
-        return {"title": text(name), "type": "category", "categoryorder": "category ascending"}
+    if choices:
+        shown = {"categoryorder": "array", "categoryarray": [text(choice) for choice in choices]}
+        return {"title": text(name), "type": "category", "range": [-0.5, len(choices) - 0.5], **shown}
     axis = {"title": text(name), "type": "log" if is_log else "linear"}
     if not ends:
         return axis
