@@ -151,6 +151,7 @@ def _download(source: Source, root: Path) -> None:
 def _decode(source: Source, base: Path, cache: Path, checksum: str) -> PreparedData:
     started_s = time.perf_counter()
     verify_md5(source, base)
+    _logger.info("decoding %s, once on this machine", source.name if source.by_content else base)
     decoded = source.read(source, base)
     if source.image_size is not None:
         decoded = fitted_data(decoded, source.image_size)
