@@ -133,8 +133,10 @@ class Features:
 
     steps_per_epoch = 1
 
-    def __init__(self, seed):
+    def __init__(self, seed, affine=True):
         self.model = build_model("resnet8", (1, 8, 8), 3)
+        for block in self.model.blocks:
+            block.norm1 = torch.nn.BatchNorm2d(block.norm1.num_features, affine=affine)
         self.images = torch.rand(10, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
 
     def batches(self, epoch):
@@ -172,3 +174,12 @@ def test_a_model_of_timm_continues_bit_for_bit_with_dropout(tmp_path):
     assert is_same(measured([resumed.run_epoch()]), measured([row]))
     assert is_same(whole_state(resumed), whole_state(whole))
     assert row["num_parameters"] < 10_000
+
+
+def test_frozen_batch_norm_without_scales_keeps_its_statistics():
+    settings = TrainSpec(epochs=1, batch_size=10, warmup_epochs=0.0, freeze=FROZEN)
+    spec = TrialSpec("-", "zsharp", {"lr": 0.01}, train=settings, metric="val_loss", model={"affine": False})
+    training = Training(spec, task=Features)
+    training.run_epoch()
+    is_kept = [not block.norm1.running_mean.any() for block in training.model.blocks]
+    assert is_kept == [True, False, False]

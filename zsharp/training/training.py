@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -317,14 +318,23 @@ class Training:
         np.random.seed(seed)
 
     def _to_train_mode(self) -> None:
-        """Sets training mode; layers with statistics whose parameters are all frozen keep theirs."""
+        """Sets training mode; frozen layers with statistics keep theirs."""
         self.model.train()
-        if not self.spec.train.freeze:
+        patterns = self.spec.train.freeze
+        if not patterns:
             return
-        for module in self.model.modules():
-            own = list(module.parameters(recurse=False))
-            if own and next(module.buffers(recurse=False), None) is not None:
-                module.train(any(param.requires_grad for param in own))
+        for name, module in self.model.named_modules():
+            buffers = [key for key, _ in module.named_buffers(name, recurse=False)]
+            params = list(module.parameters(recurse=False))
+            if not buffers:
+                continue
+            # Layers without parameters, such as batch norm without scales, go by the names of their statistics.
+            is_frozen = (
+                not any(param.requires_grad for param in params)
+                if params
+                else all(any(fnmatchcase(key, pattern) for pattern in patterns) for key in buffers)
+            )
+            module.training = not is_frozen  # not `train`, which reaches the layers inside
 
     def _take_steps(self, batches: Any, rates: Tensor) -> None:
         """One step for each batch, at the rate beside it."""
