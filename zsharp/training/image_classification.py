@@ -56,7 +56,6 @@ class ImageClassification:
         )
         self.steps_per_epoch = self._batches.steps_per_epoch
         self._smoothing = spec.params.get("label_smoothing", spec.train.label_smoothing)
-        self._correct = torch.zeros((), device=self._device)
 
     @property
     def generators(self) -> Sequence[Generator]:
@@ -89,12 +88,13 @@ class ImageClassification:
         """Returns the mean cross-entropy with label smoothing."""
         inputs, targets, labels = batch
         logits = self.model(inputs)
-        self._correct = (logits.detach().argmax(1) == labels).float().mean()
+        self._last = logits.detach(), labels
         return F.cross_entropy(logits.float(), targets, label_smoothing=self._smoothing)
 
     def train_metrics(self) -> Mapping[str, Tensor]:
         """Returns the share of images that the last call of `loss` classified correctly."""
-        return {"accuracy": self._correct}
+        logits, labels = self._last
+        return {"accuracy": (logits.argmax(1) == labels).float().mean()}
 
     def validate(self) -> dict[str, float]:
         """Returns `val_loss` and `val_accuracy` on the validation part; nothing if it is empty."""
