@@ -14,10 +14,15 @@ from zsharp.user_code import UserCodeError
 @pytest.mark.parametrize(
     ("name", "shape", "arguments", "taken"),
     [
-        ("timm/resnet10t", (1, 32, 40), {"drop_rate": 0.5, "width": 3}, {"drop_rate"}),
+        ("timm/resnet10t", (1, 32, 40), {"drop_rate": 0.5, "width": 3, "pretrained": True}, {"drop_rate"}),
         ("timm/vit_tiny_patch16_224", (3, 32, 48), {"depth": 2, "embed_dim": 48}, {"depth", "embed_dim"}),
         ("torchvision/squeezenet1_1", (4, 64, 64), {"dropout": 0.0, "depth": 2}, {"dropout"}),
-        ("torchvision/googlenet", (3, 32, 32), {}, set()),  # has heads whose outputs make a tuple
+        (
+            "torchvision/googlenet",
+            (3, 32, 32),
+            {"weights": "DEFAULT", "pretrained": True},
+            set(),
+        ),  # has heads whose outputs make a tuple
         ("torchvision/vit_b_16", (1, 32, 32), {"dropout": 0.0, "size": 1}, {"dropout"}),
     ],
 )

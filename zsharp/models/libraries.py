@@ -24,6 +24,10 @@ LIBRARIES = {
 }
 """The libraries by the prefix of their architectures' names, with a line on each."""
 
+# Arguments with which the libraries would load weights by themselves, from anywhere; `init` does that.
+_NOT_PASSED = frozenset(
+    {"pretrained", "weights", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
+)
 _STALLED_S = 10
 _UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
 
@@ -77,7 +81,7 @@ def build_library_model(
     """Returns the model `name` for images of this shape; one that takes an image size is built for theirs.
 
     Args:
-        arguments: Passed to the model as far as it takes them.
+        arguments: Passed to the model as far as it takes them, except those that load weights.
         weights: What `fetch_weights` returned; loaded, except a head of another size.
 
     Raises:
@@ -85,7 +89,8 @@ def build_library_model(
     """
     inner = name.partition("/")[2]
     build = _build_torchvision if name.startswith("torchvision/") else _build_timm
-    return build(inner, image_shape, num_classes, dict(arguments), weights)
+    passed = {key: value for key, value in arguments.items() if key not in _NOT_PASSED}
+    return build(inner, image_shape, num_classes, passed, weights)
 
 
 def fetch_weights(name: str) -> Path:
