@@ -14,11 +14,11 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 
-def network():
+def network(width):
     """Returns a small convolutional network for digits [batch, 1, 8, 8]."""
     return nn.Sequential(
-        nn.Conv2d(1, 24, 3, padding=1), nn.GroupNorm(4, 24), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Dropout(0.2), nn.Linear(24 * 16, 10),
+        nn.Conv2d(1, width, 3, padding=1), nn.GroupNorm(4, width), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Dropout(0.2), nn.Linear(width * 16, 10),
     )  # fmt: skip
 
 
@@ -33,7 +33,7 @@ def loaders():
 def train(trial):
     """Trains a trial: the job's `train: {loop: "loop:train"}` names this function."""
     accelerator = Accelerator(cpu=trial.device.type == "cpu")
-    model, train_batches, val_batches = accelerator.prepare(network(), *loaders())
+    model, train_batches, val_batches = accelerator.prepare(network(trial.params["width"]), *loaders())
     optimizer = trial.optimizer(model)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, trial.epochs)
     if (state := trial.load()) is not None:

@@ -116,6 +116,7 @@ def test_the_changed_preset_is_valid(tmp_path):
 
 
 def _after_readme(scope, printed):
+    assert scope["mlp"]((1, 8, 8), 10, width=32)(torch.rand(2, 1, 8, 8)).shape == (2, 10)
     assert float(scope["loss"]) > 0
 
 
@@ -155,7 +156,7 @@ def _after_own_model(scope, printed):
 
 
 EXAMPLES = {  # page: its number of examples, and what holds when they have run (docs/controls.md: test_controls)
-    "README.md": (1, _after_readme),
+    "README.md": (2, _after_readme),
     "docs/optimizers.md": (6, _after_optimizers),
     "docs/sharpness.md": (1, _after_sharpness),
     "docs/searching.md": (1, _after_searching),
@@ -186,7 +187,8 @@ def test_the_python_examples_run_in_order(name, tmp_path, monkeypatch, capsys):
 
 def test_every_page_with_examples_is_run():
     with_examples = {name for name, text in PAGES.items() if blocks(text, "python")}
-    assert with_examples == {*EXAMPLES, "docs/controls.md"}
+    # The code in docs/own_code.md is that of examples/: test_examples.
+    assert with_examples == {*EXAMPLES, "docs/controls.md", "docs/own_code.md"}
 
 
 # --- what pages say of the code
