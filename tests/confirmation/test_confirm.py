@@ -5,6 +5,7 @@ import pytest
 from tune_jobs.confirmation.plan import done_already, plan_confirmations, result_row, winners
 from tune_jobs.errors import JobError
 from tune_jobs.job.load import load_job
+from tune_jobs.job.metric import Metric
 from tune_jobs.ledger.rows import Decision
 from tune_jobs.ledger.writer import Ledger
 from tune_jobs.results.read import read_results
@@ -45,6 +46,36 @@ def test_winners_are_the_best_at_full_fidelity(tmp_path):
     assert chosen(job, ledger) == [("sam", 1, "resnet8-sam-0002"), ("base", 1, "resnet8-base-0002")]
     assert [rank for _, rank, _ in chosen(job, ledger, top=2)] == [1, 2, 1, 2]
     assert chosen(job, ledger, top=9)[2][2] == "resnet8-sam-0000"  # the pruned one is never a winner
+
+
+def test_winners_by_loss_are_those_with_the_lowest(tmp_path):
+    job, ledger = search(tmp_path, [(0.5, 0.001), (0.7, 0.003)], "metric=val_loss", "mode=min")
+    # All losses are equal: the first trial, whatever the accuracies.
+    assert chosen(job, ledger)[0] == ("sam", 1, "resnet8-sam-0000")
+    reports = [{**report, "val_loss": 1 - report["val_accuracy"]} for report in ledger.reports()]
+    best = winners(job, ledger.trials(), reports, 1)[0]
+    assert (best.trial_id, best.val_accuracy) == ("resnet8-sam-0001", 0.7)
+    assert best.value == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize(
+    ("metric", "row", "value", "label"),
+    [
+        (Metric(), {"test_accuracy": 0.9, "test_loss": 0.3}, 0.9, "test accuracy"),
+        (Metric("val_loss", "min"), {"test_accuracy": 0.9, "test_loss": 0.3}, 0.3, "test_loss"),
+        (Metric("val_mae", "min"), {"metric.test_mae": 2.0, "metric.val_mae": 3.0}, 2.0, "test_mae"),
+        (Metric("val_mae", "min"), {"metric.val_mae": 3.0, "measured_on": "test"}, 3.0, "test_mae"),
+        (
+            Metric("val_mae", "min"),
+            {"metric.val_mae": 3.0, "measured_on": "validation"},
+            3.0,
+            "val_mae (validation, no test data)",
+        ),
+        (Metric("score"), {"metric.val_mae": 3.0, "test_accuracy": None}, None, "test_score"),
+    ],
+)
+def test_a_confirmation_is_compared_by_the_metrics_test_number(metric, row, value, label):
+    assert metric.confirmed(row) == (value, label)
 
 
 def test_a_configuration_tried_with_several_seeds_counts_by_its_mean(tmp_path):

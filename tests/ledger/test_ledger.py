@@ -373,9 +373,19 @@ def test_damage_found_later_is_a_message_too(whole, tmp_path):
         damaged.reports()
 
 
-def test_a_metric_of_another_type_is_damage(tmp_path):
+@pytest.mark.parametrize(
+    ("metrics", "named"),
+    [
+        ('{"lr": "x"}', "lr"),
+        ('{"lr": {"a": 1}}', "lr"),
+        ('{"metrics": 0.5}', "metrics"),
+        ('{"metrics": {"val_auc": "x"}}', "metrics"),
+        ('{"metrics": {"val_auc": 1e999}}', "metrics"),
+    ],
+)
+def test_a_metric_of_another_type_is_damage(tmp_path, metrics, named):
     shutil.copy(Path(__file__).parents[1] / "fixtures/search_of_0_1/ledger.sqlite", tmp_path)
     with sqlite3.connect(tmp_path / "ledger.sqlite") as connection:
-        connection.execute("""UPDATE reports SET metrics = '{"lr": "x"}' WHERE seq = 1""")
-    with Ledger.open(tmp_path, read_only=True) as ledger, pytest.raises(LedgerError, match="lr"):
+        connection.execute("UPDATE reports SET metrics = ? WHERE seq = 1", (metrics,))
+    with Ledger.open(tmp_path, read_only=True) as ledger, pytest.raises(LedgerError, match=named):
         ledger.reports()

@@ -16,6 +16,7 @@ from ledgers import start
 
 from tune_jobs import provenance as provenance_module
 from tune_jobs.errors import LedgerError, ResultsError
+from tune_jobs.job.metric import Metric
 from tune_jobs.ledger.rows import METRICS, Decision
 from tune_jobs.ledger.writer import Ledger
 from tune_jobs.provenance import git_state, provenance
@@ -359,3 +360,22 @@ def test_git_state_is_that_of_a_tracked_source_tree(tmp_path, monkeypatch):
     assert git_state(source) == (commit, True)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert git_state(source) == (None, None)  # no git
+
+
+def test_what_a_task_measures_has_columns_of_its_own_at_the_end(tmp_path):
+    with Ledger.create(tmp_path, JOB | {"metric": "val_mae", "mode": "min"}, FACTS) as ledger:
+        start(ledger, "a")
+        start(ledger, "b", number=1)
+        ledger.report("a", 1, {"metrics": {"val_mae": 2.0, "val_r2": 0.5}}, Decision("continue"))
+        ledger.report("a", 2, {"metrics": {"val_mae": 1.0, "val_r2": math.nan}}, Decision("continue"))
+        ledger.report("b", 1, {"val_loss": 3.0}, Decision("continue"))
+        ledger.confirm("a/epochs/2/1", {"study": "mlp.sam", "seed": 1, "metric.test_mae": 1.5})
+    export(tmp_path)
+    results = read_results(tmp_path)
+    assert results.metric == Metric("val_mae", "min")
+    assert list(results.trials)[-2:] == list(results.epochs)[-2:] == ["metric.val_mae", "metric.val_r2"]
+    assert results.epochs["metric.val_mae"].tolist()[:2] == [2.0, 1.0]
+    assert results.trials["metric.val_mae"].isna().tolist() == [False, True]
+    assert results.trials.loc[0, "metric.val_mae"] == 1.0
+    assert results.epochs["metric.val_r2"].isna().tolist() == [False, True, True]
+    assert results.confirmations["metric.test_mae"].tolist() == [1.5]

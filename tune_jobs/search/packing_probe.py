@@ -74,6 +74,8 @@ def probe_packing(
     Returns:
         the number, and what was measured in words: no lines if nothing was.
     """
+    if job.own is not None:  # what it needs of a GPU besides the model is not ours to know
+        return 1, []
     chosen, lines = [], []
     cpus = ray.cluster_resources().get("CPU", 1)  # type: ignore[no-untyped-call]
     for architecture in job.architectures:
