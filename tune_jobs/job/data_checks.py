@@ -1,5 +1,6 @@
 """Checks a job against its data: files are intact, models fit the images, and there are enough images."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,21 +48,27 @@ def try_job(job: JobSpec) -> TriedJob:
 
     data = job.data
     root = None if data.root is None else Path(data.root).expanduser()
+    image_sizes = [size for size in job.possible("data.image_size") if isinstance(size, int)]
     try:
-        info = prepare(
-            data.name,
-            root,
-            download=data.download,
-            image_column=data.image_column,
-            label_column=data.label_column,
-            image_size=data.image_size,
-            arguments=data.arguments,
-            code=job.code,
-        ).info
+        infos = [
+            prepare(
+                data.name,
+                root,
+                download=data.download,
+                image_column=data.image_column,
+                label_column=data.label_column,
+                image_size=size,
+                arguments=data.arguments,
+                code=job.code,
+            ).info
+            for size in (image_sizes or (None,))
+        ]
     except (DataError, UserCodeError) as error:
         raise JobError([Problem("data", data.name if root is None else str(root), str(error))]) from error
 
+    info = max(infos, key=lambda info: info.image_shape)
     models, problems = try_models(job, info)
+    problems += _unfit_sizes(job, [other.image_shape for other in infos if other != info])
     num_images = info.num_train if data.max_images is None else data.max_images
     if num_images > info.num_train:
         problems.append(
@@ -86,6 +93,18 @@ def try_job(job: JobSpec) -> TriedJob:
     if problems:
         raise JobError(problems)
     return TriedJob(info, models, num_train // min(sizes))
+
+
+def _unfit_sizes(job: JobSpec, image_shapes: Iterable[tuple[int, int, int]]) -> Iterator[Problem]:
+    """Yields the architectures that do not take the smaller ones of the sizes that are searched."""
+    from zsharp.models import check_architecture
+
+    for image_shape in image_shapes:
+        for i, architecture in enumerate(job.architectures):
+            try:
+                check_architecture(architecture, image_shape)
+            except ValueError as error:
+                yield Problem(f"architectures[{i}]", architecture, str(error))
 
 
 def split_sizes(job: JobSpec, info: "DataInfo") -> tuple[int, int]:
