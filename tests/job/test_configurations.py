@@ -7,7 +7,7 @@ import pytest
 
 from tune_jobs.errors import JobError
 from tune_jobs.job.load import load_job
-from tune_jobs.job.space import Choice, grid_point, grid_size, to_optuna
+from tune_jobs.job.space import Choice, grid_point, grid_size, suggest, to_optuna
 from tune_jobs.search.samplers import sampler_of
 
 GRID = "space={q_p: {choice: [0.5, 0.9]}, rho: 0.05, lr: {choice: [0.01, 0.001, 0.1]}}"
@@ -47,6 +47,30 @@ def test_points_of_a_grid_are_those_of_the_product():
     points = [grid_point(choices, number) for number in range(6)]
     assert points == [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
     assert (grid_size({}), grid_point({}, 0)) == (1, {})
+
+
+def test_a_grid_has_only_the_combinations_whose_conditions_hold():
+    sets = [
+        "space={lr: 0.1, train.augment.cutout: {int: [0, 1]}}",
+        "space.momentum={choice: [0.5, 0.9], when: {train.base_optimizer: sgd}}",
+        "space.train.base_optimizer={choice: [adamw, sgd]}",
+    ]
+    job = load_job("digits", ["search={num_trials: 6, sampler: grid}", "methods=[base]", *sets])
+    study = job.studies()[0]
+    points = []
+    for number in range(6):
+        search = optuna.create_study(sampler=sampler_of(job, study, number))
+        trial = search.ask()
+        points.append(job.draw(study, lambda name, drawn, trial=trial: suggest(trial, name, drawn)))
+    assert points == [
+        {"lr": 0.1, "train.augment.cutout": cutout, **rest}
+        for cutout in (0, 1)
+        for rest in (
+            {"train.base_optimizer": "adamw"},
+            {"train.base_optimizer": "sgd", "momentum": 0.5},
+            {"train.base_optimizer": "sgd", "momentum": 0.9},
+        )
+    ]
 
 
 def test_every_round_of_a_repeated_grid_has_the_next_seed():
@@ -131,6 +155,10 @@ PROBLEMS = {  # changes, the line's beginning, its words
     "one point many times": (
         ["space={lr: 0.1}", "search={num_trials: 4, sampler: grid}", "methods=[base]"],
         "search.num_trials: 4", "has 1 point, which",
+    ),
+    "a grid of too many whole numbers": (
+        ["space={lr: 0.1, train.batch_size: {int: [1, 2000]}}", "search={num_trials: 8, sampler: grid}"],
+        "space.train.batch_size", "at most 1000",
     ),
     "no seeds": (["search.seeds=0"], "search.seeds: 0", "at least 1"),
 }  # fmt: skip

@@ -279,7 +279,74 @@ def test_momentum_is_searched_with_sgd(write):
     assert "momentum" in load_job(write(job)).studies()[0].parameters
 
 
+WHEN_SGD = {"uniform": [0.5, 0.9], "when": {"train.base_optimizer": "sgd"}}
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({"momentum": WHEN_SGD, "train.base_optimizer": {"choice": ["sgd", "adamw"]}}, None),
+        ({"momentum": WHEN_SGD, "train.base_optimizer": "sgd"}, None),
+        ({"momentum": WHEN_SGD}, None),  # train has adamw: it is never drawn
+        ({"momentum": 0.5, "train.base_optimizer": "sgd"}, None),
+        ({"momentum": 0.5, "train.base_optimizer": {"choice": ["sgd", "adam"]}}, "can be adam"),
+        ({"momentum": 0.5, "train.base_optimizer": "adam"}, "can be adam"),
+        (
+            {
+                "momentum": {"choice": [0.5], "when": {"train.base_optimizer": ["sgd", "adam"]}},
+                "train.base_optimizer": {"choice": ["sgd", "adamw", "adam"]},
+            },
+            "can be adam,",
+        ),
+    ],
+)
+def test_momentum_needs_sgd_in_every_trial_that_has_it(write, space, message):
+    job = changed("space", JOB["space"] | space)
+    if message is None:
+        load_job(write(job))
+    else:
+        assert message in problems_of(write(job))["space.momentum"][1]
+
+
+def test_a_condition_that_cannot_hold_is_no_search(write):
+    job = changed("space", {"lr": 0.1, "momentum": WHEN_SGD})
+    job["search"] = {"num_trials": 1}
+    assert {study.parameters for study in load_job(write(job)).studies()} == {()}
+    job["train"]["base_optimizer"] = "sgd"
+    assert {study.parameters for study in load_job(write(job)).studies()} == {("momentum",)}
+
+
+def test_with_a_task_any_name_is_an_argument_of_it(write):
+    job = {name: value for name, value in JOB.items() if name not in ("data", "architectures")}
+    job |= {"task": "my_task:Task", "metric": "val_loss", "mode": "min", "model": {"width": 8, "heads": 2}}
+    job["space"] = {"lr": {"uniform": [0.1, 1]}, "depth": {"int": [2, 9]}, "kind": {"choice": ["a", "b"]}}
+    job["space"] |= {
+        "model.width": 16,
+        "wide": {"choice": [True, False], "when": {"kind": "a", "model.heads": 2}},
+    }
+    job["search"] = {"num_trials": 1}
+    loaded = load_job(write(job))
+    (study, _) = loaded.studies()
+    assert study.parameters == ("lr", "depth", "kind", "wide")
+    spec = loaded.trial_spec(study, {"lr": 0.5, "depth": 3, "kind": "a", "wide": False})
+    assert (spec.params, spec.model) == (
+        {"lr": 0.5}, {"width": 16, "heads": 2, "depth": 3, "kind": "a", "wide": False},
+    )  # fmt: skip
+    assert "wide" not in loaded.trial_spec(study, {"kind": "b", "wide": True}).model
+    twice = changed("space.model.depth", 3) | {"task": "my_task:Task"}
+    twice["space"]["depth"] = 4
+    assert "depth is the same setting" in problems_of(write(twice))["space.model.depth"][1]
+
+
 def test_a_file_and_its_resolved_form_are_the_same_job(write):
+    job = changed("space.momentum", WHEN_SGD)
+    job["space"] |= {
+        "train.batch_size": {"int": [32, 64]},
+        "model.x": True,
+        "train.schedule": {"choice": ["cosine"]},
+    }
+    resolved = load_job(write(job))
+    assert load_job(write(dump_job(resolved))) == resolved
     job = load_job(write(JOB))
     assert job.space["lr"].loguniform == (1e-4, 0.1)
     assert load_job(write(dump_job(job))) == job
@@ -373,6 +440,10 @@ def test_sets_are_applied_in_order_before_anything_is_checked(write):
             "train.augment.flip=false",
             "resources.device=cpu",
             "space.label_smoothing=0.1",
+            "space.train.batch_size={choice: [32, 64]}",
+            "space.train.augment.flip=true",
+            "space.model.depth={int: [1, 3]}",
+            "model.width=8",
             "data.max_images=",
         ),
     )
@@ -383,6 +454,10 @@ def test_sets_are_applied_in_order_before_anything_is_checked(write):
     assert job.train.augment.flip is False
     assert job.train.augment.cutout == 2, "the rest of a section stays"
     assert job.space["label_smoothing"] == 0.1
+    assert job.space["train.batch_size"].choice == (32, 64)
+    assert job.space["train.augment.flip"] is True
+    assert job.space["model.depth"].int == (1, 3)
+    assert job.model == {"width": 8}
     assert job.data.max_images is None
 
 
@@ -399,6 +474,10 @@ def test_sets_may_name_a_section_that_the_file_lacks(write):
         ("train.epoch=3", "--set train.epoch", "did you mean epochs? valid: epochs"),
         ("train.augment.flop=3", "--set train.augment.flop", "did you mean flip?"),
         ("space.roh=3", "--set space.roh", "unknown parameter 'roh'; did you mean rho? valid: q_p, rho"),
+        ("space.train.batch_sise=3", "--set space.train.batch_sise", "did you mean train.batch_size?"),
+        ("space.train=3", "--set space.train", "as train.NAME"),
+        ("space.train.epochs=3", "--set space.train.epochs", "cannot be searched"),
+        ("space.depth=3", "--set space.depth", "arguments of the model as model.NAME"),
         ("space.rho.uniform=[1, 2]", "--set space.rho.uniform", "space.rho=..."),
         ("methods.0=sam", "--set methods.0", "methods=..."),
         ("epochs", "--set", "expected path=value"),

@@ -95,10 +95,18 @@ def test_suggestions_from_a_part_are_as_good():
     assert part > whole - 0.02 > at_random
 
 
+CONDITIONAL = (
+    "space.train.base_optimizer={choice: [sgd, adamw]}",
+    "space.momentum={uniform: [0.5, 0.99], when: {train.base_optimizer: sgd}}",
+)
+
+
 def test_a_search_goes_on_in_the_same_way_when_it_is_rebuilt(tmp_path, monkeypatch):
     """With the limit lowered: past it, and after a resume past it, suggestions are those of one session."""
     monkeypatch.setattr(large_studies, "PartialTPESampler", partial(PartialTPESampler, most=12))
-    job = load_job("digits", ["architectures=[resnet8]", "methods=[zsharp]", "search.num_trials=40"])
+    job = load_job(
+        "digits", ["architectures=[resnet8]", "methods=[zsharp]", "search.num_trials=40", *CONDITIONAL]
+    )
 
     def play(folder, sessions):
         points, number = [], 0

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from tune_jobs.cli.arguments import Job, Out, Sets
 from tune_jobs.cli.printing import console
+from tune_jobs.wording import counted
 
 if TYPE_CHECKING:
     from tune_jobs.job.data_checks import TriedJob
@@ -62,6 +63,11 @@ def validate(
         raise typer.BadParameter("give a job, or use --schema", param_hint="JOB")
     spec = load.load_job(job, sets or [])
     shown = _rehearsal(spec) if spec.own else _models(spec)
+    if spec.search.warm_start:
+        from tune_jobs.search.warm_start import warm_points
+
+        num_points = sum(map(len, warm_points(spec).values()))
+        shown = [*shown, f"{counted(num_points, 'configuration')} of earlier searches will be tried first"]
     screen = console()
     screen.print(
         f"[green]valid[/green]: {escape(spec.name)}, {len(spec.studies())} studies, {spec.num_trials} trials"

@@ -64,11 +64,18 @@ class PartialTPESampler(TPESampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Returns a suggestion for all parameters together."""
-        is_max = study.direction is StudyDirection.MAXIMIZE
-        trials = some_of(study.get_trials(deepcopy=False), self._most, larger_is_better=is_max)
-        part: Any = _Part(study, trials)
-        suggestion: dict[str, Any] = super().sample_relative(part, trial, search_space)
+        suggestion: dict[str, Any] = super().sample_relative(self._part(study), trial, search_space)
         return suggestion
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Returns a suggestion for a parameter that not all trials have."""
+        return super().sample_independent(self._part(study), trial, param_name, param_distribution)
+
+    def _part(self, study: Study) -> Any:
+        is_max = study.direction is StudyDirection.MAXIMIZE
+        return _Part(study, some_of(study.get_trials(deepcopy=False), self._most, larger_is_better=is_max))
 
 
 class _Part:

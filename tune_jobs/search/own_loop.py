@@ -42,6 +42,7 @@ class LoopTrial:
 
     Attributes:
         params: What was drawn or fixed for this trial, by name: `lr`, `rho`, and whatever the space has.
+        train: The job's settings of training, with the trial's own of those that are searched.
         method: The method's name.
         seed: The trial's seed; torch, NumPy and Python are seeded with it and the epoch.
         epoch: How many epochs are done: 0, or more where a trial continues from its checkpoint.
@@ -55,6 +56,7 @@ class LoopTrial:
         spec = run.spec
         self._run = run
         self.params: Mapping[str, Any] = {**spec.model, **spec.params}
+        self.train = spec.train
         self.method = spec.method
         self.seed = spec.train.seed
         self.epoch = run.epoch
