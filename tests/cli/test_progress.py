@@ -12,6 +12,7 @@ from tune_jobs.cli import progress as module
 from tune_jobs.cli.progress import Progress, epochs_left
 from tune_jobs.cluster.slots import Slots
 from tune_jobs.job.load import load_job
+from tune_jobs.job.metric import Metric
 from tune_jobs.search.trial import LiveTrial
 
 SLOTS = Slots(2, 1, 0, ["2 CPUs, 1 for each trial: room for 2", "2 trials at once"])
@@ -261,3 +262,15 @@ def test_epochs_left_are_never_more_than_there_can_be(ended, running, num_waitin
     assert -1e-9 <= left <= sum(20 - epochs for epochs in running) + 20 * num_waiting + 1e-9
     if ended and not running:
         assert left == pytest.approx(num_waiting * sum(ended) / len(ended))
+
+
+def test_a_job_that_minimises_shows_the_lowest_under_the_metrics_name():
+    console = terminal()
+    progress = Progress(small_job("metric=val_loss", "mode=min"), console)
+    for number, value in enumerate((0.5, 0.25, 12345.678)):
+        live = trial(number, metric=Metric("val_loss", "min"))
+        feed(progress, live, 9, "completed", value)
+    assert " val_loss 1.235e+04 " in console.file.getvalue()
+    heading, row, *_ = shown(progress)
+    assert "best val_loss" in heading
+    assert " 0.25 " in next(line for line in shown(progress) if "resnet8-sam" in line), row
