@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -16,6 +17,7 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 from simulated_search import Driver, Trials, small_job, timeless
 
+from tune_jobs.confirmation.plan import plan_confirmations
 from tune_jobs.job.spec import Sampler
 from tune_jobs.search.optuna_journal import FILE_NAME, new_journal
 from zsharp.training.spec import check_spec
@@ -100,7 +102,9 @@ def test_a_trial_has_the_parameters_whose_conditions_hold(folder):
     driver = Driver(job_of("random", "search.num_trials=40", "methods=[base]", *ALL_KINDS), folder).run()
     job, (study,) = driver.recorder.job, driver.recorder.job.studies()
     rows = driver.ledger.trials()
+    confirmations = plan_confirmations(job, driver.ledger, "here", 1, 3, "epochs")
     driver.close()
+    by_id = {row["trial_id"]: row for row in rows}
     seen = Counter()
     for row, config in zip(rows, driver.suggested, strict=True):
         params = row["params"]
@@ -118,6 +122,12 @@ def test_a_trial_has_the_parameters_whose_conditions_hold(folder):
         assert spec.train.augment.cutout == params.get("train.augment.cutout", 0)
         check_spec(spec)
     assert len(seen) > 4
+    assert len(confirmations) == 3
+    for confirmation in confirmations:
+        params, fresh = by_id[confirmation.winner.trial_id]["params"], confirmation.spec
+        original = job.trial_spec(study, params)
+        assert fresh.model == original.model
+        assert replace(fresh.train, seed=0) == replace(original.train, seed=0)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -32,7 +32,11 @@ def list_choices() -> None:
         "Data sets": {row.name: row.summary for row in DATASETS.values()}
         | {"MODULE:FUNCTION": "a function of your own that returns data sets or arrays (docs/own_data.md)"},
         "Methods": {row.name: row.summary for row in METHODS.values()},
-        "Parameters": {row.name: f"{row.summary}; {row.valid}" for row in PARAMETERS.values()},
+        "Parameters": {row.name: f"{row.summary}; {row.valid}" for row in PARAMETERS.values()}
+        | {
+            "train.NAME": "any number or name of train, such as train.batch_size (docs/searching.md)",
+            "model.NAME": "an argument of your own model or task",
+        },
     }
     screen = console()
     for title, rows in sections.items():
