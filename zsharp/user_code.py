@@ -29,6 +29,10 @@ class UserCodeError(ValueError):
     """Code of the user's that cannot be used: which, what is wrong, and what is expected."""
 
 
+class TookTooLongError(UserCodeError):
+    """Code of the user's that did not return in time."""
+
+
 def is_reference(name: str) -> bool:
     """Returns whether the text has the form `module:function`, such as `nets:mixer` or `my.nets:Mixer`."""
     return _REFERENCE.fullmatch(name) is not None
@@ -281,7 +285,7 @@ def _time_limit(label: str, limit_s: float) -> Iterator[None]:
         return
 
     def stop(_number: int, _frame: FrameType | None) -> None:
-        raise UserCodeError(f"{label}: took longer than {limit_s} s; expected it to return at once")
+        raise TookTooLongError(f"{label}: took longer than {limit_s} s; expected it to return at once")
 
     started_s = time.monotonic()
     before = signal.signal(signal.SIGALRM, stop)

@@ -239,7 +239,7 @@ def _search(
             if rehearsed.weights_checksum is not None:
                 started["weights_checksum"] = rehearsed.weights_checksum
             if rehearsed.notes:
-                started["weights"] = list(rehearsed.notes)
+                started["notes"] = list(rehearsed.notes)
             for note in rehearsed.notes:
                 _logger.warning("%s", note)
             ledger.record_event("start", started)
