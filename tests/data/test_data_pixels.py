@@ -50,6 +50,9 @@ PICTURES = {
     "a palette with a transparent colour": encoded(indexed(16), transparency=3),
     "a turned palette": encoded(indexed(16), exif=oriented(6)),
     "a GIF": encoded(indexed(16), "GIF"),
+    **{f"BMP, {mode}": encoded(PICTURE.convert(mode), "BMP") for mode in ("1", "L", "P", "RGB")},
+    **{f"TIFF, {mode}": encoded(PICTURE.convert(mode), "TIFF") for mode in ("1", "L", "P", "RGB", "CMYK")},
+    "a turned TIFF": encoded(PICTURE, "TIFF", exif=oriented(8)),
     "one bit": encoded(PICTURE.convert("1")),
     "grey with a transparent level": encoded(PICTURE.convert("L"), transparency=4),
     "XMP": encoded(PICTURE, "WEBP", lossless=True, xmp=XMP),
@@ -94,7 +97,16 @@ def test_a_bomb_is_refused_before_it_is_decoded():
         decoded(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
 
 
-def test_an_animation_is_refused():
+@pytest.mark.parametrize("form", ["GIF", "TIFF"])
+def test_an_animation_is_refused(form):
     frames = [indexed(4), indexed(8)]
     with pytest.raises(DataError, match="frame"):
-        decoded(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
+        decoded(encoded(frames[0], form, save_all=True, append_images=frames[1:]))
+
+
+def test_16_bits_become_8():
+    deep = Image.fromarray((np.asarray(PICTURE.convert("L")).astype(np.uint16) << 8) + 77)
+    for form in ("PNG", "TIFF"):
+        np.testing.assert_array_equal(decoded(encoded(deep, form))[0], np.asarray(PICTURE.convert("L")))
+    with pytest.raises(DataError, match="mode F"):
+        decoded(encoded(PICTURE.convert("F"), "TIFF"))

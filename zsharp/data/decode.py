@@ -1,4 +1,4 @@
-"""Decodes images (JPEG, PNG, WebP, GIF) into one uint8 array."""
+"""Decodes images (JPEG, PNG, WebP, GIF, BMP, TIFF) into one uint8 array."""
 
 import io
 import warnings
@@ -12,7 +12,10 @@ from zsharp.data.limits import MAX_IMAGE_BYTES, MAX_PIXELS
 from zsharp.data.source import Images
 from zsharp.data.stack import stack_images
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+"""Of the files that can be decoded."""
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _MAX_SCANS = 500
 _ORIENTATION = 0x0112  # the EXIF tag
 _METADATA_MARKS = (b"Exif", b"EXIF", b"eXIf", b"exif", b"XMP", b"xmp", b"ns.adobe.com")
@@ -55,7 +58,7 @@ def _decode(where: str, content: bytes) -> Images:
     import torch
     from torchvision.io import ImageReadMode, decode_image
 
-    with parsing(where, "a complete JPEG, PNG, WebP or GIF image"):
+    with parsing(where, "a complete JPEG, PNG, WebP, GIF, BMP or TIFF image"):
         if not content:
             raise data_error(where, "found an empty file", "an image")
         if len(content) > MAX_IMAGE_BYTES:
@@ -83,8 +86,8 @@ def _inspect(where: str, content: bytes) -> tuple[Images | None, Callable[[Image
     """Checks the size before anything is decoded.
 
     Returns:
-        The pixels if they are indices into a palette, which torchvision would return as grey, and what turns the
-        image upright, if it needs turning.
+        The pixels of what torchvision does not read, or would return as grey because they are indices into a palette;
+        and what turns the image upright, if it needs turning.
     """
     from PIL import Image
 
@@ -99,18 +102,33 @@ def _inspect(where: str, content: bytes) -> tuple[Images | None, Callable[[Image
             # Each scan of a progressive JPEG costs a pass over the image, and takes 12 bytes in the file.
             if image.format == "JPEG" and (scans := content.count(b"\xff\xda")) > _MAX_SCANS:
                 raise data_error(where, f"found {scans} scans", f"at most {_MAX_SCANS} in one image")
-            if image.format == "GIF" and getattr(image, "is_animated", False):
+            if image.format in ("GIF", "TIFF") and getattr(image, "n_frames", 1) > 1:
                 raise data_error(where, "found several frames", "8-bit, one frame")
             turn = _turn(image, content)
             colours = None
-            if image.format == "PNG" and image.mode in ("P", "PA"):
-                colours = np.asarray(image.convert("RGB")).transpose(2, 0, 1).copy()
+            if image.format in ("BMP", "TIFF") or (image.format == "PNG" and image.mode in ("P", "PA")):
+                colours = pixels_of(image, where).copy()
             return colours, turn
 
 
+def pixels_of(image: Any, where: str) -> Images:
+    """Returns uint8 [1, H, W] of a grey PIL image, [3, H, W] of any other; 16 bits become 8.
+
+    Raises:
+        DataError: Its pixels have no known range.
+    """
+    if image.mode in ("1", "L", "LA"):
+        return np.asarray(image.convert("L"))[None]
+    if image.mode.startswith("I;16"):
+        return (np.asarray(image) >> 8).astype(np.uint8)[None]
+    if image.mode in ("I", "F"):
+        raise data_error(where, f"is an image of mode {image.mode}", "uint8 pixels, from 0 to 255")
+    return np.moveaxis(np.asarray(image.convert("RGB")), -1, 0)
+
+
 def _turn(image: Any, content: bytes) -> Callable[[Images], Images] | None:
-    # Pillow has to decode a PNG to find metadata behind its pixels.
-    if not any(mark in content for mark in _METADATA_MARKS):
+    # Pillow turns TIFFs itself, and has to decode a PNG to find metadata behind its pixels.
+    if image.format == "TIFF" or not any(mark in content for mark in _METADATA_MARKS):
         return None
     try:
         return _TURNS.get(image.getexif().get(_ORIENTATION))

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from zsharp.data.checks import missing
-from zsharp.data.decode import decode_images
+from zsharp.data.decode import SUFFIXES, decode_images
 from zsharp.data.errors import data_error
 from zsharp.data.limits import MAX_CLASSES, MAX_IMAGES, check_count, entries_of, read_regular
 from zsharp.data.source import Decoded, Labels, Source, SourceFiles, Split
@@ -19,7 +19,6 @@ _SPLIT_OF = {
     "train": "train", "test": "test",
     "val": "val", "validation": "val", "valid": "val", "dev": "val",
 }  # fmt: skip
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 
 
 def _find(source: Source, root: Path) -> SourceFiles:
@@ -72,7 +71,7 @@ def _read(source: Source, root: Path) -> Decoded:
         others += left_out
     if others:
         kinds = ", ".join(kind or "without a suffix" for kind, _ in others.most_common(5))
-        notes.append(f"{others.total():,} files that are no {', '.join(_SUFFIXES)} are left out ({kinds})")
+        notes.append(f"{others.total():,} files that are no {', '.join(SUFFIXES)} are left out ({kinds})")
     if "test" not in images:
         images["train"], images["test"] = _drawn(root, images["train"])
         notes.append(
@@ -113,8 +112,8 @@ def _images(
             continue
         entries = list(entries_of(folders[name], MAX_IMAGES))
         files = sorted(Path(entry.path) for entry in entries if not entry.is_dir())
-        chosen = [file for file in files if file.suffix.lower() in _SUFFIXES]
-        others.update(file.suffix.lower() for file in files if file.suffix.lower() not in _SUFFIXES)
+        chosen = [file for file in files if file.suffix.lower() in SUFFIXES]
+        others.update(file.suffix.lower() for file in files if file.suffix.lower() not in SUFFIXES)
         if not chosen and is_train:
             below = (
                 "; its own folders may be the classes: then it is the root"
@@ -122,7 +121,7 @@ def _images(
                 else ""
             )
             raise data_error(
-                folders[name], f"found no images{below}", f"files that end in {', '.join(_SUFFIXES)}"
+                folders[name], f"found no images{below}", f"files that end in {', '.join(SUFFIXES)}"
             )
         images += [(file, label) for file in chosen]
     return images, others

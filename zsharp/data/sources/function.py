@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from zsharp.data.decode import pixels_of
 from zsharp.data.errors import data_error
 from zsharp.data.limits import MAX_CLASSES, MAX_IMAGES, check_count
 from zsharp.data.source import Decoded, Images, Labels, Source, SourceFiles, Split
@@ -226,7 +227,7 @@ def _pixels(image: Any, where: str) -> Images:
     from PIL.Image import Image
 
     if isinstance(image, Image):
-        return _pixels_of_pil(image, where)
+        return pixels_of(image, where)
     if isinstance(image, torch.Tensor):
         array, order, is_last = image.detach().cpu().numpy(), "[C, H, W]", False
     elif isinstance(image, np.ndarray):
@@ -243,16 +244,6 @@ def _pixels(image: Any, where: str) -> Images:
         kind = "an array" if is_last else "a tensor"
         raise data_error(where, f"is {kind} of shape {list(shape)}", f"{order} or [H, W] of {kind}")
     return np.moveaxis(array, -1, 0) if is_last else array
-
-
-def _pixels_of_pil(image: Any, where: str) -> Images:
-    if image.mode in ("1", "L", "LA"):
-        return np.asarray(image.convert("L"))[None]
-    if image.mode.startswith("I;16"):
-        return (np.asarray(image) >> 8).astype(np.uint8)[None]
-    if image.mode in ("I", "F"):
-        raise data_error(where, f"is a PIL image of mode {image.mode}", _UINT8)
-    return np.moveaxis(np.asarray(image.convert("RGB")), -1, 0)
 
 
 @contextmanager
