@@ -78,6 +78,7 @@ def test_pictures_show_all_names_that_could_be_drawn(folder):
         trace for trace in drawn["slice-resnet8-momentum"].figure.data if trace.customdata is not None
     ]
     assert 0 < num_sgd == len(points.x) < 24
+    assert "Not all trials have momentum." in drawn["importance-resnet8"].caption
     assert "train.batch_size 4096" in " ".join(points.customdata)
     assert "slice-resnet8-lr" not in drawn
     assert "optima-lr" not in drawn, "it is fixed"

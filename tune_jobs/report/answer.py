@@ -146,7 +146,9 @@ def _sentences(report: Report, confirmed: list[Contest], repeated: list[Contest]
 
 def _rivals(best: str, contest: Contest) -> Iterator[str]:
     for pair in contest.comparisons:
-        if best in (pair.a, pair.b):
+        if best in (pair.a, pair.b) and not pair.n:
+            yield f"Against {pair.a if pair.b == best else pair.b}: no seed in common."
+        elif best in (pair.a, pair.b):
             rival, lead, verdict = _seen_from(best, pair, contest.metric)
             p = "" if pair.p_adjusted is None else f", adjusted p = {short(pair.p_adjusted)}"
             yield f"Against {rival}: {lead}; n = {pair.n} shared seeds{p}), {verdict}."

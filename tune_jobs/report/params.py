@@ -91,10 +91,12 @@ def _importance_picture(report: Report, workload: str, fits: dict[str, Importanc
     ]
     bases = "; ".join(f"{label} n = {fit.n} at epoch {fit.epoch}" for label, fit in fits.items())
     names = [name for name in report.params if any(name in fit.shares for fit in fits.values())]
+    lacking = [name for name in report.params if name not in names and name in _searched(report, workload)]
+    left_out = f" Not all trials have {', '.join(lacking)}." if lacking else ""
     return Picture(
         slug("importance", workload),
         f"{workload}: share of the variance of {report.metric(workload).label} that each parameter explains within "
-        f"its range (fANOVA; {bases}; the last epoch that half of the trials reached).",
+        f"its range (fANOVA; {bases}; the last epoch that half of the trials reached).{left_out}",
         new_figure(
             traces,
             title=f"{workload}: importance",
