@@ -72,6 +72,12 @@ class Metric:
         """What follows a value whose better side a reader might not expect."""
         return "" if self.mode == "max" else ", lower is better"
 
+    def sided(self, name: str) -> str:
+        """Returns what a number of it is called, with the better side if that is the lower one."""
+        if self.mode == "max":
+            return name
+        return f"{name[:-1]}; lower is better)" if name.endswith(")") else f"{name} (lower is better)"
+
     @property
     def test_name(self) -> str:
         """What it is called on test data."""

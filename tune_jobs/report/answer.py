@@ -208,7 +208,7 @@ def _methods_table(report: Report, confirmed: list[Contest]) -> Table:
     if confirmed:
         measure = _common([contest.measure for contest in confirmed])
         caption = (
-            f"Architectures and methods. The {measure} is the mean over fresh seeds of the study's winner, the "
+            f"Architectures and methods: {measure} is the mean over fresh seeds of the study's winner, the "
             "interval that of the mean, sd the spread of the seeds."
         )
     else:
@@ -271,8 +271,10 @@ def _searched_measure(report: Report) -> str:
 
 
 def _searched_header(report: Report) -> str:
-    names = {metric.label.replace("validation", "val") for metric in report.metrics}
-    return names.pop() if len(names) == 1 else "best value"
+    metrics = report.metrics
+    if metrics == [VAL_ACCURACY]:
+        return "val accuracy"
+    return f"{metrics[0].name} in search" if len(metrics) == 1 else "best value"
 
 
 def _repeats_table(repeated: list[Contest]) -> Table:
@@ -337,9 +339,8 @@ def _differences_table(name: str, compared: list[Contest]) -> Table:
         Column("p adjusted", lambda row: short(row["p_adjusted"])),
         Column("verdict", _named_verdict, is_number=False),
     ]
-    note = "" if metric.mode == "max" else " (lower is better)"
     caption = (
-        f"Differences of {compared[0].measure}{note} between methods on the seeds that both have (n); p is "
+        f"Differences of {metric.sided(compared[0].measure)} between methods on the seeds that both have (n); p is "
         "adjusted for the number of pairs of the architecture."
     )
     return Table(name, caption, columns, records(pd.DataFrame(pairs)))

@@ -51,7 +51,7 @@ def seeds_picture(report: Report, contest: Contest) -> Picture:
         new_figure(
             traces,
             title=contest.workload,
-            x={"title": measure + ("" if contest.metric.mode == "max" else " (lower is better)")},
+            x={"title": text(contest.metric.sided(contest.measure))},
             y={"type": "category"},
             height=130 + 38 * len(contest.summaries),
             showlegend=False,

@@ -129,8 +129,7 @@ def new_figure(
 
 def value_axis(metric: Metric, values: Iterable[float], prefix: str = "") -> dict[str, Any]:
     """Returns the axis of a metric; logarithmic where values without an upper end differ by orders of magnitude."""
-    better = "" if metric.mode == "max" else " (lower is better)"
-    axis = {"title": f"{prefix}{text(metric.label)}{better}"}
+    axis = {"title": text(metric.sided(f"{prefix}{metric.label}"))}
     known = sorted(value for value in values if not math.isnan(value))
     is_wide = bool(known) and not metric.is_accuracy and 0 < _WIDE * known[0] < known[-1]
     return axis | ({"type": "log"} if is_wide else {})
