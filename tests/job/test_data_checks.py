@@ -50,7 +50,7 @@ def test_validation_images_of_their_own_need_no_share(tmp_path):
     assert check_data(searched).image_shape == (1, 12, 12)  # the largest
     unfit = refusal(*sets, "space.data.image_size={choice: [6, 8]}", "train.batch_size=4")
     assert "1 x 6 x 6" in unfit[0]
-    told = refusal(*sets, "data.arguments={sed: 3}")
+    told = refusal(*sets, "data.arguments.sed=3")
     assert "data" in told[0]
     assert "did you mean seed?" in told[0]
 

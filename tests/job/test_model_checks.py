@@ -183,3 +183,8 @@ def test_validate_shows_what_the_models_weigh(job):
 def test_validate_without_the_data_checks_the_rest(tmp_path):
     code, out, _ = call("validate", "cifar10", "--set", f"data.root={tmp_path}")
     assert code == 0 and "not built" in out
+
+
+def test_validate_refuses_data_of_a_function_that_cannot_be_used():
+    code, _, err = call("validate", "digits", "--set", "data.name=no_such_pixels:load")
+    assert code == 2 and "no module 'no_such_pixels'" in err.replace("\n", " ")

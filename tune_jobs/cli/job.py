@@ -94,13 +94,15 @@ def _models(job: "JobSpec") -> list[Table | str]:
     """Returns what the job's models weigh; a note if the data, which the models are sized by, are not here."""
     from tune_jobs.errors import JobError
     from tune_jobs.job.data_checks import try_job
+    from zsharp.user_code import is_reference
 
     # Checking a job downloads nothing.
     here = job.model_copy(update={"data": job.data.model_copy(update={"download": False})})
     try:
         tried = try_job(here)
     except JobError as error:
-        if [problem.path for problem in error.problems] != ["data"]:
+        is_elsewhere = [problem.path for problem in error.problems] == ["data"]
+        if not is_elsewhere or is_reference(job.data.name):
             raise
         return [f"Models were not built, since the data cannot be read here. {escape(str(error))}"]
     return [_models_table(job, tried), *map(escape, tried.notes)]

@@ -55,7 +55,7 @@ def _find_problem(option: str, keys: tuple[str, ...], *, any_name: bool) -> Prob
                 )
             if not is_known(key, any_name=any_name):
                 return Problem(option, NOTHING, unknown_parameter(key, any_name=any_name))
-        elif section == ("model",):
+        elif section in (("model",), ("data", "arguments")):
             continue  # any name
         elif section not in SECTIONS:
             path = ".".join(section)
