@@ -35,7 +35,8 @@ def extended(ledger: Ledger, sets: Sequence[str]) -> tuple[JobSpec, JobSpec]:
     """
     before = _checked(ledger.job)
     values = before.model_dump(mode="json")
-    problems = apply_sets(values, sets)
+    # First, as another metric can also be at odds with the mode or the target, which is not what is wrong.
+    problems = [*apply_sets(values, sets), *_other_metric(before, values)]
     if problems:
         raise JobError(problems)
     job = _checked(values)
@@ -99,6 +100,13 @@ def _checked(values: Mapping[str, Any]) -> JobSpec:
     if job is None:
         raise JobError(problems)
     return job
+
+
+def _other_metric(before: JobSpec, values: Mapping[str, Any]) -> Iterator[Problem]:
+    for name in ("metric", "mode"):
+        if values.get(name) != (was := getattr(before, name)):
+            text = f"the search began with {was!r}, by which its trials were stopped and proposed; start another search"
+            yield Problem(name, values.get(name), text)
 
 
 def _unfit_changes(before: JobSpec, job: JobSpec) -> Iterator[Problem]:
