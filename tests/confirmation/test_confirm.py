@@ -63,6 +63,7 @@ def test_winners_by_loss_are_those_with_the_lowest(tmp_path):
     [
         (Metric(), {"test_accuracy": 0.9, "test_loss": 0.3}, 0.9, "test accuracy"),
         (Metric("val_loss", "min"), {"test_accuracy": 0.9, "test_loss": 0.3}, 0.3, "test_loss"),
+        (Metric("train_loss", "min"), {"train_loss": 0.1, "test_loss": 0.3}, 0.3, "test_loss"),
         (Metric("val_mae", "min"), {"metric.test_mae": 2.0, "metric.val_mae": 3.0}, 2.0, "test_mae"),
         (Metric("val_mae", "min"), {"metric.val_mae": 3.0, "measured_on": "test"}, 3.0, "test_mae"),
         (

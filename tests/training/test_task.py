@@ -183,6 +183,11 @@ def test_what_is_no_task_is_told(make, said):
     assert said in str(caught.value)
 
 
+def test_a_metric_of_training_that_nothing_gives_is_told():
+    with pytest.raises(UserCodeError, match="train_accuracy"):
+        Training(replace(line_spec(), metric="train_accuracy"), task=Line).run_epoch()
+
+
 def test_arguments_go_by_name():
     assert Training(replace(line_spec(), model={"width": 7}), task=Line).model[0].out_features == 7
     with pytest.raises(UserCodeError, match="did you mean width"):

@@ -81,7 +81,7 @@ class Metric:
     @property
     def test_name(self) -> str:
         """What it is called on test data."""
-        return f"test_{self.name.removeprefix('val_')}"
+        return f"test_{self.name.removeprefix('val_').removeprefix('train_')}"
 
     def confirmed(self, row: Mapping[str, Any]) -> tuple[float | None, str]:
         """Returns what a row of `confirmations` is compared by, and what to call it.

@@ -200,6 +200,11 @@ class Training:
             "diverged": 0,
             "metrics": {name: value for name, value in measured.items() if name not in MEASURES},
         }
+        if metric_of(row, self.spec.metric) is None and not isinstance(self.task, ImageClassification):
+            raise UserCodeError(
+                f"{self._label}: the job's metric is {self.spec.metric!r}, which neither `validate` nor "
+                "`train_metrics` returned"
+            )
         row["diverged"] = int(not self._is_sound(row))
         self.last_report = row
         return row
