@@ -228,7 +228,7 @@ def _lock(cache: Path, path: Path) -> IO[bytes]:
             flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK
             file = os.fdopen(os.open(path, flags, 0o666), "wb")
         except OSError as error:
-            if isinstance(error, FileNotFoundError) and attempt < _ATTEMPTS - 1:
+            if isinstance(error, FileNotFoundError | FileExistsError) and attempt < _ATTEMPTS - 1:
                 continue  # another process has just removed the folder
             raise data_error(cache, f"cannot be written ({error.strerror})", expected) from error
         try:
