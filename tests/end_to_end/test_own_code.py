@@ -175,3 +175,44 @@ def test_a_cluster_of_two_nodes_gets_the_code(folder):
         assert (out / "code" / "0" / "noisy_line.py").is_file()
     finally:
         head.stop()
+
+
+SCRIPT = """
+import sys
+import tune_jobs
+from noisy_line import Line, train
+
+class Mine(Line):
+    pass
+
+JOB = {
+    "name": "line", "methods": ["base"], "metric": "val_loss", "mode": "min", "space": {"lr": 0.01},
+    "train": {"epochs": 2, "batch_size": 10, "warmup_epochs": 0}, "search": {"num_trials": 1},
+    "resources": {"device": "cpu"},
+}
+
+if __name__ == "__main__":
+    for own in ({"task": Mine}, {"task": Line}, {"train": train}):
+        out = "-".join(["s", *own, *(made.__name__ for made in own.values())])
+        print(own, tune_jobs.run(JOB, out, **own).counts)
+        again = {} if Line in own.values() or train in own.values() else own
+        print(own, tune_jobs.resume(out, **again).counts)
+    try:
+        tune_jobs.resume("s-task-Mine")
+    except tune_jobs.JobError as error:
+        print("refused:", error)
+    print(len(tune_jobs.confirm("s-task-Mine", 1, task=Mine)), "confirmed")
+"""
+
+
+def test_a_script_passes_its_own_class_and_its_modules(folder):
+    script = folder / "code" / "script.py"
+    script.write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, script], cwd=folder, env=os.environ | {"HOME": str(folder)},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("{'completed': 1}") == 6
+    assert "refused: task: '__main__:Mine'" in done.stdout
+    assert "1 confirmed" in done.stdout

@@ -144,3 +144,20 @@ def test_the_folder_is_one_for_all_machines(storage, out, is_here, folder):
 def test_folders_that_differ_from_machine_to_machine_are_refused(out):
     with pytest.raises(JobError, match=r"^(storage|--out): .* expected a path"):
         folder_on_cluster(load_job("digits"), out, is_here=False)
+
+
+def test_folders_of_ones_own_are_sent_without_data_environments_and_searches(tmp_path):
+    kept = ["nets.py", "below/more.py", "below/settings.yaml"]
+    left = [
+        ".git/config.py", "images/1.png", "venv/pyvenv.cfg", "venv/lib.py", "found/ledger.sqlite", "found/code/0/x.py",
+        "weights.pt", "__pycache__/nets.py", ".hidden.py",
+    ]  # fmt: skip
+    for name in kept + left:
+        (tmp_path / "own" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "own" / name).write_text("x = 1")
+    pack_code(tmp_path / "code.zip", "name: x\n", own=[str(tmp_path / "own")])
+    names = [name for name in zipfile.ZipFile(tmp_path / "code.zip").namelist() if name.startswith("code/")]
+    assert sorted(names) == sorted(f"code/0/{name}" for name in kept)
+    (tmp_path / "own" / "large.py").write_bytes(os.urandom(200_000))
+    with pytest.raises(JobError, match=r"code/0/large\.py"):
+        pack_code(tmp_path / "large.zip", own=[str(tmp_path / "own")], roots=(), limit_bytes=150_000)
