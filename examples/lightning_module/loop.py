@@ -7,6 +7,7 @@ The module is as it would be without a search, but for `configure_optimizers`. L
     tune-jobs run job.yaml --out results            # kill it and run it again: it resumes
 """
 
+import logging
 import tempfile
 from pathlib import Path
 
@@ -15,6 +16,8 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+
+logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # else every trial lists the devices
 
 
 class Digits(pl.LightningModule):

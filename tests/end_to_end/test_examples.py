@@ -2,15 +2,35 @@
 
 import ast
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from command_line_searches import call
 
 from tune_jobs.job.load import load_job
+from tune_jobs.results.read import read_results
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NAMES = sorted(folder.name for folder in EXAMPLES.iterdir() if (folder / "job.yaml").is_file())
+LOOPS = ("accelerate_loop", "lightning_module")
 FIRST = {"own_network": "nets.py", "fine_tuning": "digit_halves.py"}  # what is run before the search
+SHORTER = {
+    "language_model": ("model={width: 16, num_layers: 1, steps: 3}",),
+    "own_network": ("data.max_images=300",),
+}
+
+
+def sets(*values):
+    values = ("resources.max_concurrent=1", "resources.device=cpu", "methods=[zsharp]", *values)
+    return [word for value in values for word in ("--set", value)]
+
+
+def copied(name, folder):
+    shutil.copytree(EXAMPLES / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder / name
 
 
 def unindented(text):
@@ -31,7 +51,9 @@ def test_short_and_told(name):
     assert f"cd examples/{name}\n" in told
     assert "tune-jobs run job.yaml --out results" in told
     assert f"python {FIRST[name]}" in told if name in FIRST else "python " not in told
-    assert load_job(str(EXAMPLES / name / "job.yaml")).name == name
+    # Loops have schedules of their own: our warm-up, of five epochs, is not held against them.
+    short = ["train.epochs=2"] if name in LOOPS else []
+    assert load_job(str(EXAMPLES / name / "job.yaml"), short).name == name
 
 
 @pytest.mark.parametrize(("language", "suffix"), [("python", ".py"), ("yaml", ".yaml")])
@@ -42,3 +64,18 @@ def test_the_page_shows_parts_of_them(language, suffix):
     assert shown
     assert not [part for part in shown if not any(unindented(part) in text for text in texts)]
     assert all(f"/examples/{name})" in page for name in NAMES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_runs(name, tmp_path):
+    folder = copied(name, tmp_path)
+    if name in FIRST:
+        subprocess.run([sys.executable, FIRST[name]], cwd=folder, check=True)
+    short = sets("search.num_trials=1", "train.epochs=2", "train.warmup_epochs=0", *SHORTER.get(name, ()))
+    code, printed = call(folder, "run", "job.yaml", "--out", "results", *short)
+    assert code == 0, printed
+    job, trials = load_job(str(folder / "job.yaml")), read_results(folder / "results").trials
+    assert len(trials) == max(1, len(job.architectures))
+    assert set(trials["status"]) == {"completed"}
+    assert read_results(folder / "results").epochs["epoch"].max() == 2

@@ -1,14 +1,10 @@
 """Tasks, loops and models of a user's own: killed and resumed, moved, changed, and sent to a cluster."""
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
+from command_line_searches import call, kill_after, reports
 from ray_head import RayHead
 
 from tune_jobs.ledger.writer import Ledger
@@ -17,16 +13,6 @@ from tune_jobs.results.read import read_results
 pytestmark = pytest.mark.slow
 
 CODE = Path(__file__).parent.parent / "fixtures" / "own_code"
-TIMES = {
-    "epoch_s",
-    "train_s",
-    "wall_s",
-    "images_per_s",
-    "peak_memory_bytes",
-    "reported_at",
-    "worker_pid",
-    "gpu_ids",
-}
 
 
 @pytest.fixture(scope="module")
@@ -34,37 +20,6 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("own")
     shutil.copytree(CODE, folder / "code", ignore=shutil.ignore_patterns("__pycache__"))
     return folder
-
-
-def start(folder, *arguments, **environment):
-    keep = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return subprocess.Popen(
-        [sys.executable, "-m", "tune_jobs", *map(str, arguments)],
-        env=keep | {"HOME": str(folder)} | environment,
-        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
-
-
-def call(folder, *arguments, **environment):
-    process = start(folder, *arguments, **environment)
-    printed, _ = process.communicate(timeout=240)
-    return process.returncode, printed
-
-
-def reports(search):
-    with Ledger.open(search, read_only=True) as ledger:
-        rows = sorted(ledger.reports(), key=lambda row: (row["trial_id"], row["epoch"]))
-        return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
-
-
-def num_reports(search):
-    if not (search / "ledger.sqlite").exists():
-        return 0
-    try:
-        with Ledger.open(search, read_only=True) as ledger:
-            return len(ledger.reports())
-    except ValueError:  # half made
-        return 0
 
 
 _RARE = [pytest.param(name, marks=pytest.mark.faults) for name in ("loop.yaml", "models.yaml")]
@@ -84,12 +39,7 @@ def test_killed_three_times_and_resumed_it_is_the_same(whole, folder):
     expected, job = whole
     search = folder / f"killed-{job}"
     for least in (1, 9, 20):
-        process = start(folder, "run", folder / "code" / job, "--out", search)
-        while num_reports(search) < least:
-            assert process.poll() is None, process.communicate()[0]
-            time.sleep(0.02)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        kill_after(least, search, folder, "run", folder / "code" / job, "--out", search)
     code, printed = call(folder, "resume", search)
     assert code == 0, printed
     assert reports(search) == reports(expected)

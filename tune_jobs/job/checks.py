@@ -312,7 +312,8 @@ def _check_first_points(checked: _Checked) -> Iterator[Problem]:
 
 
 def _check_warmup(checked: _Checked) -> Iterator[Problem]:
-    if checked.job.train.warmup_epochs > checked.job.train.epochs:
+    train = checked.job.train  # a loop of the user's own has its own schedule
+    if train.loop is None and train.warmup_epochs > train.epochs:
         yield Problem(
             "train.warmup_epochs",
             checked.job.train.warmup_epochs,
