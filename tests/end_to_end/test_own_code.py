@@ -1,6 +1,9 @@
 """Tasks, loops and models of a user's own: killed and resumed, moved, changed, and sent to a cluster."""
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
