@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line_searches import call
+from command_line_searches import call, kill_after, reports
 
 from tune_jobs.job.load import load_job
 from tune_jobs.results.read import read_results
@@ -79,3 +79,19 @@ def test_runs(name, tmp_path):
     assert len(trials) == max(1, len(job.architectures))
     assert set(trials["status"]) == {"completed"}
     assert read_results(folder / "results").epochs["epoch"].max() == 2
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.parametrize("name", LOOPS)
+def test_killed_and_resumed_a_loop_reports_the_same(name, tmp_path):
+    folder = copied(name, tmp_path)
+    short = sets("search.num_trials=2", "train.epochs=4")
+    code, printed = call(folder, "run", "job.yaml", "--out", "whole", *short)
+    assert code == 0, printed
+    for least in (2, 6):  # within the first trial, and within the second
+        kill_after(least, folder / "killed", folder, "run", "job.yaml", "--out", "killed", *short)
+    code, printed = call(folder, "resume", "killed")
+    assert code == 0, printed
+    assert len(reports(folder / "whole")) == 8
+    assert reports(folder / "killed") == reports(folder / "whole")
