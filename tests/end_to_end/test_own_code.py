@@ -56,8 +56,8 @@ def test_confirmed_and_told(whole, folder):
     code, printed = call(folder, "confirm", search, "--seeds", "2")
     assert code == 0, printed
     page = folder / "page.html"
-    code, printed = call(folder, "compare", search, "--html", page)
-    assert code == 0, printed
+    code, told = call(folder, "compare", search, "--html", page)
+    assert code == 0, told
     if job == "models.yaml":
         assert set(read_results(search).trials["architecture"]) == {
             "nets:mixer",
