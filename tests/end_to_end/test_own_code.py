@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 from command_line_searches import call, kill_after, reports
+from PIL import Image
 from ray_head import RayHead
+from sklearn.datasets import load_digits
 
 from tune_jobs.ledger.writer import Ledger
 from tune_jobs.results.read import read_results
@@ -22,6 +24,11 @@ CODE = Path(__file__).parent.parent / "fixtures" / "own_code"
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("own")
     shutil.copytree(CODE, folder / "code", ignore=shutil.ignore_patterns("__pycache__"))
+    pixels, labels = load_digits(return_X_y=True)
+    for number, (row, label) in enumerate(zip(pixels[:300], labels, strict=False)):
+        file = folder / "images" / ("test" if number % 5 == 0 else "train") / str(label) / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((row.reshape(8, 8) * 15).astype("uint8")).save(file)
     return folder
 
 
@@ -108,24 +115,27 @@ def test_a_failing_task_fails_its_trials_with_the_users_own_traceback(folder):
 
 
 @pytest.mark.cluster
-def test_a_cluster_of_two_nodes_gets_the_code(folder):
+@pytest.mark.parametrize("job", ["job.yaml", "models.yaml"])
+def test_a_cluster_of_two_nodes_gets_the_code(job, folder):
     head = RayHead(num_cpus=1)
     try:
         head.add_worker(1)
-        (empty := folder / "empty").mkdir()
+        (empty := folder / f"empty-{job}").mkdir()
         out = head.folder / "search"
         where = ("--address", head.address)
-        sets = ("--set", "resources.max_concurrent=2", "--set", "search.num_trials=3")
+        sets = ["--set", "resources.max_concurrent=2", "--set", "search.num_trials=3"]
+        if job == "models.yaml":
+            sets += ["--set", f"data.root={folder / 'images'}"]
         code, printed = call(
-            empty, "submit", folder / "code" / "job.yaml", *where, "--out", out, *sets, "--follow",
+            empty, "submit", folder / "code" / job, *where, "--out", out, *sets, "--follow",
             RAY_AUTH_TOKEN=head.token,
         )  # fmt: skip
         assert code == 0, printed
         trials = read_results(out).trials
-        assert len(trials) == 6
+        assert len(trials) == (6 if job == "job.yaml" else 9)
         assert set(trials["status"]) <= {"completed", "pruned"}
         assert trials["node"].nunique() == 2
-        assert (out / "code" / "0" / "noisy_line.py").is_file()
+        assert (out / "code" / "0" / ("noisy_line.py" if job == "job.yaml" else "nets.py")).is_file()
     finally:
         head.stop()
 
