@@ -72,7 +72,7 @@ def test_confirmed_and_told(whole, folder):
             "resnet8",
         }
         return
-    assert "val_loss" in printed
+    assert "test_loss" in printed
     assert "acc" not in printed
     assert "lower is better" in page.read_text()
 
