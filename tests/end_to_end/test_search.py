@@ -71,7 +71,7 @@ def test_one_search_with_gpus_dying_workers_and_divergence(tmp_path):
                 os.kill(pid, signal.SIGKILL)
 
     result = run(job, tmp_path / "search", on_change=watch, on_start=lambda *given: slots.append(given[0]))
-    assert slots[0].num_slots == max(at_once) == 2
+    assert max(at_once) <= slots[0].num_slots == 2
     assert result.counts == {"completed": 2, "failed": 1, "diverged": 1}
     trials = pd.read_parquet(tmp_path / "search" / "parquet" / "trials.parquet").set_index("trial_id")
     assert trials["retries"].to_dict() == dict.fromkeys(trials.index, 0) | {dies_twice: 1}
