@@ -32,6 +32,25 @@ def test_a_system_without_affinities_has_its_cores(monkeypatch):
     assert cluster.local_totals().cpus == os.cpu_count()
 
 
+def test_a_worker_that_is_told_to_end_says_nothing_wherever_it_is():
+    # In a weak reference's callback, an exception is printed and passed over: the worker would stay.
+    code = """
+import os, signal, time, weakref
+from ray._private.utils import set_sigterm_handler
+from ray._private.worker import raise_sys_exit_with_custom_error_message
+from tune_jobs.cluster.ray import end_at_sigterm
+set_sigterm_handler(lambda *_: raise_sys_exit_with_custom_error_message("told to end", exit_code=1))
+end_at_sigterm()
+class Held: pass
+held = Held()
+reference = weakref.ref(held, lambda _: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(1)))
+del held
+print("still here")
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", "")
+
+
 def free_port():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -4,8 +4,10 @@ import logging
 import os
 import re
 import secrets
+import signal
 import socket
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -51,6 +53,16 @@ class Totals:
     cpus: float
     gpus: float  # GPUs, as Ray counts them
     gpu_names: tuple[str, ...] = ()  # the models of this machine's GPUs; empty for a cluster
+
+
+def end_at_sigterm() -> None:
+    """Makes this worker end at once, and quietly, when Ray sends it SIGTERM; only in the main thread.
+
+    Ray's own handler raises SystemExit wherever the worker happens to be. Inside a weak reference's callback or a
+    `__del__`, Python prints that instead of ending, and Ray shows it to the user.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(1))
 
 
 def is_running_elsewhere() -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from tune_jobs.cluster.ray import check_can_start, ray_session
+from tune_jobs.cluster.ray import check_can_start, end_at_sigterm, ray_session
 from tune_jobs.cluster.slots import Slots
 from tune_jobs.confirmation.plan import Budget, Confirmation, done_already, plan_confirmations, result_row
 from tune_jobs.job.code import OwnCode
@@ -155,6 +155,7 @@ class Own:
 
 def _train(run: Confirmation, search: SearchFolder, num_threads: int, sharpness_images: int, own: Own) -> Row:
     """What a worker does: trains one run from its last epoch to its end, then reads the test set, once."""
+    end_at_sigterm()
     started_at = datetime.now(UTC)
     if not ray.get_runtime_context().get_accelerator_ids()["GPU"]:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # as in `tune_jobs.search.worker`

@@ -7,7 +7,7 @@ from dataclasses import replace
 import psutil
 import ray
 
-from tune_jobs.cluster.ray import Totals
+from tune_jobs.cluster.ray import Totals, end_at_sigterm
 from tune_jobs.cluster.slots import Slots, plan_slots
 from tune_jobs.job.spec import JobSpec
 from tune_jobs.ledger.writer import Ledger
@@ -140,6 +140,7 @@ def _train(spec: TrialSpec, begin: float, needs_cuda: bool, seconds: float) -> t
 
     from zsharp.training import Training
 
+    end_at_sigterm()
     if needs_cuda and not torch.cuda.is_available():
         return None
     training = Training(replace(spec, train=replace(spec.train, epochs=1_000_000, schedule="constant")))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray import tune
 
-from tune_jobs.cluster.ray import node_name
+from tune_jobs.cluster.ray import end_at_sigterm, node_name
 from tune_jobs.job.code import OwnCode, uses_own_code
 from tune_jobs.job.spec import JobSpec
 from tune_jobs.search.checkpoints import Checkpoints
@@ -49,6 +49,7 @@ class TrialRunner(tune.Trainable):
         """Prepares the worker once. The first trial is built by the first step, since only steps have a time limit."""
         import torch
 
+        end_at_sigterm()
         # It warns of slow set-ups and advises to reuse workers, which we do.
         logging.getLogger("ray.tune.trainable.trainable").setLevel(logging.ERROR)
         self._job, self._task = JobSpec.model_validate(job), task
