@@ -1,5 +1,6 @@
 """Words that many messages share: numbers with their nouns, errors in a line, and text that is safe to print."""
 
+import math
 import re
 import unicodedata
 
@@ -22,6 +23,44 @@ def short_value(value: bool | int | float | str) -> str:
     if isinstance(value, str):
         return value
     return f"{value:.0f}" if float(value).is_integer() and abs(value) < 1e9 else f"{value:.3g}"
+
+
+def clock(seconds: float) -> str:
+    """Returns `7s`, `2m06s` or `1h05m`, for times that change while they are shown."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes:02}m"
+    return f"{minutes}m{seconds:02}s" if minutes else f"{seconds}s"
+
+
+def duration(seconds: float) -> str:
+    """Returns `40 seconds`, `6 minutes`, `2.5 hours` or `3 days`: no more digits than an estimate has."""
+    number, unit = _in_units(seconds)
+    return counted(number, unit)
+
+
+def duration_band(low_s: float, high_s: float) -> str:
+    """Returns `6 to 9 minutes` or `50 minutes to 2 hours`; `6 minutes` if both ends read alike."""
+    (low, low_unit), (high, high_unit) = _in_units(low_s), _in_units(high_s)
+    if (low, low_unit) == (high, high_unit):
+        return counted(low, low_unit)
+    if low_unit == high_unit:
+        return f"{low:g} to {counted(high, high_unit)}"
+    return f"{counted(low, low_unit)} to {counted(high, high_unit)}"
+
+
+def _in_units(seconds: float) -> tuple[float, str]:
+    """Returns a number and its unit; below ten of them, halves matter to who waits, except of seconds."""
+    if seconds < 90:
+        return (max(1, round(seconds)) if seconds < 10 else 5 * round(seconds / 5)), "second"
+    unit_s, unit = next(
+        (unit_s, unit)
+        for unit_s, most, unit in ((60, 90, "minute"), (3600, 48, "hour"), (86400, math.inf, "day"))
+        if seconds < most * unit_s
+    )
+    number = seconds / unit_s
+    return (round(2 * number) / 2 if number < 10 else round(number)), unit
 
 
 def last_line(text: str) -> str:

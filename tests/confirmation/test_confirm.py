@@ -1,7 +1,12 @@
 """Which winners are confirmed, with which seeds, for how long, and what need not be trained again."""
 
-import pytest
+import io
 
+import pytest
+from rich.console import Console
+
+from tune_jobs.cli.confirming import Confirming, describe
+from tune_jobs.confirmation.forecast import Countdown, Outlook, expected_seconds, suggest_confirmation
 from tune_jobs.confirmation.plan import done_already, plan_confirmations, result_row, winners
 from tune_jobs.errors import JobError
 from tune_jobs.job.load import load_job
@@ -9,6 +14,7 @@ from tune_jobs.job.metric import Metric
 from tune_jobs.ledger.rows import Decision
 from tune_jobs.ledger.writer import Ledger
 from tune_jobs.results.read import read_results
+from tune_jobs.results.statistics import compare_methods
 from tune_jobs.results.write import export
 
 
@@ -29,6 +35,7 @@ def search(folder, accuracies, *sets, epochs=4):
             last = epochs if accuracy is not None else 1
             for epoch in range(1, last + 1):
                 measured = {"val_accuracy": 0.99 if accuracy is None else accuracy, "val_loss": 1.0}
+                measured |= {"wall_s": 2.0 * epoch, "images_per_s": 500.0}
                 end = {1: "pruned", epochs: "completed"}[last] if epoch == last else None
                 ledger.report(name, epoch, measured, Decision("stop" if end == "pruned" else "continue"), end)
     return job, ledger
@@ -119,6 +126,79 @@ def test_more_seeds_add_to_those_that_are_done(tmp_path):
     job, ledger = search(tmp_path, [(0.5, 0.001)])
     few, more = ({run.key for run in plan_confirmations(job, ledger, "DIR", n, 1, "epochs")} for n in (2, 5))
     assert few < more
+
+
+@pytest.mark.parametrize(
+    ("methods", "num_seeds"), [("[base]", 6), ("[sam, base]", 6), ("[zsharp, sam, base]", 7)]
+)
+def test_without_a_number_of_seeds_there_are_as_many_as_can_decide(tmp_path, methods, num_seeds):
+    job, ledger = search(tmp_path, [(0.5, 0.001)], f"methods={methods}")
+    seeds = {run.seed for run in plan_confirmations(job, ledger, "DIR", None, 1, "epochs")}
+    assert len(seeds) == num_seeds
+    level = {method: dict.fromkeys(range(num_seeds), number) for number, method in enumerate(job.methods)}
+    verdicts = {pair.verdict for pair in compare_methods(level)}
+    assert verdicts <= {"b better"}, "so many can decide"
+
+
+def outlook(job, ledger, num_seeds, sharpness_images=0, num_slots=2, num_done=0):
+    runs = plan_confirmations(job, ledger, "DIR", num_seeds, 1, "epochs")
+    expected, sharpness_s = expected_seconds(job, runs[num_done:], ledger.reports(), sharpness_images)
+    countdown = Countdown(expected, num_slots)
+    return Outlook(runs, runs[num_done:], num_slots, 6, 2, 0, sharpness_s, countdown)
+
+
+def test_a_forecast_by_hand(tmp_path):
+    job, ledger = search(tmp_path, [(0.5, 0.001)], "data.val_fraction=0.2")
+    # An epoch took 2 s, and has a quarter more images: 4 runs of 10 s, two at once, and the start.
+    told = outlook(job, ledger, 2)
+    assert told.countdown.left_s == pytest.approx(8 + 2 * 10)
+    # Of 500 images in 130 gradient evaluations each, 500 a second, SAM does 250 and base 500.
+    assert outlook(job, ledger, 2, 500).sharpness_s == pytest.approx(2 * 65 + 2 * 130)
+    suggestion = suggest_confirmation(ledger)
+    assert (suggestion.num_seeds, suggestion.num_runs, suggestion.seconds) == (6, 12, None)
+    ledger.record_event("start", {"slots": 3})
+    assert suggest_confirmation(ledger).seconds == pytest.approx(8 + 4 * 10)
+
+
+def test_the_countdown_goes_by_the_runs_that_have_ended(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("tune_jobs.confirmation.forecast.time.monotonic", lambda: now[0])
+    countdown = Countdown(dict.fromkeys("abcd", 10.0), 2)
+    countdown.start("a")
+    countdown.start("b")
+    now[0] = 4.0
+    assert countdown.left_s == 16
+    now[0] = 20.0
+    assert countdown.left_s == 10, "later than expected: the other two wait"
+    countdown.end("a")
+    countdown.start("c")
+    assert countdown.num_running == 2
+    assert countdown.left_s == 20, "each takes twice as long as expected"
+    assert Countdown({}, 2).left_s is None
+
+
+@pytest.mark.parametrize(("num_seeds", "warns"), [(5, True), (6, False), (7, False)])
+def test_a_number_of_seeds_that_cannot_decide_is_said_before_anything_trains(tmp_path, num_seeds, warns):
+    job, ledger = search(tmp_path, [(0.5, 0.001)])
+    lines = [line.plain for line in describe(outlook(job, ledger, num_seeds, num_done=3))]
+    assert f"{2 * num_seeds} runs" in lines[0] and "3 of them" in lines[0]
+    assert any("Warning" in line for line in lines) == warns
+    assert "minute" in lines[-1] or "second" in lines[-1]
+
+
+def test_a_pipe_gets_a_line_for_each_run_with_the_time_left(tmp_path):
+    job, ledger = search(tmp_path, [(0.5, 0.001)])
+    console = Console(file=io.StringIO(), force_terminal=False, width=200)
+    told = outlook(job, ledger, 1)
+    with Confirming(Metric(), console) as progress:
+        progress.on_start(told)
+        progress.on_row(
+            result_row(told.runs[0], job, {"status": "completed", "test_accuracy": 0.5, "error": None})
+        )
+        progress.on_row(result_row(told.runs[1], job, {"status": "failed", "error": "[red]no"}))
+    first, second = console.file.getvalue().splitlines()[-2:]
+    assert first.startswith("1/2  resnet8-sam-0000  seed 1  completed  test accuracy 0.5000  about ")
+    assert "failed  [red]no" in second
 
 
 def test_rows_reach_parquet(tmp_path):

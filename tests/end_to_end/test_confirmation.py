@@ -51,10 +51,10 @@ def test_a_confirmation_is_the_run_that_it_says(confirmed):
 
 def test_what_is_done_is_not_run_again(confirmed):
     folder, rows = confirmed
-    counts, new = [], []
-    again = confirm(
-        folder, 2, sharpness_images=0, on_start=lambda *given: counts.append(given), on_row=new.append
-    )
-    assert counts == [(4, 2)]
+    outlooks, new = [], []
+    again = confirm(folder, 2, on_start=outlooks.append, on_row=new.append)
+    (outlook,) = outlooks
+    assert (len(outlook.runs), len(outlook.waiting), outlook.deciding_seeds) == (4, 2, 6)
+    assert outlook.countdown.left_s == 0, "all that waited has ended"
     assert [row["seed"] for row in new] == [2, 2]
     assert again[:2] == rows

@@ -1,8 +1,9 @@
 """The verbs that train models: run, resume, confirm."""
 
+import shlex
 from collections.abc import Callable
 from threading import Thread
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -12,11 +13,15 @@ from tune_jobs.cli import results
 from tune_jobs.cli.arguments import ChangedCode, Folder, Job, Out, Sets
 from tune_jobs.cli.printing import console
 from tune_jobs.errors import EXIT_FAILED, EXIT_INTERRUPTED
+from tune_jobs.wording import counted, duration
 
 if TYPE_CHECKING:
     from tune_jobs.job.spec import JobSpec
+    from tune_jobs.search.folder import SearchFolder
     from tune_jobs.search.run import SearchResult
     from tune_jobs.search.trial import LiveTrial
+
+_SHARPNESS_IMAGES = 512
 
 
 def run(
@@ -74,8 +79,13 @@ def resume(folder: Folder, sets: Sets = None, allow_changed_code: ChangedCode = 
 def confirm(
     folder: Folder,
     seeds: Annotated[
-        int, typer.Option("--seeds", metavar="N", help="Number of fresh seeds for each winner.")
-    ],
+        int | None,
+        typer.Option(
+            "--seeds",
+            metavar="N",
+            help="Number of fresh seeds for each winner; by default as many as can decide between the methods.",
+        ),
+    ] = None,
     top: Annotated[
         int, typer.Option("--top", metavar="K", help="Confirm the K best configurations of each study.")
     ] = 1,
@@ -83,52 +93,54 @@ def confirm(
         Literal["epochs", "gradients"],
         typer.Option("--budget", help="What all methods get equally: epochs or gradient evaluations."),
     ] = "epochs",
+    sharpness: Annotated[
+        bool,
+        typer.Option("--sharpness", help="Measure how flat each minimum is; may take as long as training."),
+    ] = False,
     sharpness_images: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--sharpness-images",
             min=0,
             metavar="N",
-            help="Measure flatness on N training images; 0 disables it.",
+            help=f"Measure it on N training images; by default {_SHARPNESS_IMAGES}.",
         ),
-    ] = 512,
+    ] = None,
 ) -> None:
     """Retrain each study's winner on all training data with fresh seeds, and evaluate it on the test set."""
+    from tune_jobs.cli.confirming import Confirming
     from tune_jobs.confirmation.run import confirm as confirm_folder
     from tune_jobs.job.metric import Metric
     from tune_jobs.search.folder import SearchFolder
 
+    if sharpness_images is None:
+        sharpness_images = _SHARPNESS_IMAGES if sharpness else 0
     with SearchFolder(folder).open(read_only=True) as ledger:
         metric = Metric.of_job(ledger.job)
     screen = console()
-    num_runs = num_done = 0
-
-    def on_start(num_all: int, num_done_before: int) -> None:
-        nonlocal num_runs, num_done
-        num_runs, num_done = num_all, num_done_before
-        screen.print(f"{num_runs} runs, {num_done} of them done already.")
-
-    def on_row(row: dict[str, Any]) -> None:
-        nonlocal num_done
-        num_done += 1
-        value, label = metric.confirmed(row)
-        outcome = str(row["error"] or "") if value is None else f"{label} {metric.text(value)}"
-        line = f"{num_done}/{num_runs}  {row['trial_id']}  seed {row['seed']}  {row['status']}  {outcome}"
-        screen.print(escape(line), soft_wrap=True)
-
     try:
-        rows = confirm_folder(
-            folder,
-            seeds,
-            top=top,
-            budget=budget,
-            sharpness_images=sharpness_images,
-            on_start=on_start,
-            on_row=on_row,
-        )
+        with Confirming(metric, screen) as progress:
+            rows = confirm_folder(
+                folder,
+                seeds,
+                top=top,
+                budget=budget,
+                sharpness_images=sharpness_images,
+                on_start=progress.on_start,
+                on_row=progress.on_row,
+            )
     except KeyboardInterrupt:
-        screen.print("Interrupted. Finished runs are recorded.")
-        screen.print(escape(f"Resume with: tune-jobs confirm {folder} --seeds {seeds}"), soft_wrap=True)
+        given = {
+            "--seeds": seeds,
+            "--top": top if top > 1 else None,
+            "--budget": budget if budget != "epochs" else None,
+            "--sharpness-images": sharpness_images or None,
+        }
+        options = "".join(f" {name} {value}" for name, value in given.items() if value is not None)
+        screen.print(
+            "Interrupted. Finished runs are recorded, and the others continue from their last epoch."
+        )
+        screen.print(escape(f"Resume with: tune-jobs confirm {shlex.quote(folder)}{options}"), soft_wrap=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     results.print_answer(screen, results.local_folders([folder]))
     if not any(row["status"] == "completed" for row in rows):
@@ -156,6 +168,8 @@ def _show_result(screen: Console, spec: "JobSpec", result: "SearchResult") -> No
     if result.stopped is not None:
         screen.print(escape(f"Stopped before its last trial: {result.stopped}."), soft_wrap=True)
         screen.print(escape(result.search.resume_hint), soft_wrap=True)
+    elif result.counts.get("completed"):
+        _suggest_confirmation(screen, result.search)
     if result.is_interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
     if result.stop_kind == "error":
@@ -167,3 +181,18 @@ def _show_result(screen: Console, spec: "JobSpec", result: "SearchResult") -> No
     if not result.counts.get("completed"):
         screen.print("No trial trained for all of its epochs.")
         raise typer.Exit(EXIT_FAILED)
+
+
+def _suggest_confirmation(screen: Console, search: "SearchFolder") -> None:
+    """Prints the command that settles which method is better, and what it costs."""
+    from tune_jobs.confirmation.forecast import suggest_confirmation
+
+    with search.open(read_only=True) as ledger:
+        suggestion = suggest_confirmation(ledger)
+    if suggestion is None:
+        return
+    command = f"tune-jobs confirm {shlex.quote(search.address)} --seeds {suggestion.num_seeds}"
+    cost = counted(suggestion.num_runs, "run")
+    if suggestion.seconds is not None:
+        cost += f", about {duration(suggestion.seconds)}"
+    screen.print(escape(f"Confirm the winners on fresh seeds with: {command}  ({cost})"), soft_wrap=True)

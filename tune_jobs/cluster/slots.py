@@ -1,5 +1,7 @@
 """Computes how many CPUs and GPUs each trial reserves, and how many trials run at once."""
 
+import heapq
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -43,6 +45,14 @@ def plan_slots(resources: ResourcesModel, cpus: float, gpus: float) -> Slots:
             explanation.append(f"max_concurrent limits them to {resources.max_concurrent}")
     explanation.append(f"{counted(num_slots, 'trial')} at once")
     return Slots(num_slots, resources.cpus_per_trial, gpus_per_trial, explanation)
+
+
+def makespan(durations: Iterable[float], num_slots: int) -> float:
+    """Returns how long runs take in all, if each starts, in this order, as soon as a slot is free."""
+    ends = [0.0] * max(1, num_slots)
+    for seconds in durations:
+        heapq.heapreplace(ends, ends[0] + seconds)
+    return max(ends)
 
 
 def _gpus_per_trial(resources: ResourcesModel, gpus: int, explanation: list[str]) -> float:

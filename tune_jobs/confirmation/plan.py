@@ -1,6 +1,7 @@
 """Decides which winners are retrained with which seeds, and what is recorded of each run."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from tune_jobs.job.metric import Metric
 from tune_jobs.job.space import Value
 from tune_jobs.job.spec import JobSpec, Study
 from tune_jobs.ledger.writer import Ledger
+from tune_jobs.results.statistics import smallest_n
 from tune_jobs.search.recorder import dataset_name
 from zsharp.optim.methods import METHODS, find_method
 from zsharp.training.spec import TrialSpec
@@ -72,12 +74,13 @@ def winners(
 
 
 def plan_confirmations(
-    job: JobSpec, ledger: Ledger, address: str, num_seeds: int, top: int, budget: Budget
+    job: JobSpec, ledger: Ledger, address: str, num_seeds: int | None, top: int, budget: Budget
 ) -> list[Confirmation]:
     """Returns every run of a confirmation, done or not, ordered by seed first.
 
-    With the budget `gradients`, a method that takes one gradient a step trains for more epochs: as many times more as
-    the costliest method of the job takes gradients a step.
+    Without a number of seeds, it is the smallest that can decide (`deciding_seeds`). With the budget `gradients`, a
+    method that takes one gradient a step trains for more epochs: as many times more as the costliest method of the job
+    takes gradients a step.
 
     Raises:
         JobError: If a number is out of range, or no study has a winner.
@@ -85,7 +88,7 @@ def plan_confirmations(
     problems = [
         Problem(f"--{name}", value, f"expected 1 to {most}")
         for name, value, most in (("seeds", num_seeds, 1000), ("top", top, 1000))
-        if not 1 <= value <= most
+        if value is not None and not 1 <= value <= most
     ]
     if budget not in BUDGETS:
         problems.append(Problem("--budget", budget, f"expected one of {', '.join(BUDGETS)}"))
@@ -94,12 +97,24 @@ def plan_confirmations(
     best = winners(job, ledger.trials(), ledger.reports(), top)
     if not best:
         raise JobError([Problem("DIR", address, "no trial reached full fidelity, so there is no winner")])
+    if num_seeds is None:
+        num_seeds = deciding_seeds(num_compared(best))
     first_seed = job.train.seed + job.search.seeds
     return [
         Confirmation(winner, seed, budget, _spec(job, winner, seed, budget))
         for seed in range(first_seed, first_seed + num_seeds)
         for winner in best
     ]
+
+
+def num_compared(best: Sequence[Winner]) -> int:
+    """Returns how many methods are compared with one another: those of the architecture that has most."""
+    return max(Counter(winner.study.architecture for winner in best if winner.rank == 1).values())
+
+
+def deciding_seeds(num_methods: int) -> int:
+    """Returns the fewest fresh seeds with which a difference between so many methods can be significant."""
+    return smallest_n(max(2, num_methods))
 
 
 def result_row(confirmation: Confirmation, job: JobSpec, outcome: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Runs confirmations on Ray, as many at a time as a search runs trials, and records each when it ends."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +11,16 @@ import ray
 
 from tune_jobs.cluster.ray import check_can_start, end_at_sigterm, ray_session
 from tune_jobs.cluster.slots import Slots
-from tune_jobs.confirmation.plan import Budget, Confirmation, done_already, plan_confirmations, result_row
+from tune_jobs.confirmation.forecast import Countdown, Outlook, expected_seconds
+from tune_jobs.confirmation.plan import (
+    Budget,
+    Confirmation,
+    deciding_seeds,
+    done_already,
+    num_compared,
+    plan_confirmations,
+    result_row,
+)
 from tune_jobs.job.code import OwnCode
 from tune_jobs.job.metric import METRIC_PREFIX
 from tune_jobs.job.spec import JobSpec
@@ -37,15 +46,15 @@ Row = dict[str, Any]
 
 def confirm(
     folder: str | Path,
-    num_seeds: int,
+    num_seeds: int | None = None,
     *,
     top: int = 1,
     budget: Budget = "epochs",
-    sharpness_images: int = 512,
+    sharpness_images: int = 0,
     task: Callable[..., Any] | None = None,
     train: Callable[..., Any] | None = None,
     allow_changed_code: bool = False,
-    on_start: Callable[[int, int], None] | None = None,
+    on_start: Callable[[Outlook], None] | None = None,
     on_row: Callable[[Row], None] | None = None,
 ) -> list[Row]:
     """Retrains the winners of each study with fresh seeds on all training data, and reads the test set.
@@ -54,14 +63,16 @@ def confirm(
 
     Args:
         folder: The search folder.
-        num_seeds: Fresh seeds of each winner.
+        num_seeds: Fresh seeds of each winner; by default as many as it takes for a difference between the methods to
+            be significant.
         top: How many winners of each study.
         budget: What is equal among methods: `epochs`, or `gradients` (gradient evaluations).
-        sharpness_images: Measure the flatness of each trained model on this many training images; 0 does not.
+        sharpness_images: Measure the flatness of each trained model on this many training images; 0 does not. It costs
+            about 130 gradient evaluations of each.
         task: As for `tune_jobs.resume`.
         train: As for `tune_jobs.resume`.
         allow_changed_code: As for `tune_jobs.resume`.
-        on_start: Called with the number of runs and how many of them are done.
+        on_start: Called with what is going to be done before anything trains.
         on_row: Called with each row when it is recorded.
 
     Returns:
@@ -84,16 +95,18 @@ def confirm(
             ledger.confirm(run.key, row)
         recorded = ledger.confirmations()
         waiting = [run for run in runs if run.key not in recorded]
+        slots = None
         if waiting:
             check_can_start()
+            slots, totals = plan_resources(job)
+        outlook = _outlook(job, ledger, runs, waiting, slots.num_slots if slots else 1, sharpness_images)
         if on_start is not None:
-            on_start(len(runs), len(runs) - len(waiting))
+            on_start(outlook)
         try:
-            if waiting:
-                slots, totals = plan_resources(job)
+            if slots is not None:
                 with ray_session(slots, totals), sigterm_interrupts():
                     own = Own(rehearsed.code, None if named is None else named.by_value)
-                    _run_all(job, ledger, search, waiting, slots, sharpness_images, own, on_row)
+                    _run_all(job, ledger, search, outlook, slots, sharpness_images, own, on_row)
         finally:  # what ended is exported, also when the rest was interrupted
             if ledger.loss is None:
                 export(search.local)
@@ -102,17 +115,49 @@ def confirm(
     return [recorded[run.key] for run in runs if run.key in recorded]
 
 
+def _outlook(
+    job: JobSpec,
+    ledger: Ledger,
+    runs: Sequence[Confirmation],
+    waiting: Sequence[Confirmation],
+    num_slots: int,
+    sharpness_images: int,
+) -> Outlook:
+    expected, sharpness_s = expected_seconds(job, waiting, ledger.reports(), sharpness_images)
+    recorded = ledger.confirmations()
+    num_methods = num_compared([run.winner for run in runs])
+    return Outlook(
+        runs,
+        waiting,
+        num_slots,
+        deciding_seeds(num_methods),
+        num_methods,
+        _num_unmeasured(runs, recorded) if sharpness_images and not job.own else 0,
+        sharpness_s,
+        Countdown(expected, num_slots),
+    )
+
+
+def _num_unmeasured(runs: Sequence[Confirmation], recorded: Mapping[str, Mapping[str, Any]]) -> int:
+    rows = [recorded[run.key] for run in runs if run.key in recorded]
+    return sum(
+        row["status"] == "completed" and not any(name.startswith("sharpness.") for name in row)
+        for row in rows
+    )
+
+
 def _run_all(
     job: JobSpec,
     ledger: Ledger,
     search: SearchFolder,
-    waiting: Sequence[Confirmation],
+    outlook: Outlook,
     slots: Slots,
     sharpness_images: int,
     own: "Own",
     on_row: Callable[[Row], None] | None,
 ) -> None:
     """Trains what is waiting, as many runs at a time as there are slots, and records each when it ends."""
+    waiting, countdown = outlook.waiting, outlook.countdown
     checkpoints = Checkpoints(search)
     options = {"num_cpus": slots.cpus_per_trial, "num_gpus": slots.gpus_per_trial, "max_retries": 0}
     train = ray.remote(_train).options(**options)
@@ -122,6 +167,7 @@ def _run_all(
     while left or running:
         while left and len(running) < slots.num_slots:
             run = left.pop()
+            countdown.start(run.key)
             running[train.remote(run, search, int(slots.cpus_per_trial), sharpness_images, own)] = run
         (done, *_), _ = ray.wait(list(running), num_returns=1)
         run = running.pop(done)
@@ -134,6 +180,7 @@ def _run_all(
                 left.append(run)
                 continue
             outcome = {"status": "failed", "error": last_line(str(error)) or "the worker died"}
+        countdown.end(run.key)
         row = result_row(run, job, outcome) | {"dataset": recorded_dataset(ledger)}
         ledger.confirm(run.key, row)
         checkpoints.drop(_file_name(run))
