@@ -1,4 +1,4 @@
-"""Two real processes: what `DistributedDataParallel` computes, and what sharded parameters are told."""
+"""Two real processes: what `DistributedDataParallel` computes, and what parameters of the older FSDP are told."""
 
 from functools import partial
 
@@ -113,9 +113,9 @@ def test_an_overflow_in_one_process_is_a_step_left_out_in_both(ranks):
     assert same(*(rank["overflow"][0][-1][0] for rank in ranks))
 
 
-def test_sharded_parameters_are_refused_and_nothing_is_added(ranks):
+def test_flattened_parameters_are_refused_and_nothing_is_added(ranks):
     for refused in (rank["refused"] for rank in ranks):
-        assert list(refused) == ["FSDP2", "flat", "views"]
+        assert list(refused) == ["flat", "views"]
         for built, added, num_groups in refused.values():
-            assert "a parameter is sharded" in built and built == added
+            assert "a parameter is flattened" in built and built == added
             assert num_groups == 1

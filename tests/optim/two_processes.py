@@ -6,8 +6,7 @@ import torch
 import torch.distributed as dist
 from small_nets import batches, classifier, closure_for, loss_of, weights
 from torch.amp import GradScaler
-from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.nn.parallel import DistributedDataParallel
 
 from zsharp.optim import SAM, make_optimizer
@@ -32,7 +31,7 @@ def run(rank, port, folder):
         "by hand": {method: train_by_hand(rank, method) for method in METHODS},
         "batch norm": train(rank, "zsharp", batch_norm=True),
         "overflow": overflow_on_one(rank),
-        "refused": refuse_sharded(),
+        "refused": refuse_flattened(),
     }
     torch.save(results, folder / f"{rank}.pt")
     dist.barrier()
@@ -83,14 +82,10 @@ def overflow_on_one(rank):
     return results, scaler.get_scale()
 
 
-def refuse_sharded():
-    """For parameters of FSDP2 and both kinds of FSDP: the errors when building and adding, and the groups left."""
-    sharded = classifier()
-    fully_shard(sharded)
-    assert all(isinstance(p, DTensor) for p in sharded.parameters())
+def refuse_flattened():
+    """For both kinds of the older FSDP: the errors when building and adding, and the groups left."""
     cpu = torch.device("cpu")
     models = {
-        "FSDP2": sharded,
         "flat": FullyShardedDataParallel(classifier(), device_id=cpu),
         "views": FullyShardedDataParallel(classifier(), device_id=cpu, use_orig_params=True),
     }

@@ -1,7 +1,7 @@
 """Checks what an optimizer is given: settings in range, parameters that it can move and restore."""
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from zsharp.optim.ascent.layer import is_sharded
 from zsharp.optim.methods import Rules
 from zsharp.parameters import ASCENT_PARAMETERS, PARAMETERS
 from zsharp.settings import settings_of
@@ -117,19 +118,20 @@ def check_params(params: Iterable[Tensor], others: Iterable[Tensor] = ()) -> Non
     """Refuses parameters that an ascent would move wrongly.
 
     Raises:
-        TypeError: If a parameter is no tensor, complex, or sharded (DTensor, FSDP).
+        TypeError: If a parameter is no tensor, complex, or sharded otherwise than `fully_shard` does.
         ValueError: If the elements of a parameter do not fill its memory, or two parameters share theirs.
     """
+    params, others = list(params), list(others)
     addresses = {_address(param) for param in others}
     for param in params:
         if not isinstance(param, Tensor):
             raise TypeError(f"a parameter is {_described(param)}; valid: tensors, as model.parameters()")
         if is_lazy(param):
             continue  # it has no memory yet
-        if _is_sharded(param):
+        if _is_flat(param):
             raise TypeError(
-                "a parameter is sharded (DTensor or FSDP): its mean and percentile would be those of one shard; "
-                "valid: whole tensors, such as under DistributedDataParallel"
+                "a parameter is flattened by FullyShardedDataParallel: tensors lose their bounds, and with them "
+                "their means and percentiles; valid: torch.distributed.fsdp.fully_shard, or DistributedDataParallel"
             )
         shape = tuple(param.shape)
         if param.is_complex():
@@ -137,6 +139,8 @@ def check_params(params: Iterable[Tensor], others: Iterable[Tensor] = ()) -> Non
                 f"a parameter of shape {shape} is complex: its components have no percentile; "
                 "valid: real tensors, such as its torch.view_as_real"
             )
+        if is_sharded(param):
+            _check_placements(param, shape)
         if type(param) not in (Tensor, torch.nn.Parameter):
             continue
         if torch.empty_like(param, device="meta").stride() != param.stride():
@@ -151,6 +155,7 @@ def check_params(params: Iterable[Tensor], others: Iterable[Tensor] = ()) -> Non
                 "valid: one Parameter object in both places"
             )
         addresses.add(address)
+    _check_meshes([*params, *others])
 
 
 def check_scaler(scaler: GradScaler, optimizer: Optimizer) -> None:
@@ -162,11 +167,31 @@ def check_scaler(scaler: GradScaler, optimizer: Optimizer) -> None:
         )
 
 
-def _is_sharded(param: Tensor) -> bool:
-    """Compares names of types: importing torch.distributed would cost every user half a second."""
-    kinds = {kind.__name__ for kind in type(param).__mro__} | {type(getattr(param, "data", param)).__name__}
-    marks = ("_is_flat_param", "_fsdp_flattened")  # FSDP's parameters and its views of them
-    return "DTensor" in kinds or any(getattr(param, mark, False) for mark in marks)
+def _check_meshes(params: Sequence[Tensor]) -> None:
+    """Raises TypeError if some parameters are sharded and others not, or over different processes."""
+    meshes = {getattr(param, "device_mesh", None) for param in params}
+    if len(meshes) > 1:
+        whole = sum(not is_sharded(param) for param in params)
+        raise TypeError(
+            f"of {len(params)} parameters {whole} are not sharded, the others over {len(meshes - {None})} device "
+            "mesh(es): their statistics cannot be summed together; valid: all of them sharded over one mesh, as "
+            "fully_shard(model) does, or none"
+        )
+
+
+def _check_placements(param: Any, shape: tuple[int, ...]) -> None:
+    kinds = [type(placement).__name__ for placement in param.placements]
+    if kinds.count("Shard") != 1 or set(kinds) - {"Shard", "Replicate"}:
+        raise TypeError(
+            f"a parameter of shape {shape} has the placements {', '.join(map(str, param.placements))}, as tensor "
+            "parallelism gives: two processes may hold the same components, which would count twice; "
+            "valid: sharded along one dimension of the device mesh, as torch.distributed.fsdp.fully_shard does"
+        )
+
+
+def _is_flat(param: Tensor) -> bool:
+    """Whether it is a parameter of the older FSDP, or its view of one."""
+    return any(getattr(param, mark, False) for mark in ("_is_flat_param", "_fsdp_flattened"))
 
 
 def _address(param: Tensor) -> int:

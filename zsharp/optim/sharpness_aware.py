@@ -55,6 +55,9 @@ class SharpnessAware(Optimizer):
     Special cases: `rho=0` is the base optimizer, bit for bit; with a global norm, `q_p=0` or `filter="none"`
     is the ascent without a filter.
 
+    Parameters may be sharded by `torch.distributed.fsdp.fully_shard`: norms, means and percentiles are those of whole
+    tensors, and all processes ascend along the averaged gradient.
+
     With `maximize=True` (a base optimizer's setting) the perturbation goes down the objective: towards worse, as
     when minimizing. A first gradient that is not finite makes the whole perturbation NaN, so that the second
     gradient is NaN too and a `GradScaler` skips the step.
@@ -80,7 +83,7 @@ class SharpnessAware(Optimizer):
         ValueError: If a setting is not valid, the base optimizer has one of the same name, or a parameter's memory
             has gaps or overlaps another's.
         TypeError: If an argument is of the wrong type, the base optimizer's steps need a closure, or a parameter is
-            complex or sharded (DTensor, FSDP), as its percentile would be that of a shard.
+            complex, or sharded otherwise than `fully_shard` (FSDP2) does.
     """
 
     def __init__(

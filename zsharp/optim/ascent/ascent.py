@@ -4,13 +4,15 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
 from zsharp.optim.ascent import device as device_ascent
 from zsharp.optim.ascent import host as host_ascent
+from zsharp.optim.ascent import sharded as sharded_ascent
 from zsharp.optim.ascent.backups import Backups
 from zsharp.optim.ascent.host_filter import Scratch
-from zsharp.optim.ascent.layer import Layer, Observed
+from zsharp.optim.ascent.layer import Layer, Observed, is_sharded
 from zsharp.optim.ascent.radius import norms, total
 from zsharp.optim.checks import check_names
 from zsharp.optim.methods import SWITCHES, Rules
@@ -41,9 +43,11 @@ def ascend(
     if not moving:
         zero = torch.zeros((), device=home)
         kept = torch.zeros(0, dtype=torch.int64)
-        progress.last = Observed(zero, kept, zero, total(norms(gradients, home)))
+        progress.last = Observed(zero, kept, zero, total(_norms(gradients, home)))
         return
-    if _is_host({layer.param.device for layer in moving}):
+    if sharded_ascent.supports(moving):
+        length, kept, dense_norms = sharded_ascent.ascend(moving, backups, progress.generator(home))
+    elif _is_host({layer.param.device for layer in moving}):
         length, counts, dense_norms = host_ascent.ascend(moving, backups, scratch, progress.generator(_CPU))
         kept = torch.tensor(counts)
     elif triton_ascent.supports(moving):
@@ -57,7 +61,7 @@ def ascend(
     if is_plain and not any(layer.is_adaptive for layer in layers):
         grad_norm = total(dense_norms)  # they are the gradients' own: saves a pass
     else:
-        grad_norm = total(norms(gradients, home))
+        grad_norm = total(_norms(gradients, home))
     progress.last = Observed(length, kept, kept.sum() / num_components, grad_norm)
 
 
@@ -77,6 +81,10 @@ def _layers(group: dict[str, Any], progress: Progress, scaler: GradScaler | None
             direction = progress.running.direction(param, direction, sigma, lmbda, scaler)
         layers.append(Layer(param, direction, rules, rho, group["q_p"], group["eta"]))
     return layers
+
+
+def _norms(gradients: list[Tensor], home: torch.device) -> Tensor:
+    return sharded_ascent.norms(gradients) if is_sharded(gradients[0]) else norms(gradients, home)
 
 
 def _is_host(devices: set[torch.device]) -> bool:

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,6 +58,25 @@ class Observed:
     kept: Tensor
     kept_fraction: Tensor
     grad_norm: Tensor
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether each process holds a part of the tensor (a DTensor, as FSDP2 makes them).
+
+    Compares names of types: importing torch.distributed would cost every user half a second.
+    """
+    return _is_distributed(type(tensor))
+
+
+@lru_cache
+def _is_distributed(kind: type) -> bool:
+    return any(base.__name__ == "DTensor" for base in kind.__mro__)
+
+
+def local_part(tensor: Any) -> Tensor:
+    """Returns this process's part of a sharded tensor, sharing its memory; other tensors as they are."""
+    part: Tensor = tensor.to_local() if is_sharded(tensor) else tensor
+    return part
 
 
 def pools(layers: Iterable[Layer]) -> list[list[int]]:
