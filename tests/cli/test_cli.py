@@ -210,7 +210,7 @@ def test_compare_writes_the_same_rows_in_every_format(searched):
     text = {form: out for form, (_, out, _) in answers.items()}
     read = pd.read_csv(io.StringIO(text["csv"]))
     assert list(read.columns) == list(table.columns)
-    assert list(read["best_val_accuracy"]) == [0.9, 0.8]
+    assert list(read["val_accuracy"]) == [0.9, 0.8]
     assert [row["method"] for row in json.loads(text["json"])] == ["sam", "base"]
     assert "| resnet8 | sam | 0.9000 |" in text["markdown"]
     assert re.search(r"^ \* sam +0\.9000 .* 1/1 +0% +1 +17 *$", text["table"], re.MULTILINE)

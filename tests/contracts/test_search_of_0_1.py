@@ -53,7 +53,7 @@ def test_its_results_are_read_and_compared(old_search: Path) -> None:
     assert results.trials["status"].tolist() == ["completed"] * 2
     assert results.epochs.groupby("trial_id")["epoch"].apply(list).tolist() == [[1, 2]] * 2
     assert results.confirmations.empty
-    (best,) = compare([old_search])["best_val_accuracy"]
+    (best,) = compare([old_search])["val_accuracy"]
     assert best == results.trials["val_accuracy"].max()
 
 

@@ -79,18 +79,19 @@ class Page(HTMLParser):
             self.words.append(data)
 
 
-def test_without_confirmations_nothing_is_established(searched):
+def test_without_confirmations_the_search_only_suggests(searched):
     section = answer_section(load([searched]))
     words = words_of(section)
-    assert "differences between methods are not established" in words
+    assert "It suggests only" in words
     assert f"`tune-jobs confirm {searched} --seeds {smallest_n(3)}`" in words
-    assert not re.search(r"\bp = |better", words)
+    assert not re.search(r"\bp = |\bbeat\b", words)
     trials = read_results(searched).trials
     for architecture, members in trials[trials["status"] == "completed"].groupby("architecture"):
-        best = members.loc[members["val_accuracy"].idxmax()]
-        count = (members["method"] == best["method"]).sum()
-        claim = f"{architecture}: {best['method']} has the highest validation accuracy"
-        assert f"{claim}, {best['val_accuracy']:.4f} (best of {count} completed trials)" in words
+        best = members.groupby("method")["val_accuracy"].max()
+        ahead, behind = ("SAM", "ZSharp") if best["sam"] > best["zsharp"] else ("ZSharp", "SAM")
+        lead = 100 * abs(best["sam"] - best["zsharp"])
+        claim = f"{architecture}: the search suggests, from single trials: {ahead} is ahead of {behind} by "
+        assert float(words.split(claim)[1].split()[0]) == pytest.approx(lead, abs=0.05)
     assert [table.name for table in section.tables] == ["methods"]
 
 
@@ -109,8 +110,6 @@ def test_the_answer_of_confirmations_is_that_of_the_statistics(confirmed):
         }
         means = {method: np.mean(list(of.values())) for method, of in values.items()}
         best = max(means, key=means.get)
-        claim = f"{architecture}, the same epochs: {best} has the highest mean test accuracy"
-        assert f"{claim}, {means[best]:.4f}" in words
         for method, of in values.items():
             summary = summarize(list(of.values()))
             row = table[architecture, method]
@@ -120,14 +119,13 @@ def test_the_answer_of_confirmations_is_that_of_the_statistics(confirmed):
         for pair in compare_methods(values):
             assert vars(pair).items() <= differences[architecture, pair.a, pair.b].items()
             verdicts.add(pair.verdict)
-            if best in (pair.a, pair.b):
-                sign = 1 if pair.a == best else -1
-                low, high = sorted((sign * pair.low, sign * pair.high))
-                rival = pair.b if pair.a == best else pair.a
-                claim = (
-                    f"Against {rival}: {sign * pair.difference:+.4f} (95 % interval {low:.4f} to {high:.4f}"
-                )
-                assert f"{claim}; n = 8 shared seeds" in words
+            if {pair.a, pair.b} == {"zsharp", "sam"}:
+                sign = 1 if pair.verdict == "a better" else -1
+                beat = (pair.a, pair.b) if sign == 1 else (pair.b, pair.a)
+                winner, loser = ({"zsharp": "ZSharp", "sam": "SAM"}[label] for label in beat)
+                by = f"{winner} beat {loser} by {100 * sign * pair.difference:.1f} points of test accuracy"
+                said = f"{architecture}: {by} (95 % interval "
+                assert said in words and ", 8 seeds)" in words.split(said)[1]
     assert len(verdicts) > 1, "the generated methods differ, but not all of them"
     candidates = rows_of(section, "candidates")
     assert {(row["rank_in_study"], row["n"]) for row in candidates} == {(1, 8), (2, 8)}
@@ -136,17 +134,16 @@ def test_the_answer_of_confirmations_is_that_of_the_statistics(confirmed):
 def test_no_p_value_stands_without_its_n(confirmed_report):
     page = Page(confirmed_report.page)
     beside = re.findall(r"n = \d+[^()]{0,60}p = [\d.e-]+", page.text)
-    assert len(beside) == page.text.count("p = ") > 3
+    assert len(beside) == page.text.count("p = ") > 0
     header, _, _ = (confirmed_report.files / "differences.csv").read_text().partition("\n")
     assert {"p_value", "p_adjusted", "n"} <= set(header.split(","))
 
 
 def test_too_few_seeds_are_no_answer(tmp_path):
     words = words_of(answer_section(load([write_search(tmp_path, seeds=2)])))
-    assert "not enough seeds to tell" in words
-    assert f"To compare 3 methods, at least {smallest_n(3)} seeds are needed." in words
-    assert "too few for an interval, n = 2 seeds" in words
-    assert not re.search(r", (better|worse)\.", words)
+    assert "2 seeds are too few to tell ZSharp, SAM and the base optimizer alone apart" in words
+    assert f"{smallest_n(3)} can: `tune-jobs confirm {tmp_path} --seeds {smallest_n(3)}`" in words
+    assert not re.search(r"\bbeat\b", words)
 
 
 def test_the_budgets_are_compared_apart(tmp_path):
@@ -283,7 +280,7 @@ def test_a_search_that_has_hardly_begun_has_a_report(tmp_path, num_trials):
     write(tmp_path, "epochs", epochs_schema(), [], {"name": "tiny"})
     write(tmp_path, "confirmations", confirmations_schema(), [], {"name": "tiny"})
     page = Page(write_report([tmp_path], tmp_path / "r.html").page)
-    said = "mlp: no trial has reached full fidelity" if num_trials else "No trial has started yet."
+    said = "No trial has reached full fidelity" if num_trials else "No trial has started yet."
     assert said in page.text
     assert "0123abcd" in page.text
 
@@ -305,7 +302,7 @@ def test_columns_of_other_versions_may_be_missing_or_new(tmp_path, confirmed):
     table = pq.read_table(folder / "trials.parquet")
     pq.write_table(table.append_column("of_tomorrow", table["status"]), folder / "trials.parquet")
     assert "of_tomorrow" in read_results(tmp_path).trials, "columns of a later version are left alone"
-    assert "highest mean test accuracy" in Page(write_report([tmp_path], tmp_path / "r.html").page).text
+    assert "points of test accuracy" in Page(write_report([tmp_path], tmp_path / "r.html").page).text
 
 
 def test_searches_side_by_side_keep_their_names(tmp_path, searched):

@@ -89,8 +89,8 @@ def slow_comparison(name, trials):
         accuracies = [t["curve"][-1][0] for t in measured]
         spent = [10 * len(t["curve"]) for t in members if t["curve"]]
         rows[key] = {
-            "best_val_accuracy": -best[0][0] if best else None,
-            "best_val_loss": best[1]["curve"][-1][1] if best else None,
+            "val_accuracy": -best[0][0] if best else None,
+            "val_loss": best[1]["curve"][-1][1] if best else None,
             "best_trial_id": best[1]["id"] if best else None,
             "max_epochs": 9 if best else None,
             "params": best[1]["params"] if best else {},
@@ -107,17 +107,18 @@ def slow_comparison(name, trials):
             "metric": "val_accuracy",
             "mode": "max",
         }
-        for name in ("best", "median", "std"):
+        rows[key]["best_value"] = rows[key]["val_accuracy"]
+        for name in ("median", "std"):
             rows[key][f"{name}_value"] = rows[key][f"{name}_val_accuracy"]
     # The rank is one more than the number of better rows on the same data and architecture.
     for key, row in rows.items():
         row["rank"] = None
-        if row["best_val_accuracy"] is not None:
-            rivals = [r for k, r in rows.items() if k[1:3] == key[1:3] and r["best_val_accuracy"] is not None]
+        if row["val_accuracy"] is not None:
+            rivals = [r for k, r in rows.items() if k[1:3] == key[1:3] and r["val_accuracy"] is not None]
 
             def merit(r):
-                loss = math.inf if r["best_val_loss"] is None else r["best_val_loss"]
-                return -r["best_val_accuracy"], loss
+                loss = math.inf if r["val_loss"] is None else r["val_loss"]
+                return -r["val_accuracy"], loss
 
             row["rank"] = 1 + sum(merit(rival) < merit(row) for rival in rivals)
     return rows
@@ -153,7 +154,7 @@ def test_winners_are_completed_and_judged_by_their_last_epoch(tmp_path):
     peaked = trial("peaked", 0.4, curve=[(0.9, 0.1), (0.4, 0.5)])
     make_search(tmp_path, "tiny", [*trials, trial("running", 1.0, status=None), peaked, trial("w", 0.5)])
     (row,) = json.loads(to_json(comparison([tmp_path])))
-    assert (row["best_trial_id"], row["best_val_accuracy"]) == ("w", 0.5)
+    assert (row["best_trial_id"], row["val_accuracy"]) == ("w", 0.5)
     assert (row["num_trials"], row["num_completed"]) == (7, 2)
 
 
@@ -281,7 +282,7 @@ def test_markdown_table(demo):
 
 def test_nothing_completed_and_other_parameters_are_said(tmp_path):
     table = comparison([make_search(tmp_path / "none", "tiny", [trial("a", 0.9, status="pruned")])])
-    assert table[["best_val_accuracy", "rank"]].isna().all(axis=None)
+    assert table[["val_accuracy", "rank"]].isna().all(axis=None)
     assert shown(table).startswith("No trial on digits was completed, so there is no best.")
     momentum = trial("a", 0.9, params={"lr": 0.1, "momentum": 0.123456})
     text = shown(comparison([make_search(tmp_path / "other", "tiny", [momentum])]))
@@ -355,8 +356,8 @@ def test_names_move_no_cursor_and_start_no_formula(table_of_one, name):
 
 
 def test_numbers_below_zero_stay_numbers_in_csv(table_of_one):
-    table = table_of_one.assign(best_val_loss=-1.5)
-    assert pd.read_csv(io.StringIO(to_csv(table)))["best_val_loss"].tolist() == [-1.5]
+    table = table_of_one.assign(val_loss=-1.5)
+    assert pd.read_csv(io.StringIO(to_csv(table)))["val_loss"].tolist() == [-1.5]
 
 
 @pytest.mark.slow

@@ -32,6 +32,7 @@ FACTS = {
     "git_commit": "0123abcd",
     "git_dirty": False,
     "hardware": {"cpu_model": "x", "gpus": ["H200"]},
+    "data": {"num_train": 50_000},
 }
 
 

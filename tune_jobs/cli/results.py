@@ -2,7 +2,7 @@
 
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -12,6 +12,9 @@ from tune_jobs.cli.arguments import Folder, Folders
 from tune_jobs.cli.printing import console
 from tune_jobs.errors import JobError, Problem
 from tune_jobs.storage import room_problem
+
+if TYPE_CHECKING:
+    from tune_jobs.report.data import Report
 
 
 def compare(
@@ -23,8 +26,12 @@ def compare(
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Write a report as one HTML page instead.")
     ] = None,
+    details: Annotated[
+        bool,
+        typer.Option("--details", help="Say where early stopping came close to a winner, study by study."),
+    ] = False,
 ) -> None:
-    """Compare architectures and methods side by side."""
+    """Say which method beat which, and compare architectures and methods side by side."""
     from tune_jobs.results import compare as comparison
 
     page = None if html is None else _page(html)
@@ -32,7 +39,7 @@ def compare(
     if page is not None:
         _write_report(searched, page)
     elif form == "table":
-        print_comparison(console(), searched)
+        print_comparison(console(), searched, details=details)
     else:
         renderers = {
             "csv": comparison.to_csv,
@@ -40,6 +47,8 @@ def compare(
             "latex": comparison.to_latex,
             "json": comparison.to_json,
         }
+        if form == "markdown":
+            typer.echo(_answer_as_markdown(searched))
         typer.echo(renderers[form](comparison.compare(searched)), nl=False)
 
 
@@ -62,28 +71,46 @@ def load_libraries() -> None:
         import_module(f"tune_jobs.{name}")
 
 
-def print_comparison(screen: Console, folders: list[Path]) -> None:
-    """Prints the table of results, the answer in words, and what early stopping saved."""
-    from tune_jobs.report.answer import answer_in_words
+def print_comparison(screen: Console, folders: list[Path], *, details: bool = False) -> None:
+    """Prints the answer in words, the other pairs, the table of results, and the audit of early stopping."""
     from tune_jobs.report.data import collect
     from tune_jobs.results import stopping_account, transfer
     from tune_jobs.results.compare import compare_results, render_table
     from tune_jobs.results.read import read_all
 
     results = read_all(folders)
-    answer = answer_in_words(collect(results))
-    screen.print(render_table(compare_results(results), is_settled=bool(answer)))
-    for line in (*answer, *transfer.describe(results), *stopping_account.describe(results)):
+    _print_answer(screen, collect(results))
+    screen.print()
+    screen.print(render_table(compare_results(results), is_settled=True))
+    account = stopping_account.describe if details else stopping_account.summarise
+    for line in (*transfer.describe(results), *account(results)):
         screen.print(escape(line), soft_wrap=True)
 
 
 def print_answer(screen: Console, folders: list[Path]) -> None:
-    """Prints the answer of the searches' confirmations in words; nothing if there are none."""
-    from tune_jobs.report.answer import answer_in_words
+    """Prints the answer of the searches in words, and the pairs that it does not say."""
     from tune_jobs.report.data import load
 
-    for line in answer_in_words(load(folders)):
+    _print_answer(screen, load(folders))
+
+
+def _print_answer(screen: Console, report: "Report") -> None:
+    from tune_jobs.report.answer import answer_in_words, other_differences
+    from tune_jobs.results.tables import to_rich
+
+    for line in answer_in_words(report):
         screen.print(escape(line), soft_wrap=True)
+    for table in other_differences(report):
+        screen.print()
+        screen.print(to_rich(table))
+
+
+def _answer_as_markdown(folders: list[Path]) -> str:
+    from tune_jobs.report.answer import answer_in_words
+    from tune_jobs.report.data import load
+    from tune_jobs.results.tables import escape_markdown
+
+    return "".join(f"- {escape_markdown(line)}\n" for line in answer_in_words(load(folders)))
 
 
 def local_folders(addresses: list[str]) -> list[Path]:

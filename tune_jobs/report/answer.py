@@ -2,18 +2,20 @@
 
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
-from tune_jobs.job.metric import VAL_ACCURACY, Metric
+from tune_jobs.job.metric import VAL_ACCURACY
 from tune_jobs.report.contest_figures import searched_picture, seeds_picture, trend_pictures
 from tune_jobs.report.contests import Contest, budget_in_words, contests, repeats
 from tune_jobs.report.data import Report
-from tune_jobs.report.page import Bullets, Part, Section
+from tune_jobs.report.page import Bullets, Lead, Part, Section
 from tune_jobs.results.compare import metric_of_row, param_column
+from tune_jobs.results.method_names import long_form, named_pairs, short_name
 from tune_jobs.results.schema import PARAM_PREFIX
-from tune_jobs.results.statistics import VERDICTS, Comparison, smallest_n, summarize
+from tune_jobs.results.statistics import smallest_n, summarize
 from tune_jobs.results.tables import (
     NONE,
     Column,
@@ -23,16 +25,24 @@ from tune_jobs.results.tables import (
     interval,
     measured,
     records,
+    setting,
     short,
 )
+from tune_jobs.results.trained import trained_in_words
+from tune_jobs.results.verdicts import Standing, asked_pairs, suggestion_in_words, verdict_in_words
+from tune_jobs.wording import counted
+
+_MANY_TIMES = 4
+"""How far apart two winners' learning rates are before their methods' difference is taken with caution."""
 
 
 def answer_section(report: Report) -> Section:
-    """Returns the answer in words, the table of methods, and what it rests on."""
+    """Returns the answer in words, what was trained, the tables of methods and differences, and their pictures."""
     confirmed, repeated = contests(report), repeats(report)
+    verdicts, *rest = _lines(report, confirmed, repeated)
     parts: list[Part] = [
-        _headline(report, confirmed, repeated),
-        Bullets(list(_sentences(report, confirmed, repeated))),
+        Lead(verdicts) if len(verdicts) > 1 else verdicts[0],
+        *(Bullets(lines) for lines in rest),
     ]
     shown = {contest.workload for contest in (*confirmed, *repeated)}
     running = int((report.trials["status"] == "running").sum())
@@ -55,123 +65,171 @@ def answer_section(report: Report) -> Section:
 
 
 def answer_in_words(report: Report) -> list[str]:
-    """Returns the answer as lines of text, for a terminal; none if every configuration has one seed."""
-    confirmed, repeated = contests(report), repeats(report)
-    if not confirmed and not repeated:
-        return []
-    return [_headline(report, confirmed, repeated), *_sentences(report, confirmed, repeated)]
+    """Returns the answer as lines of text: who beat whom, what was trained, the winners' settings, cautions."""
+    if not len(report.trials):
+        return ["No trial has started yet."]
+    return [line for lines in _lines(report, contests(report), repeats(report)) for line in lines]
 
 
-def _headline(report: Report, confirmed: list[Contest], repeated: list[Contest]) -> str:
-    if confirmed:
-        untested = sorted({contest.measure for contest in confirmed if "no test data" in contest.measure})
-        note = f", by {', '.join(untested)}" if untested else ""
-        return _verdict(confirmed, "method", f"on fresh seeds{note}")
-    if repeated:
-        return _verdict(repeated, "setting", "of settings repeated with the same seeds, on validation data")
-    folder = shlex.quote(str(report.folders[0])) if len(report.folders) == 1 else "DIR"
-    most = max(len(report.labels_on(workload)) for workload in report.workloads) if report.workloads else 2
-    num_seeds = smallest_n(max(most, 2))
-    return (
-        "Searched on one seed each and not confirmed: differences between methods are not established. "
-        f"`tune-jobs confirm {folder} --seeds {num_seeds}` retrains the winners on fresh seeds and reads the "
-        f"test data; with fewer seeds no difference between {most} methods can be significant."
-    )
+def other_differences(report: Report) -> list[Table]:
+    """Returns the tables of those pairs that `answer_in_words` does not say, for a terminal."""
+    tables = []
+    for name, compared in (("repeat-differences", repeats(report)), ("differences", contests(report))):
+        for table in _differences_tables(name, compared):
+            unsaid = [row for row in table.rows if not row["is_said"]]
+            if unsaid:
+                tables.append(replace(table, rows=unsaid, caption=f"The other pairs. {table.caption}"))
+    return tables
 
 
-def _verdict(compared: list[Contest], noun: str, how: str) -> str:
-    won: dict[str, list[str]] = {}
-    for contest in compared:
-        if best := _established(contest):
-            won.setdefault(best, []).append(contest.workload)
-    over = "one comparison" if len(compared) == 1 else f"{len(compared)} comparisons"
-    if not won:
-        return f"No {noun} is shown to be better than all the others, in {over} {how}. {_needed(compared)}".strip()
-    wins = "; ".join(
-        f"{label} in {len(workloads)} ({', '.join(workloads)})" for label, workloads in won.items()
-    )
-    return f"Shown to be better than every other {noun}, of {over} {how}: {wins}."
-
-
-def _needed(compared: list[Contest]) -> str:
-    """Returns how many seeds it takes, if some comparison had too few to show anything."""
-    lacking = [
-        contest for contest in compared if VERDICTS[-1] in {pair.verdict for pair in contest.comparisons}
-    ]
-    if not lacking:
-        return ""
-    most = max(len(contest.values) for contest in lacking)
-    noun = "settings" if lacking[0].is_repeated else "methods"
-    return f"To compare {most} {noun}, at least {smallest_n(most)} seeds are needed."
-
-
-def _interval_in_words(low: float | None, high: float | None, metric: Metric) -> str:
-    if low is None or high is None:
-        return "too few for an interval"
-    return f"95 % interval {interval(low, high, metric)}"
-
-
-def _established(contest: Contest) -> str | None:
-    """Returns the competitor that is shown to be better than every other; None if there is none."""
-    best = next(iter(contest.summaries))
-    own = [_seen_from(best, pair, contest.metric) for pair in contest.comparisons if best in (pair.a, pair.b)]
-    return best if own and all(verdict == "better" for _, _, verdict in own) else None
-
-
-def _seen_from(label: str, pair: Comparison, metric: Metric) -> tuple[str, str, str]:
-    """Returns the rival, the difference to it with an unclosed bracket of its interval, and the verdict for `label`."""
-    ours, theirs = ("a", "b") if pair.a == label else ("b", "a")
-    sign = 1 if ours == "a" else -1
-    ends = [None if end is None else sign * end for end in (pair.low, pair.high)]
-    low, high = ends[::sign]
-    verdict = {f"{ours} better": "better", f"{theirs} better": "worse"}.get(pair.verdict, pair.verdict)
-    lead = difference(sign * pair.difference, metric)
-    return getattr(pair, theirs), f"{lead} ({_interval_in_words(low, high, metric)}", verdict
-
-
-def _sentences(report: Report, confirmed: list[Contest], repeated: list[Contest]) -> Iterator[str]:
-    for contest in (*confirmed, *repeated):
-        best, summary = next(iter(contest.summaries.items()))
-        metric = contest.metric
-        yield (
-            f"{contest.workload}, {budget_in_words(contest)}: {best} has the {metric.best} mean {contest.measure}, "
-            f"{measured(summary.mean, metric)} ({_interval_in_words(summary.low, summary.high, metric)}, "
-            f"n = {summary.n} seeds). {' '.join(_rivals(best, contest))}".strip()
+def _lines(report: Report, confirmed: list[Contest], repeated: list[Contest]) -> list[list[str]]:
+    """Returns the verdicts, and what goes with them; each list has a line or more."""
+    compared = [*confirmed, *repeated]
+    shown = {contest.workload for contest in compared}
+    searched = [workload for workload in report.workloads if workload not in shown]
+    command = _confirm_command(report)
+    has_prefix = len(report.workloads) > 1
+    budgets = {contest.budget for contest in confirmed}
+    verdicts = [
+        verdict_in_words(
+            _standing(report, contest),
+            None if contest.is_repeated else command,
+            _where(contest, has_prefix, budgets),
         )
-    shown = {contest.workload for contest in (*confirmed, *repeated)}
-    for workload in report.workloads:
-        if workload not in shown:
-            yield _searched_sentence(report, workload)
+        for contest in compared
+    ]
+    for workload in searched:
+        said = _suggestion(report, workload)
+        verdicts.append(f"{workload}: {said}" if has_prefix else said[0].upper() + said[1:])
+    if any(_has_best(report, workload) for workload in searched):
+        verdicts.append(_how_to_settle(report, searched, command))
+    tuned = [workload for workload in report.workloads if workload not in {c.workload for c in repeated}]
+    settings = [line for workload in tuned for line in _winner(report, workload, compared)]
+    settings += [line for workload in tuned for line in _cautions(report, workload)]
+    return [
+        verdicts,
+        [
+            *map(trained_in_words, (result for result in report.results if len(result.trials))),
+            *settings,
+            *_long_names(report),
+        ],
+    ]
 
 
-def _rivals(best: str, contest: Contest) -> Iterator[str]:
-    for pair in contest.comparisons:
-        if best in (pair.a, pair.b) and not pair.n:
-            yield f"Against {pair.a if pair.b == best else pair.b}: no seed in common."
-        elif best in (pair.a, pair.b):
-            rival, lead, verdict = _seen_from(best, pair, contest.metric)
-            p = "" if pair.p_adjusted is None else f", adjusted p = {short(pair.p_adjusted)}"
-            yield f"Against {rival}: {lead}; n = {pair.n} shared seeds{p}), {verdict}."
+def _where(contest: Contest, has_prefix: bool, budgets: set[str]) -> str:
+    """Returns where a verdict holds, as far as there is more than one such."""
+    at = f"at {budget_in_words(contest)}" if len(budgets) > 1 or contest.budget == "gradients" else ""
+    return ", ".join(filter(None, [contest.workload if has_prefix else "", at]))
 
 
-def _searched_sentence(report: Report, workload: str) -> str:
-    metric = report.metric(workload)
-    rows = report.of(report.studies, workload).dropna(subset=["best_value"])
-    if not len(rows):
-        return f"{workload}: no trial has reached full fidelity, so there is no best."
-    merits = [metric.merit(row["best_value"], row["best_val_loss"]) for row in records(rows)]
-    rows = rows.iloc[sorted(range(len(rows)), key=lambda number: merits[number], reverse=True)]
-    best = rows.iloc[0]
-    sentence = (
-        f"{workload}: {best['label']} has the {metric.best} {metric.label}, {metric.text(best['best_value'])} "
-        f"(best of {best['num_completed']} completed trials)"
+def _standing(report: Report, contest: Contest) -> Standing:
+    noun = "setting" if contest.is_repeated else "method"
+    names = _names(report, contest.workload, contest.methods)
+    return Standing(
+        contest.methods, names, contest.summaries, contest.comparisons, contest.metric, contest.measure, noun
     )
-    if len(rows) > 1:
-        second = rows.iloc[1]
-        lead = metric.text(metric.sign * (best["best_value"] - second["best_value"]))
-        side = "above" if metric.mode == "max" else "below"
-        sentence += f", {lead} {side} {second['label']} (best of {second['num_completed']})"
-    return sentence + "; these are single trials (n = 1 seed each), so a difference is not established."
+
+
+def _names(report: Report, workload: str, methods: Mapping[str, str]) -> dict[str, str]:
+    """Returns what sentences call competitors: `ZSharp`, `AdamW alone`, `ZSharp (other job)`."""
+    folder = str(report.of(report.trials, workload)["folder"].iloc[0])
+    job = report.job(folder)
+    is_searched = "train.base_optimizer" in (job.get("space") or {})
+    optimizer = None if is_searched else (job.get("train") or {}).get("base_optimizer")
+    return {
+        label: short_name(method, optimizer) + label.removeprefix(method)
+        if label.startswith(method)
+        else label
+        for label, method in methods.items()
+    }
+
+
+def _methods_on(report: Report, workload: str) -> dict[str, str]:
+    trials = report.of(report.trials, workload)
+    return dict(zip(trials["label"], trials["method"], strict=True))
+
+
+def _ranked_studies(report: Report, workload: str) -> list[dict[str, Any]]:
+    """Returns the studies that have a winner, the best one first."""
+    metric = report.metric(workload)
+    rows = records(report.of(report.studies, workload).dropna(subset=["best_value"]))
+    return sorted(rows, key=lambda row: metric.merit(row["best_value"], row["val_loss"]), reverse=True)
+
+
+def _has_best(report: Report, workload: str) -> bool:
+    return bool(report.of(report.studies, workload)["best_value"].notna().any())
+
+
+def _suggestion(report: Report, workload: str) -> str:
+    values = {row["label"]: row["best_value"] for row in _ranked_studies(report, workload)}
+    if not values:
+        return "no trial has reached full fidelity, so there is no best."
+    methods = _methods_on(report, workload)
+    said = suggestion_in_words(_names(report, workload, methods), methods, values, report.metric(workload))
+    return f"the search suggests, from single trials: {said}."
+
+
+def _confirm_command(report: Report) -> str:
+    folder = shlex.quote(str(report.folders[0])) if len(report.folders) == 1 else "DIR"
+    return f"tune-jobs confirm {folder} --seeds {{}}"
+
+
+def _how_to_settle(report: Report, workloads: Sequence[str], command: str) -> str:
+    most = max(max(len(report.labels_on(workload)) for workload in workloads), 2)
+    num_seeds = smallest_n(most)
+    return (
+        f"It suggests only: each study's best is one trial with one seed. `{command.format(num_seeds)}` settles it "
+        f"with {num_seeds} fresh seeds and the test data."
+    )
+
+
+def _winner(report: Report, workload: str, compared: Sequence[Contest]) -> Iterator[str]:
+    """Yields the settings of the best method and what tuning it had."""
+    studies = {row["label"]: row for row in _ranked_studies(report, workload)}
+    labels = [next(iter(contest.summaries)) for contest in compared if contest.workload == workload]
+    best = next(iter(labels or studies), None)
+    if best is None or best not in studies:
+        return
+    row = studies[best]
+    settings = ", ".join(
+        f"{name} {setting(row[PARAM_PREFIX + name])}"
+        for name in report.params
+        if row[PARAM_PREFIX + name] is not None
+    )
+    name = _names(report, workload, _methods_on(report, workload))[best]
+    where = f" on {workload}" if len(report.workloads) > 1 else ""
+    tuned = (
+        f"the best of {counted(row['num_trials'], 'trial')}, {row['num_completed']} of them trained in full"
+    )
+    yield f"Best{where}: {name} with {settings or 'its defaults'}, {tuned}."
+
+
+def _cautions(report: Report, workload: str) -> Iterator[str]:
+    """Yields named pairs whose winners were trained with very different learning rates."""
+    rates = {
+        row["label"]: row[f"{PARAM_PREFIX}lr"]
+        for row in _ranked_studies(report, workload)
+        if isinstance(row.get(f"{PARAM_PREFIX}lr"), float)
+    }
+    methods = {label: method for label, method in _methods_on(report, workload).items() if label in rates}
+    names = _names(report, workload, methods)
+    for a, b in named_pairs(methods):
+        high, low = max(rates[a], rates[b]), min(rates[a], rates[b])
+        if low > 0 and high >= _MANY_TIMES * low:
+            where = f" on {workload}" if len(report.workloads) > 1 else ""
+            yield (
+                f"Caution{where}: the best lr of {names[a]} is {setting(rates[a])} and that of {names[b]} "
+                f"{setting(rates[b])}, {high / low:.2g} times apart. Part of their difference may be due to it; more "
+                "trials narrow it down."
+            )
+
+
+def _long_names(report: Report) -> Iterator[str]:
+    """Yields what the abbreviations of methods stand for."""
+    methods = dict.fromkeys(report.trials["method"])
+    known = [f"{short_name(name)}: {form}" for name in methods if (form := long_form(name))]
+    if known:
+        yield f"{'; '.join(known)}."
 
 
 def _methods_table(report: Report, confirmed: list[Contest]) -> Table:
@@ -229,7 +287,7 @@ def _ordered(studies: list[dict[str, Any]], contest: Contest | None) -> list[dic
 
 def _method_row(report: Report, contest: Contest | None, study: Mapping[str, Any]) -> dict[str, Any]:
     summary = contest.summaries.get(study["label"]) if contest else None
-    names = ("best_val_accuracy", "best_trial_id", "num_completed", "num_trials", "gradient_evaluations")
+    names = ("val_accuracy", "best_trial_id", "num_completed", "num_trials", "gradient_evaluations")
     return {
         "workload": study["workload"],
         "label": study["label"],
@@ -320,11 +378,17 @@ def _differences_tables(name: str, compared: list[Contest]) -> Iterator[Table]:
 
 def _differences_table(name: str, compared: list[Contest]) -> Table:
     metric = compared[0].metric
-    pairs = [
-        {"workload": contest.workload, "budget": contest.budget, **vars(pair)}
-        for contest in compared
-        for pair in contest.comparisons
-    ]
+    pairs = []
+    for contest in compared:
+        said = [frozenset(labels) for labels in asked_pairs(contest.methods, contest.comparisons)]
+        rows = [
+            {"workload": contest.workload, "budget": contest.budget, **vars(pair)}
+            | {"is_said": frozenset((pair.a, pair.b)) in said}
+            for pair in contest.comparisons
+        ]
+        # The named pairs first, in the order of the sentence above the table.
+        order = {labels: number for number, labels in enumerate(said)}
+        pairs += sorted(rows, key=lambda row: order.get(frozenset((row["a"], row["b"])), len(order)))
     columns = [Column("architecture", lambda row: row["workload"], is_number=False)]
     if len({contest.budget for contest in compared}) > 1:
         columns.append(Column("equal", lambda row: row["budget"], is_number=False))

@@ -28,6 +28,7 @@ class Contest:
     comparisons: list[Comparison]  # one per pair; empty if there are too many pairs
     metric: Metric
     measure: str  # what `values` are called: "test accuracy"
+    methods: Mapping[str, str]  # the method of each competitor
     is_repeated: bool = False  # whether they are of a search, on validation data
 
 
@@ -49,6 +50,7 @@ def contests(report: Report) -> list[Contest]:
                 comparisons,
                 metric,
                 str(measure),
+                _methods(members, members["label"]),
             )
         )
     return confirmed
@@ -68,7 +70,8 @@ def repeats(report: Report) -> list[Contest]:
     repeated_contests = []
     for workload, members in rows.groupby("workload", sort=False):
         metric = report.metric(str(workload))
-        values = _by_seed(members, _settings(members, report.params), "value")
+        settings = _settings(members, report.params)
+        values = _by_seed(members, settings, "value")
         comparisons: list[Comparison] = []
         if len(values) <= _MAX_COMPARED:
             comparisons = compare_methods(values, higher_is_better=metric.mode == "max")
@@ -81,6 +84,7 @@ def repeats(report: Report) -> list[Contest]:
                 comparisons,
                 metric,
                 metric.label,
+                _methods(members, settings),
                 True,
             )
         )
@@ -97,6 +101,10 @@ def _by_seed(rows: pd.DataFrame, competitors: pd.Series, column: str) -> dict[st
         str(name): {int(seed): float(value) for seed, value in zip(own["seed"], own[column], strict=True)}
         for name, own in rows.groupby(competitors, sort=False)
     }
+
+
+def _methods(rows: pd.DataFrame, competitors: pd.Series) -> dict[str, str]:
+    return {str(name): str(own["method"].iloc[0]) for name, own in rows.groupby(competitors, sort=False)}
 
 
 def _summaries(values: Mapping[str, Mapping[int, float]], metric: Metric) -> dict[str, Summary]:

@@ -22,6 +22,11 @@ class Bullets:
 
 
 @dataclass(frozen=True)
+class Lead(Bullets):
+    """The sentences that the page is read for."""
+
+
+@dataclass(frozen=True)
 class Details:
     """A long text behind its title."""
 
@@ -98,7 +103,7 @@ def _section(section: Section) -> Element:
         if isinstance(part, str):
             _paragraph(element, "p", part)
         elif isinstance(part, Bullets):
-            bullets = SubElement(element, "ul")
+            bullets = SubElement(element, "ul", {"class": "lead"} if isinstance(part, Lead) else {})
             for item in part.items:
                 _paragraph(bullets, "li", item)
         elif isinstance(part, Details):

@@ -35,7 +35,7 @@ def compare(folders: Iterable[Path | str]) -> pd.DataFrame:
     accuracies the one with the lower `val_loss`, then by `trial_id`. Columns (nulls where no trial completed):
     - `folder job dataset architecture method`
     - `rank` among all rows of that dataset, architecture and metric, 1 is best; equal rows share a rank
-    - `best_val_accuracy best_val_loss best_trial_id max_epochs` and `param.*` of the winner
+    - `val_accuracy val_loss best_trial_id max_epochs` and `param.*` of the winner (of its last epoch)
     - `num_trials num_completed pruned_fraction diverged_fraction failed_fraction` (of `num_trials`)
     - `median_val_accuracy std_val_accuracy` over completed trials (sample standard deviation, null below two)
     - `epochs gradient_evaluations` that all trials of the study spent
@@ -51,7 +51,7 @@ def compare(folders: Iterable[Path | str]) -> pd.DataFrame:
 
     Example:
         >>> table = compare(["results/digits"])  # doctest: +SKIP
-        >>> table[table["rank"] == 1][["architecture", "method", "best_val_accuracy"]]  # doctest: +SKIP
+        >>> table[table["rank"] == 1][["architecture", "method", "val_accuracy"]]  # doctest: +SKIP
     """
     return compare_results(read_all(folders))
 
@@ -76,7 +76,7 @@ def compare_results(results: Iterable[Results]) -> pd.DataFrame:
             )
     standard = [f"{PARAM_PREFIX}{name}" for name in STANDARD_PARAMS]
     others = sorted({name for row in rows for name in row if name.startswith(PARAM_PREFIX)} - {*standard})
-    columns = ["folder", *_STUDY, "rank", "best_val_accuracy", "best_val_loss", "best_trial_id", "max_epochs"]
+    columns = ["folder", *_STUDY, "rank", "val_accuracy", "val_loss", "best_trial_id", "max_epochs"]
     columns += [*standard, *others, "num_trials", "num_completed"]
     columns += ["pruned_fraction", "diverged_fraction", "failed_fraction"]
     columns += ["median_val_accuracy", "std_val_accuracy", "epochs", "gradient_evaluations"]
@@ -135,8 +135,8 @@ def _row(trials: pd.DataFrame, params: Sequence[str], metric: Metric) -> dict[st
     winner = next(iter(tables.records(by_merit(completed, metric).head(1))), {})
     shares = trials["status"].value_counts() / len(trials)
     return {
-        "best_val_accuracy": winner.get("val_accuracy"),
-        "best_val_loss": winner.get("val_loss"),
+        "val_accuracy": winner.get("val_accuracy"),
+        "val_loss": winner.get("val_loss"),
         "best_trial_id": winner.get("trial_id"),
         "max_epochs": winner.get("max_epochs"),
         **{name: winner.get(name) for name in params},
@@ -169,7 +169,7 @@ def _ranked(table: pd.DataFrame) -> pd.DataFrame:
     # In the order of the jobs, not of the alphabet; then the best first, as `Metric.merit` has it.
     keys = {f"{name}_order": pd.Series(pd.factorize(table[name])[0], table.index) for name in group}
     keys["value_order"] = -table["best_value"] * table["mode"].map({"min": -1}).fillna(1)
-    keys["loss_order"] = table["best_val_loss"].where(table["metric"] == VAL_ACCURACY.name)
+    keys["loss_order"] = table["val_loss"].where(table["metric"] == VAL_ACCURACY.name)
     table = table.assign(**keys).sort_values(list(keys), ignore_index=True)
     position = table.groupby(group).cumcount() + 1
     shared = position.groupby([table[name] for name in keys], dropna=False).transform("min")
@@ -239,7 +239,7 @@ def _headline(dataset: str, rows: Sequence[dict[str, Any]], names: Sequence[str]
     ranked = [row for row in rows if row["rank"] == 1]
     if not ranked:
         return f"No trial on {dataset} was completed, so there is no best."
-    best = max(ranked, key=lambda row: metric.merit(row["best_value"], row["best_val_loss"] or 0.0))
+    best = max(ranked, key=lambda row: metric.merit(row["best_value"], row["val_loss"] or 0.0))
     is_task = is_reference(dataset)
     study = best["method"] if is_task else f"{best['architecture']} with {best['method']}"
     return (

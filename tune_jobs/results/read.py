@@ -23,7 +23,7 @@ from tune_jobs.results.schema import (
     trials_schema,
 )
 
-_JSON_METADATA = ("job", "job_history", "package_versions", "hardware")
+_JSON_METADATA = ("job", "job_history", "package_versions", "hardware", "data")
 
 
 class _Section(BaseModel):
@@ -53,6 +53,10 @@ class _Hardware(BaseModel):
     gpus: list[Any] | None = None
 
 
+class _Data(BaseModel):
+    num_train: int | None = None
+
+
 class _Metadata(BaseModel):
     """What must be true of the metadata, whoever wrote them."""
 
@@ -60,6 +64,7 @@ class _Metadata(BaseModel):
     job_history: list[tuple[int, _Job]] | None
     package_versions: dict[str, Any] | None
     hardware: _Hardware | None
+    data: _Data | None
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ class Results:
         epochs: One row per report, with the columns of `epochs_schema`, in the order of the ledger.
         confirmations: One row per fresh seed of a winner, with the columns of `confirmations_schema`; empty if
             nothing was confirmed.
-        metadata: `job`, `package_versions`, `hardware` (dicts), `python_version`, `git_commit`, `git_dirty`,
+        metadata: `job`, `package_versions`, `hardware`, `data` (dicts), `python_version`, `git_commit`, `git_dirty`,
             `schema_version`, and `job_history`: each version of the job (as created, then as extended) with the
             `seq` of the last report before it applied. None where unknown.
     """

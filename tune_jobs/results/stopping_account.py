@@ -67,9 +67,34 @@ def replayed(results: Results) -> list[Difference] | None:
     return replay(rules, records(results.trials), records(results.epochs))
 
 
+def summarise(results: Sequence[Results]) -> list[str]:
+    """Returns the account of searches in words, a line for each that had something to stop."""
+    return [_line(result, several=len(results) > 1) for result in results if len(result.epochs)]
+
+
 def describe(results: Sequence[Results]) -> list[str]:
     """Returns the account of searches in words, a few lines for each."""
     return [line for result in results for line in _lines(result)]
+
+
+def _line(results: Results, *, several: bool) -> str:
+    accounts = receipts(results)
+    used = sum(account.used_epochs for account in accounts)
+    saved = sum(account.saved_epochs for account in accounts)
+    where = f" ({results.folder.name})" if several else ""
+    audit = _short_audit(results)
+    if not saved:
+        return f"Early stopping{where} saved nothing; {audit}"
+    return f"Early stopping{where} saved {saved / (saved + used):.0%} of the epochs; {audit}"
+
+
+def _short_audit(results: Results) -> str:
+    differences = replayed(results)
+    if differences is None:
+        return "its decisions cannot be replayed: an older version wrote the files."
+    if not differences:
+        return f"replayed: all {len(results.epochs):,} decisions agree."
+    return f"replayed: {len(differences)} of {len(results.epochs):,} decisions DIFFER (`compare --details`)."
 
 
 def _lines(results: Results) -> list[str]:

@@ -160,6 +160,7 @@ def _metadata(
         "git_commit": provenance.get("git_commit"),
         "git_dirty": None if dirty is None else json.dumps(bool(dirty)),
         "hardware": json.dumps(provenance.get("hardware")),
+        "data": json.dumps(provenance["data"]) if provenance.get("data") else None,
         "own_code": json.dumps(provenance["code"]) if provenance.get("code") else None,
     }
     return {name: value for name, value in known.items() if value is not None}

@@ -112,6 +112,8 @@ def run(
     if replaces:
         folder.delete()
     facts = provenance(totals.gpu_names)
+    if rehearsed.data is not None:
+        facts["data"] = {"num_train": rehearsed.data.num_train}
     if rehearsed.code is not None:
         facts["code"] = code_facts(rehearsed.code)
     if warm:
