@@ -241,7 +241,9 @@ def test_an_unknown_format_is_refused(searched):
 
 def test_plan_writes_nothing(current):
     for folder in ("there", "/dev/null/x"):
-        code, out, err = call("plan", "digits", "--set", "search.num_trials=2", "--out", folder)
+        code, out, err = call(
+            "plan", "digits", "--no-timing", "--set", "search.num_trials=2", "--out", folder
+        )
         assert (code, err) == (0, "")
         assert "12 trials, at most 240 epochs." in out
         assert out.rstrip().endswith(f" in {folder}")

@@ -1,6 +1,7 @@
 """The verbs that inspect a job without running it: list, validate, plan."""
 
 import json
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -126,9 +127,23 @@ def _models_table(job: "JobSpec", tried: "TriedJob") -> Table:
     return table
 
 
-def plan(job: Job, sets: Sets = None, out: Out = None) -> None:
-    """Show what a job would cost before it runs: trials, epochs, resources, storage."""
+def plan(
+    job: Job,
+    sets: Sets = None,
+    out: Out = None,
+    no_timing: Annotated[
+        bool,
+        typer.Option("--no-timing", help="Take no steps: say nothing of how long the search would take."),
+    ] = False,
+) -> None:
+    """Show what a job would cost before it runs: trials, epochs, minutes, resources, storage.
+
+    A few steps of each study are timed; the times are kept, so that a second plan is quick.
+    """
     from tune_jobs.job.load import load_job
     from tune_jobs.search.plan import make_plan, render_plan
 
-    console().print(render_plan(make_plan(load_job(job, sets or []), out)))
+    spec, screen = load_job(job, sets or []), console()
+    with screen.status("Timing a few steps of each study") if not no_timing else nullcontext():
+        made = make_plan(spec, out, is_timed=not no_timing)
+    screen.print(render_plan(made))

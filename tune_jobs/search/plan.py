@@ -8,12 +8,16 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from tune_jobs.cluster.ray import is_running_elsewhere
+from tune_jobs.job.code import OwnCode, uses_own_code
 from tune_jobs.job.data_checks import try_job
 from tune_jobs.job.model_checks import num_copies
 from tune_jobs.job.rehearsal import rehearse
 from tune_jobs.job.spec import JobSpec
 from tune_jobs.search.folder import search_folder
 from tune_jobs.search.run import plan_resources
+from tune_jobs.search.time_plan import TimePlan, plan_time, time_lines
+from tune_jobs.search.timing import time_job
 from tune_jobs.stopping.asha import Rule
 from tune_jobs.stopping.simulate import Band, epochs_band
 from tune_jobs.wording import counted
@@ -49,16 +53,21 @@ class Plan:
     notes: tuple[str, ...]  # what was decided about the data
     storage_bytes: int  # size of ledger and Parquet files if nothing is stopped
     checkpoint_bytes: int | None  # size of all checkpoints that can be there at once; None if it is not known
+    time: TimePlan | None = None  # how long it takes; None if that was not asked for
+    time_lines: tuple[str, ...] = ()  # the same in words, or why nothing was timed
 
 
-def make_plan(job: JobSpec, out: str | Path | None = None) -> Plan:
+def make_plan(job: JobSpec, out: str | Path | None = None, *, is_timed: bool = False) -> Plan:
     """Returns what `job` would cost on this machine, or on the Ray that it would connect to.
+
+    Args:
+        is_timed: Whether to take a few steps of each study, to tell how long everything takes.
 
     Raises:
         JobError: If it could not run.
     """
-    steps, weights, notes = _what_trains(job)
-    slots, _ = plan_resources(job)
+    steps, weights, notes, checksum = _what_trains(job)
+    slots, totals = plan_resources(job)
     studies = tuple(
         StudyPlan(
             study.name,
@@ -73,10 +82,21 @@ def make_plan(job: JobSpec, out: str | Path | None = None) -> Plan:
     at_once = max(1, round(slots.num_slots / len(studies)))
     num_trials = job.search.num_trials
     reports = sum(study.max_epochs for study in studies)
+    folder = search_folder(job, out).address
+    random = _of_all(epochs_band(rule, num_trials, at_once, improving=False), len(studies))
+    time: TimePlan | None = None
+    lines: tuple[str, ...] = ()
+    if is_timed and is_running_elsewhere():
+        lines = ("Time: not known here, since trials run on the Ray that RAY_ADDRESS names.",)
+    elif is_timed:
+        code = OwnCode.imported(job).checksum if uses_own_code(job) else None
+        timing = time_job(job, slots, totals.gpu_names, (code, checksum))
+        time = plan_time(job, timing, slots, random)
+        lines = tuple(time_lines(job, time, folder))
     return Plan(
-        folder=search_folder(job, out).address,
+        folder=folder,
         studies=studies,
-        spend_random=_of_all(epochs_band(rule, num_trials, at_once, improving=False), len(studies)),
+        spend_random=random,
         spend_improving=_of_all(epochs_band(rule, num_trials, at_once, improving=True), len(studies)),
         explanation=slots.explanation,
         notes=notes,
@@ -84,22 +104,26 @@ def make_plan(job: JobSpec, out: str | Path | None = None) -> Plan:
             _BYTES_PER_SEARCH + reports * _BYTES_PER_REPORT + len(studies) * num_trials * _BYTES_PER_TRIAL
         ),
         checkpoint_bytes=_checkpoint_bytes(job, weights, slots.num_slots),
+        time=time,
+        time_lines=lines,
     )
 
 
-def _what_trains(job: JobSpec) -> tuple[int | None, Mapping[str, int] | None, tuple[str, ...]]:
+def _what_trains(
+    job: JobSpec,
+) -> tuple[int | None, Mapping[str, int] | None, tuple[str, ...], str | None]:
     """Returns the steps of an epoch, how many components each architecture stores, and what to say of the data.
 
-    What a loop of the user's own trains is unknown before it does.
+    The last is the data's checksum. What a loop of the user's own trains is unknown before it does.
     """
     if job.own is None:
         tried = try_job(job)
         weights = {name: facts.num_stored for name, facts in tried.models.items()}
-        return tried.steps_per_epoch, weights, tried.info.notes
+        return tried.steps_per_epoch, weights, tried.info.notes, tried.info.checksum
     rehearsed = rehearse(job)
     if rehearsed.num_parameters is None:
-        return None, None, ()
-    return rehearsed.steps_per_epoch, {job.own: rehearsed.num_parameters}, ()
+        return None, None, (), None
+    return rehearsed.steps_per_epoch, {job.own: rehearsed.num_parameters}, (), None
 
 
 def _checkpoint_bytes(job: JobSpec, num_stored: Mapping[str, int] | None, num_slots: int) -> int | None:
@@ -121,6 +145,9 @@ def render_plan(plan: Plan) -> Group:
     table.add_column("study", no_wrap=True)
     for name in ("trials", "epochs at most", "steps per epoch", "gradient evaluations at most"):
         table.add_column(name, justify="right", no_wrap=True)
+    epoch_s = {} if plan.time is None else plan.time.epoch_s
+    if epoch_s:
+        table.add_column("s per epoch", justify="right", no_wrap=True)
     for study in plan.studies:
         per_epoch = study.gradient_evaluations_per_epoch
         table.add_row(
@@ -129,6 +156,7 @@ def render_plan(plan: Plan) -> Group:
             f"{study.max_epochs:,}",
             "–" if study.steps_per_epoch is None else f"{study.steps_per_epoch:,}",
             "–" if per_epoch is None else f"{study.max_epochs * per_epoch:,}",
+            *([f"{epoch_s[study.name]:,.3g}" if study.name in epoch_s else "–"] if epoch_s else []),
         )
     most = sum(study.max_epochs for study in plan.studies)
     studies = counted(len(plan.studies), "study", "studies")
@@ -136,8 +164,9 @@ def render_plan(plan: Plan) -> Group:
     lines = [
         f"{studies}, {trials}, at most {counted(most, 'epoch')}.",
         *_spend_lines(plan, most),
-        *(f"Data: {note}." for note in plan.notes),
-        *(f"Resources: {line}." for line in plan.explanation),
+        *plan.time_lines,
+        *(f"Data: {note}." for note in dict.fromkeys(plan.notes)),
+        f"Resources: {'; '.join(plan.explanation)}.",
         f"Storage: at most {plan.storage_bytes / 1e6:,.1f} MB of results and {_checkpoints(plan)} in {plan.folder}",
     ]
     return Group(table, "", *map(Text, lines))
@@ -156,6 +185,10 @@ def _spend_lines(plan: Plan, most: int) -> list[str]:
         f"{band.low:,} to {band.high:,} of them ({band.low / most:.0%} to {band.high / most:.0%})"
         for band in (plan.spend_random, plan.spend_improving)
     )
+    if random == improving:
+        return [
+            f"Early stopping, simulated, leaves {random}, whether the sampler gets better as it goes or not."
+        ]
     return [
         f"Early stopping, simulated, leaves {random}.",
         f"If the sampler gets better as it goes, it leaves {improving}.",

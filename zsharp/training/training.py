@@ -39,6 +39,8 @@ _logger = logging.getLogger(__name__)
 _OBSERVED = ("loss", "grad_norm", "perturbation_norm", "kept_fraction")
 """What is averaged over the steps of an epoch, before the task's own metrics."""
 
+_WARM_UP_STEPS = 3  # the first makes the optimizer's state, the second may capture a CUDA graph
+
 
 class Training:
     """A run of `spec`, from its first step or from a checkpoint.
@@ -227,6 +229,36 @@ class Training:
             raise self._wrong_number("0")
         with repeatable(self.device):
             self._take_step(self._device_rates[0], to_device(batch, self.device))
+
+    def time_steps(self, limit_s: float) -> float:
+        """Returns the seconds of a step, the mean of those after the first few; the run is of no use afterwards.
+
+        Args:
+            limit_s: How long to take steps; two are taken in any case, unless they take many times as long.
+        """
+        enough = 2 * _WARM_UP_STEPS if self.device.type == "cuda" else 2
+        seconds: list[float] = []
+        batches: Iterator[Batch] = iter(())
+        began = time.perf_counter()
+        self._to_train_mode()
+        with repeatable(self.device):
+            while True:
+                started = time.perf_counter()
+                batch = next(batches, _NO_BATCH)
+                if batch is _NO_BATCH:
+                    batches = iter(self.task.batches(0))
+                    batch = next(batches, _NO_BATCH)
+                if batch is _NO_BATCH:
+                    raise self._wrong_number("0")
+                self._take_step(self._device_rates[0], to_device(batch, self.device))
+                if self.device.type == "cuda":
+                    torch.cuda.synchronize(self.device)
+                seconds.append(time.perf_counter() - started)
+                taken_s = time.perf_counter() - began
+                if taken_s > limit_s * (1 if len(seconds) >= enough else 4):
+                    break
+        later = seconds[_WARM_UP_STEPS:] or seconds[-1:]
+        return sum(later) / len(later)
 
     def validate(self) -> dict[str, float]:
         """Returns what the task measures on its validation data, with averaged weights if `ema_decay` is set.
