@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 search: .venv/runs
 	$(BIN)/tune-jobs run digits --out $(RESULTS) --fresh
-	$(BIN)/tune-jobs compare $(RESULTS) --html $(RESULTS)/report.html
+	$(BIN)/tune-jobs report $(RESULTS)
 
 # Three processes on two cores: the one whose tests run on Ray mostly waits.
 test: .venv/installed

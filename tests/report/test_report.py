@@ -407,6 +407,10 @@ def test_the_command_refuses_what_it_cannot_read_or_write(tmp_path, tiny):
     assert list(tmp_path.iterdir()) == []
     code, out, _ = call("compare", tiny, "--html", page)
     assert (code, str(page) in out) == (0, True)
+    by_verb = tmp_path / "by_verb.html"
+    code, out, _ = call("report", tiny, "--out", by_verb)
+    assert (code, str(by_verb) in out, by_verb.read_bytes() == page.read_bytes()) == (0, True, True)
+    assert_refused(call("report", tmp_path / "none"), "no such file")
     code, out, _ = call("compare", tiny, "--format", "latex")
     assert (code, out.count("\\begin{tabular}"), "mlp & sam &" in out) == (0, 1, True)
 

@@ -50,6 +50,7 @@ for _verb in (
     search.resume,
     search.confirm,
     results.compare,
+    results.report,
     results.export,
     submit.submit,
     submit.status,

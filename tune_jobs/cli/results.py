@@ -1,5 +1,6 @@
 """The verbs that print and write results: compare, export."""
 
+import shlex
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -50,6 +51,24 @@ def compare(
         if form == "markdown":
             typer.echo(_answer_as_markdown(searched))
         typer.echo(renderers[form](comparison.compare(searched)), nl=False)
+
+
+def report(
+    folders: Folders,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="The page; by default report.html in the first folder."),
+    ] = None,
+) -> None:
+    """Write the report, one HTML page of words, tables and pictures: the same as `compare --html`."""
+    given = None if out is None else _page(out, "--out")
+    searched = local_folders(folders)
+    _write_report(searched, given or _page(searched[0] / "report.html", "--out"), "--out")
+
+
+def report_hint(folder: str) -> str:
+    """Returns the line that says how to get the report of a search."""
+    return f"Report, with pictures: tune-jobs report {shlex.quote(folder)}"
 
 
 def export(folder: Folder) -> None:
@@ -120,7 +139,7 @@ def local_folders(addresses: list[str]) -> list[Path]:
     return [SearchFolder(address).results() for address in addresses]
 
 
-def _page(html: Path) -> Path:
+def _page(html: Path, option: str = "--html") -> Path:
     """Returns the file that a page is to be written to; of a link, the file it leads to.
 
     Raises:
@@ -130,19 +149,19 @@ def _page(html: Path) -> Path:
         page = html.resolve()
         is_stream = html.absolute().parts[1:2] in (("dev",), ("proc",))  # streams can lead to files
         if is_stream or not html.name or (html.exists() and not page.is_file()):  # Path('') is the folder '.'
-            raise _not_a_page(html, "it is no file")
+            raise _not_a_page(option, html, "it is no file")
         if page.is_file() and not _is_page_or_empty(page):
             raise _not_a_page(
-                html, "it is a file, but no HTML page, and would be replaced; give another name"
+                option, html, "it is a file, but no HTML page, and would be replaced; give another name"
             )
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
-        raise _not_a_page(html, str(error)) from None
+        raise _not_a_page(option, html, str(error)) from None
     except ValueError as error:  # a name with a NUL
         if isinstance(error, JobError):
             raise
-        raise _not_a_page(html, str(error)) from None
+        raise _not_a_page(option, html, str(error)) from None
     if (problem := room_problem(page.parent)) is not None:
-        raise _not_a_page(html, problem)
+        raise _not_a_page(option, html, problem)
     return page
 
 
@@ -152,17 +171,17 @@ def _is_page_or_empty(page: Path) -> bool:
     return not start.strip() or b"<html" in start or b"<!doctype html" in start
 
 
-def _not_a_page(html: Path, reason: str) -> JobError:
-    return JobError([Problem("--html", str(html), f"cannot be written: {reason}")])
+def _not_a_page(option: str, html: Path, reason: str) -> JobError:
+    return JobError([Problem(option, str(html), f"cannot be written: {reason}")])
 
 
-def _write_report(folders: list[Path], page: Path) -> None:
+def _write_report(folders: list[Path], page: Path, option: str = "--html") -> None:
     from tune_jobs.report.write import write_report
 
     try:
         written = write_report(folders, page)
     except OSError as problem:
-        raise _not_a_page(page, str(problem)) from None
+        raise _not_a_page(option, page, str(problem)) from None
     typer.echo(f"Report: {written.page}\nIts tables and figures as files: {written.files}")
     if written.missing:
         typer.echo(written.missing)

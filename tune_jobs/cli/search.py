@@ -143,6 +143,7 @@ def confirm(
         screen.print(escape(f"Resume with: tune-jobs confirm {shlex.quote(folder)}{options}"), soft_wrap=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     results.print_answer(screen, results.local_folders([folder]))
+    screen.print(escape(results.report_hint(folder)), soft_wrap=True)
     if not any(row["status"] == "completed" for row in rows):
         raise typer.Exit(EXIT_FAILED)
 
@@ -165,6 +166,7 @@ def _show_result(screen: Console, spec: "JobSpec", result: "SearchResult") -> No
     if result.stop_kind != "error":  # an error may have left no results
         results.print_comparison(screen, [result.folder])
         screen.print(f"\nResults: {escape(str(result.folder / 'parquet'))}", soft_wrap=True)
+        screen.print(escape(results.report_hint(result.search.address)), soft_wrap=True)
     if result.stopped is not None:
         screen.print(escape(f"Stopped before its last trial: {result.stopped}."), soft_wrap=True)
         screen.print(escape(result.search.resume_hint), soft_wrap=True)
