@@ -4,6 +4,7 @@ Each error carries the exit code that the command line ends with::
 
     TuneJobsError                   1
     |-- JobError (ValueError)       2   a job, or an option of a command, that is not valid
+    |-- UsageError (ValueError)     2   a command whose arguments make no sense
     |-- LedgerError (ValueError)    2   a ledger that is not usable, or a call that would make it untrue
     |   `-- LedgerLostError (ValueError) 1   a ledger that vanished or was replaced while it was open
     |-- ResultsError (ValueError)   2   Parquet files that are missing, or that this version cannot read
@@ -77,6 +78,12 @@ class JobError(TuneJobsError, ValueError):
         return "\n".join(map(str, self.problems))
 
 
+class UsageError(TuneJobsError, ValueError):
+    """A command whose arguments make no sense."""
+
+    exit_code = EXIT_BAD_INPUT
+
+
 class LedgerError(TuneJobsError, ValueError):
     """A ledger that is not usable, or a call that would make its record untrue."""
 
@@ -124,7 +131,12 @@ def show_path(keys: Iterable[str | int]) -> str:
     return path
 
 
-def unknown(kind: str, name: str, valid: Iterable[str]) -> str:
-    """Returns a message with the unknown name, the closest valid one, and all valid ones."""
+def unknown(kind: str, name: str, valid: Iterable[str], *, hint: str | None = None) -> str:
+    """Returns a message with the unknown name, what was probably meant, and all valid names.
+
+    Args:
+        hint: What was probably meant, as `did_you_mean` puts it; by default the closest valid name.
+    """
     names = list(valid)
-    return f"unknown {kind} {show(name)}; {did_you_mean(name, names)}valid: {', '.join(names) or 'none'}"
+    meant = did_you_mean(name, names) if hint is None else hint
+    return f"unknown {kind} {show(name)}; {meant}valid: {', '.join(names) or 'none'}"

@@ -181,3 +181,13 @@ def test_the_json_schema_says_the_same(change: dict):
 @pytest.mark.parametrize("name", sorted(presets()))
 def test_the_json_schema_accepts_resolved_presets(name: str):
     jsonschema.validate(load_job(name).model_dump(mode="json"), schema())
+
+
+@pytest.mark.parametrize(
+    ("train", "epochs"),
+    [({"epochs": 3}, 0.75), ({"epochs": 5}, 5.0), ({}, 5.0), ({"epochs": 3, "warmup_epochs": 2}, 2.0)],
+)
+def test_the_warm_up_follows_from_the_epochs_where_it_is_not_given(train, epochs):
+    job = {"name": "x", "methods": ["base"], "space": {}, "search": {"num_trials": 1}}
+    assert JobSpec.model_validate({**job, "train": train}).train.warmup_epochs == epochs
+    assert TrainSpec(**train).warmup == epochs

@@ -12,6 +12,7 @@ import typer
 
 from tune_jobs.cli import job, results, search, submit
 from tune_jobs.cli.streams import lost_output, make_lasting
+from tune_jobs.cli.usage import run_verb
 from tune_jobs.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, TuneJobsError
 from tune_jobs.wording import printable
 from zsharp.home import ensure_home
@@ -81,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         ensure_home()
         try:
-            app(argv, prog_name=None if argv is None else "tune-jobs")
+            sys.exit(run_verb(app, argv))
         except SystemExit as ended:
             if ended.code not in (0, None) or (reason := lost_output()) is None:
                 raise

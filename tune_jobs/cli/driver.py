@@ -16,6 +16,7 @@ from tune_jobs.errors import JobError
 from tune_jobs.job.load import load_job
 from tune_jobs.job.spec import JobSpec
 from tune_jobs.submit.protocol import JOB_FILE, JOB_VARIABLE
+from tune_jobs.wording import counted
 
 
 def main() -> None:
@@ -57,7 +58,9 @@ def wait_for_workers(job: JobSpec, within_s: float) -> None:
         gpus = 1.0 if job.resources.device == "cuda" else 0.0
     if gpus > 0:
         per_trial["GPU"] = gpus
-    print(f"Waiting up to {within_s:g} s for room for {wanted} trials, each {per_trial}", flush=True)
+    print(
+        f"Waiting up to {within_s:g} s for room for {counted(wanted, 'trial')}, each {per_trial}", flush=True
+    )
     # Placement groups are what autoscalers see as demand. They only reserve room: removed, it is free for the trials.
     until_s = time.monotonic() + within_s
     groups = [placement_group([per_trial]) for _ in range(wanted)]
@@ -66,7 +69,7 @@ def wait_for_workers(job: JobSpec, within_s: float) -> None:
     )
     for group in groups:
         remove_placement_group(group)
-    print(f"There is room for {len(ready)} of {wanted} trials", flush=True)
+    print(f"There is room for {len(ready)} of {counted(wanted, 'trial')}", flush=True)
 
 
 def _num_slots(job: JobSpec) -> int:

@@ -75,7 +75,8 @@ def validate(
         shown = [*shown, f"{counted(num_points, 'configuration')} of earlier searches will be tried first"]
     screen = console()
     screen.print(
-        f"[green]valid[/green]: {escape(spec.name)}, {len(spec.studies())} studies, {spec.num_trials} trials"
+        f"[green]valid[/green]: {escape(spec.name)}, {counted(len(spec.studies()), 'study', 'studies')}, "
+        f"{counted(spec.num_trials, 'trial')}"
     )
     for part in shown:
         screen.print(part)
@@ -87,7 +88,8 @@ def _rehearsal(job: "JobSpec") -> list[str]:
     done = rehearse(job)
     if job.task is None:  # what a loop trains shows only when it does
         return []
-    weighs = f"{done.num_parameters:,} trained parameters, {done.steps_per_epoch:,} steps per epoch"
+    assert done.num_parameters is not None and done.steps_per_epoch is not None, "a task was built"
+    weighs = f"{counted(done.num_parameters, 'trained parameter')}, {counted(done.steps_per_epoch, 'step')} per epoch"
     return [f"{escape(job.task)}: {weighs}", *map(escape, done.notes)]
 
 

@@ -60,12 +60,16 @@ class Progress:
     def on_start(self, slots: Slots, past: Sequence[LiveTrial] = ()) -> None:
         """Prints how trials fill the machine, and starts the table."""
         studies = counted(len(self._studies), "study", "studies")
-        self._print(f"Running {studies}, {self._num_trials} trials in all: {slots.explanation[-1]}.")
+        self._print(
+            f"Running {studies}, {counted(self._num_trials, 'trial')} in all: {slots.explanation[-1]}."
+        )
         ended = [trial for trial in past if trial.status not in (None, "interrupted")]
         for trial in ended:
             self._take_in_end(trial)
         if past:
-            self._print(f"Continuing: {len(ended)} trials have ended, {len(past) - len(ended)} had started.")
+            have = "has" if len(ended) == 1 else "have"
+            num_open = len(past) - len(ended)
+            self._print(f"Continuing: {counted(len(ended), 'trial')} {have} ended, {num_open} had started.")
         self._started_s = time.monotonic()
         if self._console.is_interactive:
             self._live = Live(

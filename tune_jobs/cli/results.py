@@ -63,7 +63,10 @@ def report(
     """Write the report, one HTML page of words, tables and pictures: the same as `compare --html`."""
     given = None if out is None else _page(out, "--out")
     searched = local_folders(folders)
-    _write_report(searched, given or _page(searched[0] / "report.html", "--out"), "--out")
+    page = given or searched[0] / "report.html"
+    if given is None and searched[0].is_dir():  # a missing search is an error of its own
+        page = _page(page, "--out")
+    _write_report(searched, page, "--out")
 
 
 def report_hint(folder: str) -> str:
@@ -160,6 +163,10 @@ def _page(html: Path, option: str = "--html") -> Path:
         if isinstance(error, JobError):
             raise
         raise _not_a_page(option, html, str(error)) from None
+    if not page.parent.is_dir():
+        raise _not_a_page(
+            option, html, f"there is no folder {page.parent}; make it first, or give another name"
+        )
     if (problem := room_problem(page.parent)) is not None:
         raise _not_a_page(option, html, problem)
     return page

@@ -178,7 +178,7 @@ def _show_result(screen: Console, spec: "JobSpec", result: "SearchResult") -> No
         raise typer.Exit(EXIT_FAILED)
     num_failed = result.counts.get("failed", 0)
     if num_failed > spec.failures.max_failed_fraction * sum(result.counts.values()):
-        screen.print(f"{num_failed} trials failed: more than failures.max_failed_fraction allows.")
+        screen.print(f"{counted(num_failed, 'trial')} failed: more than failures.max_failed_fraction allows.")
         raise typer.Exit(EXIT_FAILED)
     if not result.counts.get("completed"):
         screen.print("No trial trained for all of its epochs.")

@@ -313,12 +313,9 @@ def _check_first_points(checked: _Checked) -> Iterator[Problem]:
 
 def _check_warmup(checked: _Checked) -> Iterator[Problem]:
     train = checked.job.train  # a loop of the user's own has its own schedule
-    if train.loop is None and train.warmup_epochs > train.epochs:
-        yield Problem(
-            "train.warmup_epochs",
-            checked.job.train.warmup_epochs,
-            f"must be at most train.epochs, which is {checked.job.train.epochs}",
-        )
+    if train.loop is None and train.warmup > train.epochs:
+        text = f"must be at most train.epochs, which is {train.epochs}; null makes it follow from them"
+        yield Problem("train.warmup_epochs", train.warmup_epochs, text)
 
 
 def _check_grace(checked: _Checked) -> Iterator[Problem]:

@@ -44,6 +44,7 @@ def try_job(job: JobSpec) -> TriedJob:
         JobError: As there.
     """
     from zsharp.data import DataError, prepare
+    from zsharp.data.checks import DOWNLOAD
     from zsharp.user_code import UserCodeError
 
     data = job.data
@@ -64,7 +65,8 @@ def try_job(job: JobSpec) -> TriedJob:
             for size in (image_sizes or (None,))
         ]
     except (DataError, UserCodeError) as error:
-        raise JobError([Problem("data", data.name if root is None else str(root), str(error))]) from error
+        text = str(error).replace(DOWNLOAD, "--set data.download=true")
+        raise JobError([Problem("data", data.name if root is None else str(root), text)]) from error
 
     info = max(infos, key=lambda info: info.image_shape)
     models, problems = try_models(job, info)
@@ -80,7 +82,7 @@ def try_job(job: JobSpec) -> TriedJob:
             Problem(
                 "data.val_fraction",
                 data.val_fraction,
-                f"leaves {num_val} of {num_images} images to validate on",
+                f"leaves {num_val} of {num_images} {'image' if num_images == 1 else 'images'} to validate on",
             )
         )
     path = "space.train.batch_size" if "train.batch_size" in job.space else "train.batch_size"

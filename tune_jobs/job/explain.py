@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from tune_jobs.errors import NOTHING, Problem, show_path, unknown
+from tune_jobs.job.elsewhere import unknown_key
 from tune_jobs.job.space import KINDS
 from tune_jobs.job.spec import SECTIONS
 from tune_jobs.wording import counted
@@ -30,7 +31,9 @@ def _explain(details: ErrorDetails, values: object) -> Problem:
         return Problem(path, NOTHING, "missing; every job needs it")
     if kind == "extra_forbidden":
         section = tuple(str(key) for key in keys[:-1])
-        return Problem(path, NOTHING, unknown("key", str(keys[-1]), SECTIONS.get(section, KINDS)))
+        return Problem(
+            path, NOTHING, unknown_key(str(keys[-1]), section, tuple(SECTIONS.get(section, KINDS)))
+        )
     if (
         kind == "distribution"
         and isinstance(value, Mapping)

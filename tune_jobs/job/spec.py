@@ -158,6 +158,11 @@ class ResourcesModel(_Section, frozen=True):
     device: Device = "auto"
 
 
+def default_grace_epochs(epochs: int) -> int:
+    """Returns `asha.grace_epochs` where a job does not give it: a quarter of the epochs."""
+    return max(1, math.ceil(epochs / 4))
+
+
 @dataclass(frozen=True)
 class Study:
     """The trials of one architecture with one method."""
@@ -211,9 +216,11 @@ class JobSpec(_Section, frozen=True):
     @model_validator(mode="after")
     def _resolve(self) -> Self:
         if self.asha.grace_epochs is None:
-            grace_epochs = max(1, math.ceil(self.train.epochs / 4))
+            grace_epochs = default_grace_epochs(self.train.epochs)
             asha = self.asha.model_copy(update={"grace_epochs": grace_epochs})
             self.__dict__["asha"] = asha  # the frozen model allows no assignment
+        if self.train.warmup_epochs is None:
+            self.__dict__["train"] = self.train.model_copy(update={"warmup_epochs": self.train.warmup})
         return self
 
     @property

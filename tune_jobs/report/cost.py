@@ -10,6 +10,7 @@ from tune_jobs.report.page import Part, Section
 from tune_jobs.results.schema import SHARPNESS_PREFIX
 from tune_jobs.results.statistics import rank_correlation
 from tune_jobs.results.tables import NONE, Column, Table, count, duration, fixed, records, share, short
+from tune_jobs.wording import counted
 
 _MAX_ERRORS = 30
 """Rows on the page; the Parquet files have them all."""
@@ -74,7 +75,7 @@ def failures_section(report: Report) -> Section:
     trials = report.trials
     counts = trials["status"].value_counts()
     ended = ", ".join(f"{number} {status}" for status, number in counts.items())
-    parts: list[Part] = [f"Of {len(trials)} trials: {ended}."]
+    parts: list[Part] = [f"Of {counted(len(trials), 'trial')}: {ended}."]
     wrong = trials[trials["status"].isin(["failed", "diverged"]) | trials["error"].notna()]
     if len(wrong):
         names = ["workload", "label", "trial_id", "status", "epochs_trained"]

@@ -20,6 +20,7 @@ from tune_jobs.report.figures import (
 )
 from tune_jobs.report.page import Section
 from tune_jobs.report.trials import trial_points
+from tune_jobs.wording import counted
 
 _MAX_POINTS = 12_000
 """Points in a picture's curves: a browser draws each method as one SVG path, and more make it slow."""
@@ -174,8 +175,8 @@ def _curves(report: Report, workload: str) -> Picture:
     thinned = "" if step == 1 else f" Every {step}th epoch is drawn, and all rungs and ends."
     return Picture(
         slug("curves", workload),
-        f"{workload}: {len(trials)} trials, {by_status}. Circles reached full fidelity, crosses were stopped by ASHA, "
-        f"triangles diverged, open circles still run.{thinned}",
+        f"{workload}: {counted(len(trials), 'trial')}, {by_status}. Circles reached full fidelity, "
+        f"crosses were stopped by ASHA, triangles diverged, open circles still run.{thinned}",
         new_figure(
             traces,
             title=workload,

@@ -8,6 +8,7 @@ from tune_jobs.report.figures import Picture, colours, key, new_figure, silent_l
 from tune_jobs.report.page import Part, Section
 from tune_jobs.report.trials import trial_points
 from tune_jobs.results.tables import Column, Table, count, measured, records, share
+from tune_jobs.wording import counted
 
 
 def search_section(report: Report) -> Section:
@@ -40,7 +41,7 @@ def _history(report: Report, workload: str) -> Picture:
         traces.append(silent_line(label, completed["order"].tolist(), best, steps))
     return Picture(
         slug("history", workload),
-        f"{workload}: last {metric.label} of {len(trials)} trials in the order proposed; lines are the best "
+        f"{workload}: last {metric.label} of {counted(len(trials), 'trial')} in the order proposed; lines are the best "
         "completed so far. A flat line means that more trials would hardly help.",
         new_figure(
             traces,

@@ -10,6 +10,7 @@ from tune_jobs.job.space import Distribution, find_value, fixed_value, to_optuna
 from tune_jobs.report.data import Report, limits
 from tune_jobs.results.schema import PARAM_PREFIX
 from tune_jobs.results.tables import records, setting, share
+from tune_jobs.wording import counted
 
 MIN_TRIALS = 10
 """Trials that a fit of importances needs, and that each searched parameter should have."""
@@ -76,14 +77,16 @@ def warnings(report: Report, workload: str) -> Iterator[str]:
             and trials[PARAM_PREFIX + name].notna().any()
         }
         if len(trials) < MIN_TRIALS * len(searched):
+            few = f"{counted(len(trials), 'trial')} {'is' if len(trials) == 1 else 'are'} few"
             yield (
-                f"{study_name}: n = {len(trials)} trials are few to search {', '.join(searched)}; a rule of "
-                f"thumb is {MIN_TRIALS} per parameter."
+                f"{study_name}: n = {few} to search {', '.join(searched)}; a rule of thumb is {MIN_TRIALS} per "
+                "parameter."
             )
         ended = trials[trials["status"] != "running"]
         infeasible = ended["status"].isin(["diverged", "failed"]).mean() if len(ended) else 0.0
         if infeasible > _INFEASIBLE:
-            yield f"{study_name}: {share(infeasible)} of n = {len(ended)} trials diverged or failed; narrow the space."
+            of_all = f"{share(infeasible)} of n = {counted(len(ended), 'trial')}"
+            yield f"{study_name}: {of_all} diverged or failed; narrow the space."
         for parameter, ends in searched.items():
             best = study[PARAM_PREFIX + parameter]
             if best is None or ends is None:

@@ -15,6 +15,7 @@ from tune_jobs.report.page import Bullets, Part, Section
 from tune_jobs.report.trials import is_names, shown_values, trial_points
 from tune_jobs.results.schema import PARAM_PREFIX
 from tune_jobs.results.tables import count
+from tune_jobs.wording import counted
 
 
 def params_section(report: Report) -> Section:
@@ -139,8 +140,8 @@ def _slice(report: Report, workload: str, name: str) -> Picture:
     ends, is_log = _range(report, trials, name)
     return Picture(
         slug("slice", workload, name),
-        f"{workload}: last {metric.label} of n = {len(trials)} trials against {name}; rings are the winners, "
-        f"crosses were stopped early{', dotted lines are the ends of the range' if ends else ''}.",
+        f"{workload}: last {metric.label} of n = {counted(len(trials), 'trial')} against {name}; rings are the "
+        f"winners, crosses were stopped early{', dotted lines are the ends of the range' if ends else ''}.",
         new_figure(
             traces,
             title=f"{workload}: {name}",

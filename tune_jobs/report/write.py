@@ -17,6 +17,7 @@ from tune_jobs.report.params import optima_section, params_section
 from tune_jobs.report.svg import write_images
 from tune_jobs.results import transfer
 from tune_jobs.results.tables import NONE, Column, Table, to_csv, to_latex, to_markdown
+from tune_jobs.wording import counted
 from zsharp.atomic import atomic_write
 
 
@@ -42,7 +43,8 @@ def write_report(folders: Sequence[Path], page: Path) -> Written:
     title = "Search report: " + ", ".join(dict.fromkeys(report.trials["job"].astype(str)))
     num_studies = len(report.studies)
     subtitle = (
-        f"{len(report.trials)} trials in {num_studies} studies; {len(report.confirmations)} confirmations."
+        f"{counted(len(report.trials), 'trial')} in {counted(num_studies, 'study', 'studies')}; "
+        f"{counted(len(report.confirmations), 'confirmation')}."
     )
     pictures = [picture for section in sections for picture in section.pictures]
     _name_apart(pictures)

@@ -16,6 +16,7 @@ from tune_jobs.results import tables
 from tune_jobs.results.read import Results, by_merit, read_all, values_of
 from tune_jobs.results.schema import PARAM_PREFIX, STANDARD_PARAMS
 from tune_jobs.results.tables import NONE, Column, Table, measured, setting
+from tune_jobs.wording import counted
 from zsharp.user_code import is_reference
 
 _LEGEND = "* best of its architecture; sd: over completed trials, which differ in configuration or seed."
@@ -256,7 +257,9 @@ def _remarks(rows: Sequence[dict[str, Any]], others: Sequence[str]) -> list[str]
         if count:
             ends.append(f"{count} {status}")
     if ends:
-        remarks.append(f"Of {sum(row['num_trials'] for row in rows)} trials, {' and '.join(ends)}.")
+        remarks.append(
+            f"Of {counted(sum(row['num_trials'] for row in rows), 'trial')}, {' and '.join(ends)}."
+        )
     # Parameters beyond the standard three: a column for each would not fit.
     for row in rows:
         if any(row[PARAM_PREFIX + name] is not None for name in others):

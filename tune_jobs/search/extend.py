@@ -9,22 +9,8 @@ from tune_jobs.job.data_checks import check_data
 from tune_jobs.job.overrides import apply_sets
 from tune_jobs.job.spec import JobSpec
 from tune_jobs.ledger.writer import Ledger
+from tune_jobs.search.changes import refused_changes
 from tune_jobs.search.checkpoints import Checkpoints
-from zsharp.settings import flat
-
-# Anything else would change what trials are or how they are judged, so old and new ones could not be compared.
-_FREE = (
-    "budget",
-    "code",
-    "data.on_device",
-    "data.root",
-    "failures",
-    "init.weights",
-    "resources",
-    "search.num_trials",
-    "search.keep_checkpoints",
-    "train.epochs",
-)
 
 
 def extended(ledger: Ledger, sets: Sequence[str]) -> tuple[JobSpec, JobSpec]:
@@ -42,7 +28,7 @@ def extended(ledger: Ledger, sets: Sequence[str]) -> tuple[JobSpec, JobSpec]:
     job = _checked(values)
     if (job.data.root, job.init) != (before.data.root, before.init):
         job = job.with_absolute_root()
-    problems = [*_unfit_changes(before, job), *_shortened(before, job, len(ledger.trials()))]
+    problems = list(refused_changes(before, job, len(ledger.trials())))
     if problems:
         raise JobError(problems)
     return before, job
@@ -107,27 +93,3 @@ def _other_metric(before: JobSpec, values: Mapping[str, Any]) -> Iterator[Proble
         if values.get(name) != (was := getattr(before, name)):
             text = f"the search began with {was!r}, by which its trials were stopped and proposed; start another search"
             yield Problem(name, values.get(name), text)
-
-
-def _unfit_changes(before: JobSpec, job: JobSpec) -> Iterator[Problem]:
-    old, new = (dict(flat(spec.model_dump(mode="json"))) for spec in (before, job))
-    for path in sorted({**old, **new}):
-        if old.get(path) != new.get(path) and not path.startswith(_FREE):
-            text = f"the search began with {old.get(path)!r}; expected a change of {', '.join(_FREE)}"
-            yield Problem(path, new.get(path), f"{text}, or another folder")
-
-
-def _shortened(before: JobSpec, job: JobSpec, num_started: int) -> Iterator[Problem]:
-    epochs, num_trials = job.train.epochs, job.search.num_trials
-    if epochs < before.train.epochs:
-        yield Problem("train.epochs", epochs, f"expected at least {before.train.epochs}, which trials have")
-    schedules = [schedule for schedule in before.possible("train.schedule") if schedule != "constant"]
-    if epochs > before.train.epochs and schedules:
-        text = f"with train.schedule={schedules[0]} every learning rate depends on the number of epochs"
-        yield Problem("train.epochs", epochs, f"{text}: trials of two lengths cannot be compared")
-    if num_trials < before.search.num_trials:
-        yield Problem("search.num_trials", num_trials, f"expected at least {before.search.num_trials}")
-    if num_trials > before.search.num_trials and before.search.seeds > 1 and num_started:
-        yield Problem(
-            "search.num_trials", num_trials, "with search.seeds above 1 the seeds of trials would change"
-        )

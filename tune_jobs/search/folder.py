@@ -10,13 +10,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tune_jobs.errors import JobError, LedgerError, Problem
+from tune_jobs.errors import JobError, LedgerError, Problem, show
 from tune_jobs.job.checks import check_job
 from tune_jobs.job.code import FOLDER_NAME
 from tune_jobs.job.spec import JobSpec
 from tune_jobs.ledger.file import FILE_NAME
 from tune_jobs.ledger.mirror import RemoteRecord
 from tune_jobs.ledger.writer import Ledger
+from tune_jobs.search.changes import another_job
 from tune_jobs.storage import RemoteFolder, is_address, room_problem
 
 _PUBLISHED = ("job.yaml", "optuna.journal", "parquet/trials.parquet", "parquet/epochs.parquet")
@@ -195,17 +196,18 @@ def check_folder(job: JobSpec, folder: SearchFolder) -> bool:
     if not folder.has_search():
         return False
     with folder.open(read_only=True) as ledger:
-        other = ledger.job
+        other, num_started = ledger.job, len(ledger.trials())
     same, _ = check_job(other)  # an earlier version's may lack settings that have come since
-    if same is None or _comparable(same) != _comparable(job):
-        text = f"it holds another job ({other['name']!r}); expected another folder"
-        raise JobError([Problem("--out", folder.address, text)])
+    if same is None:
+        name = show(other.get("name"))
+        problem: str | None = (
+            f"it holds another job ({name}), which this version cannot run; expected another folder"
+        )
+    else:
+        problem = another_job(same, job, num_started, folder.address)
+    if problem is not None:
+        raise JobError([Problem("--out", folder.address, problem)])
     return True
-
-
-def _comparable(job: JobSpec) -> JobSpec:
-    """Returns the job without where its code is; whether that is the same is checked by its contents."""
-    return job.with_absolute_root().model_copy(update={"code": ()})
 
 
 def _is_empty(folder: Path) -> bool:

@@ -9,6 +9,9 @@ from zsharp.data.errors import DataError, data_error
 from zsharp.data.limits import check_regular
 from zsharp.data.source import Decoded, Labels, Source, SourceFiles, Split
 
+DOWNLOAD = "download=True"
+"""What messages call the argument that fetches a data set; a front end may replace it by what its users write."""
+
 
 def check_decoded(decoded: Decoded) -> None:
     """Raises `DataError` unless both splits are uint8 images of one shape with one valid label each."""
@@ -47,8 +50,12 @@ def find_official(source: Source, root: Path) -> SourceFiles:
 
 def missing(source: Source, path: Path) -> DataError:
     """Returns the error for a missing data set, or for a missing part of one."""
-    remedy = " (or give download=True)" if source.archives else ""
-    return data_error(path, f"not found (data set {source.name})", f"{source.obtain}{remedy}")
+    return data_error(path, f"not found (data set {source.name})", how_to_obtain(source))
+
+
+def how_to_obtain(source: Source) -> str:
+    """Returns what to put into the data root, and what fetches it if anything does."""
+    return f"{source.obtain}{f' (or give {DOWNLOAD})' if source.archives else ''}"
 
 
 def verify_md5(source: Source, root: Path) -> None:
@@ -67,7 +74,7 @@ def verify_md5(source: Source, root: Path) -> None:
         actual = calculate_md5(path)
         if actual != md5:
             size_bytes = path.stat().st_size
-            again = "delete it and give download=True" if source.archives else "fetch it again"
+            again = f"delete it and give {DOWNLOAD}" if source.archives else "fetch it again"
             raise data_error(
                 path, f"found md5 {actual} ({size_bytes:,} bytes)", f"the official {md5}: {again}"
             )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zsharp.data.cache import PreparedData, cache_folder, locked, open_cached, write_cached
-from zsharp.data.checks import check_decoded, verify_md5
+from zsharp.data.checks import check_decoded, how_to_obtain, verify_md5
 from zsharp.data.checksums import checksum_files, recall_checksum, remember_checksum, stamp_files
 from zsharp.data.datasets import find_source
 from zsharp.data.errors import DataError, data_error
@@ -90,7 +90,9 @@ def _root(source: Source, root: str | Path | None, download: bool) -> Path:
     if not source.needs_root:
         return Path()
     if root is None:
-        raise DataError(f"data set {source.name}: got no root, expected the folder with {source.obtain}")
+        raise DataError(
+            f"data set {source.name}: got no root, expected the folder with {how_to_obtain(source)}"
+        )
     base = Path(root).expanduser()
     if download and source.archives:
         try:
@@ -101,7 +103,7 @@ def _root(source: Source, root: str | Path | None, download: bool) -> Path:
             ) from error
     if not base.is_dir():
         problem = "is not a folder" if base.exists() else "no such folder"
-        raise data_error(base, f"{problem} (root of data set {source.name})", source.obtain)
+        raise data_error(base, f"{problem} (root of data set {source.name})", how_to_obtain(source))
     return base
 
 

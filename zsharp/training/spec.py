@@ -72,6 +72,11 @@ class DataSpec:
     ] = "auto"
 
 
+def default_warmup_epochs(epochs: int) -> float:
+    """Returns the length of the warm-up of so many epochs where it is not given."""
+    return 5.0 if epochs >= 5 else epochs / 4
+
+
 @dataclass(frozen=True)
 class TrainSpec:
     """How a trial trains; the same for all trials of a job."""
@@ -88,8 +93,11 @@ class TrainSpec:
     )
     schedule: Annotated[Schedule, "learning-rate schedule, a pure function of the step"] = "cosine"
     warmup_epochs: Annotated[
-        float, Ge(0), "length of the linear warm-up, which trains from its first step"
-    ] = 5.0
+        float | None,
+        Ge(0),
+        "length of the linear warm-up, which trains from its first step; null makes it 5 epochs, or a quarter of the "
+        "epochs where those are fewer than 5",
+    ] = None
     label_smoothing: LabelSmoothing = 0.0
     clip_grad_norm: Annotated[
         float | None, Gt(0), "the base optimizer's gradient is scaled down to this norm; null disables it"
@@ -118,6 +126,11 @@ class TrainSpec:
         str | None, MinLen(3), "`module:function` of a training loop of the user's own, which does all of it"
     ] = None
     augment: AugmentSpec = field(default_factory=AugmentSpec)
+
+    @property
+    def warmup(self) -> float:
+        """The number of epochs of the warm-up, given or not."""
+        return default_warmup_epochs(self.epochs) if self.warmup_epochs is None else self.warmup_epochs
 
 
 @dataclass(frozen=True)

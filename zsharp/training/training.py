@@ -101,7 +101,7 @@ class Training:
         self._average = [param.detach().clone() for param in self._params] if train.ema_decay else []
         steps_per_epoch = self.task.steps_per_epoch
         factors = learning_rate_factors(
-            train.schedule, train.epochs * steps_per_epoch, steps_per_epoch, train.warmup_epochs
+            train.schedule, train.epochs * steps_per_epoch, steps_per_epoch, train.warmup
         )
         self._rates = factors * spec.params.get("lr", DEFAULT_LR)
         # A table on the device, so that setting the rate of a step needs no copy from the host.
