@@ -255,6 +255,15 @@ def test_every_problem_at_once(write):
     ]
 
 
+def test_of_very_many_problems_the_first_are_shown(write):
+    """Guessing what each unknown name meant would take minutes."""
+    space = {f"k{i}": {"choice": [1, 2], "when": {f"k{i + 1}": 1}} for i in range(300)}
+    job = {**JOB, "methods": ["zsharpp"] * 2_000, "space": space} | {f"key{i}": 1 for i in range(300)}
+    problems = problems_of(write(job))
+    assert len(problems) == 101
+    assert "more problems" in list(problems.values())[-1][1]
+
+
 def test_no_problem_is_made_up_from_what_is_wrong(write):
     job = changed("train.epochs", -1)
     job["asha"] = {"grace_epochs": 300}
@@ -389,6 +398,8 @@ def test_files_that_hold_no_mapping(tmp_path, content: str | bytes, where: str, 
         ('name: a\nx: "\\ud800"\n', 2, "surrogate"),
         ("name: a\nx: " + "[" * 5000, 2, "nested more than"),
         ("name: a\ntrain: {epochs: " + "9" * 5000 + "}", 2, "more than 100 digits"),
+        ("name: a\ntrain:\n" + "".join(f"  k{i}: 1\n" for i in range(60_000)), 3, "more than 1,000 keys"),
+        ("name: a\nmethods: [" + "a, " * 60_000 + "a]", 2, "more than 10,000 items"),
     ],
     ids=lambda value: str(value)[:30],
 )

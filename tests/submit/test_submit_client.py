@@ -317,6 +317,8 @@ def test_answers_have_a_size_and_a_time():
     head = b"HTTP/1.1 200 OK\r\n\r\n"
     with raw_server(head, b"x" * 1001) as address, pytest.raises(OSError, match="1,000 bytes"):
         send_request("GET", address, {}, largest_bytes=1000)
+    with raw_server(b"HTTP/1.1 500 no\r\n\r\n", b"x" * 1001) as address:
+        assert len(send_request("GET", address, {}, largest_bytes=1000).content) == 1000, "an error is cut"
     with raw_server(head, *[b"x"] * 20, pause_s=0.1) as address:
         started_s = time.monotonic()
         with pytest.raises(TimeoutError):

@@ -128,3 +128,19 @@ def test_lines_that_arrive_in_pieces_are_printed_whole():
         write(piece)
     write.close()
     assert printed == ["a\n", "bc red\n", "end\n"]
+
+
+def test_many_short_lines_are_printed_without_an_object_for_each():
+    log = "ab\n" * 500_000
+    num_printed = 0
+
+    def count(text):
+        nonlocal num_printed
+        num_printed += text.count("\n")
+
+    tracemalloc.start()
+    Printable(count)(log)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert num_printed == 500_000
+    assert peak < 2 * len(log)

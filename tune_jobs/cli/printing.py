@@ -12,6 +12,7 @@ from rich.segment import Segment
 from tune_jobs.wording import printable
 
 _LONGEST_LINE = 2**20
+_PIECE = 2**16
 _print = partial(typer.echo, nl=False)
 
 
@@ -45,11 +46,13 @@ class Printable:
 
     def __call__(self, text: str) -> None:
         """Adds text to the stream; a line may arrive in several pieces."""
-        *lines, self._line = (self._line + text).split("\n")
-        for line in lines:
-            self._write(printable(line) + "\n")
-        if len(self._line) > _LONGEST_LINE:  # a line without an end would fill the memory
-            self.close()
+        # In pieces: all lines of a long log at once would take thirty times its size.
+        for first in range(0, len(text), _PIECE):
+            lines, newline, self._line = (self._line + text[first : first + _PIECE]).rpartition("\n")
+            if newline:
+                self._write("\n".join(map(printable, lines.split("\n"))) + "\n")
+            if len(self._line) > _LONGEST_LINE:  # a line without an end would fill the memory
+                self.close()
 
     def close(self) -> None:
         """Prints a last line that has no newline."""

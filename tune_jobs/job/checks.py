@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 from pydantic import ValidationError
 
@@ -27,6 +28,9 @@ _Keys = tuple[int | str, ...]  # lead to a value in a job: ("space", "q_p", "uni
 # Samplers whose suggestions do not depend on results, only on the number of the trial.
 _SAMPLERS_WITHOUT_FEEDBACK = ("random", "grid")
 _LONGEST_AXIS = 1000  # of a grid
+_MOST_PROBLEMS = (
+    100  # of one check, and in all: nobody reads more, and guessing what each name meant takes time
+)
 
 # What every report has a column for that can be searched for, and which way is better.
 _MODES: Mapping[str, str] = {
@@ -64,12 +68,15 @@ def check_job(values: Mapping[str, object]) -> tuple[JobSpec | None, list[Proble
     except ValidationError as error:
         # A check needs at most a section and a key of it, so two levels say which checks still make sense.
         refused = {details["loc"][:2] for details in error.errors(include_url=False)}
-        problems = explain(error, values)
+        problems = list(islice(explain(error, values), _MOST_PROBLEMS + 1))
         job = JobSpec.model_validate(_without(values, refused))
     for needed, check in _CHECKS:
         if not any(_overlap(keys, refused_keys) for keys in needed for refused_keys in refused):
-            problems += check(_Checked(values, job))
+            problems += islice(check(_Checked(values, job)), _MOST_PROBLEMS + 1)
     problems.sort(key=_section_order)
+    if len(problems) > _MOST_PROBLEMS:
+        more = f"it has more problems; these are the first {_MOST_PROBLEMS}"
+        problems = [*problems[:_MOST_PROBLEMS], Problem("the job", NOTHING, more)]
     return (None if problems else job), problems
 
 

@@ -1,7 +1,7 @@
 """Rewrites pydantic's errors about a job in plain words: the path, the given value, and what is valid."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -17,9 +17,9 @@ from zsharp.names import did_you_mean
 Context = Mapping[str, Any]
 
 
-def explain(error: ValidationError, values: object) -> list[Problem]:
-    """Returns one problem for each thing that pydantic refused in `values`."""
-    return [_explain(details, values) for details in error.errors(include_url=False)]
+def explain(error: ValidationError, values: object) -> Iterator[Problem]:
+    """Yields one problem for each thing that pydantic refused in `values`."""
+    return (_explain(details, values) for details in error.errors(include_url=False))
 
 
 def _explain(details: ErrorDetails, values: object) -> Problem:

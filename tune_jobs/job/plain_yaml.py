@@ -11,6 +11,7 @@ from tune_jobs.errors import NOTHING, JobError, Problem, show
 MAX_BYTES = 2**20
 _MAX_DEPTH = 20
 _MAX_DIGITS = 100
+_MAX_KEYS, _MAX_ITEMS = 1000, 10_000  # of one mapping, of one list: checks compare them with one another
 
 # What text without quotes stands for, by YAML 1.2's core schema. PyYAML follows 1.1, which reads 1e-3 as text, 010 as
 # 8, 1:30 as 90 and no as false. The key None makes PyYAML try these whatever the first letter.
@@ -92,6 +93,12 @@ class _Reader(yaml.SafeLoader):
             raise _RefusedError(f"the tag {show(event.tag)}; only plain data is read", event.start_mark)
         if self._depth >= _MAX_DEPTH:
             raise _RefusedError(f"nested more than {_MAX_DEPTH} levels deep", event.start_mark)
+        if isinstance(parent, yaml.CollectionNode):
+            limit, parts = (
+                (_MAX_KEYS, "keys") if isinstance(parent, yaml.MappingNode) else (_MAX_ITEMS, "items")
+            )
+            if len(parent.value) >= limit:
+                raise _RefusedError(f"more than {limit:,} {parts}, which no job needs", parent.start_mark)
         self._depth += 1
         node = super().compose_node(parent, index)
         self._depth -= 1

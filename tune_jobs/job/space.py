@@ -219,13 +219,14 @@ def in_order(space: Mapping[str, Distribution], names: Iterable[str]) -> list[st
         ValueError: If conditions go round in a circle; its argument has the names in the circle.
     """
     ordered: list[str] = []
-    waiting = list(names)
+    waiting = dict.fromkeys(names)
     while waiting:
-        ready = [name for name in waiting if not any(other in waiting for other in condition(space[name]))]
-        if not ready:
-            raise ValueError(waiting)
-        ordered.append(ready[0])
-        waiting.remove(ready[0])
+        ready = (name for name in waiting if waiting.keys().isdisjoint(condition(space[name])))
+        name = next(ready, None)
+        if name is None:
+            raise ValueError(list(waiting))
+        ordered.append(name)
+        del waiting[name]
     return ordered
 
 

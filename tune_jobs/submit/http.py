@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 # A log carries the files that `fetch` brings home, in base64 inside JSON.
 LARGEST_ANSWER_BYTES = 128 * 2**20
+_LARGEST_ERROR_BYTES = 2**20  # what is longer is cut
 _LARGEST_JSON_BYTES = 32 * 2**20  # as objects it may take 25 times as much; a log is one string
 _LOG = re.compile(r'\s*\{\s*"logs"\s*:\s*(?=")')
 _TRANSFERS_WITHIN_S = 600.0
@@ -140,8 +141,10 @@ def _exchange(
         except urllib.error.HTTPError as error:  # any status but success
             response = error
         with response:
-            content = response.read(largest_bytes + 1)
             status = response.status
+            if status >= 300:
+                return Answer(status, response.read(min(_LARGEST_ERROR_BYTES, largest_bytes)))
+            content = response.read(largest_bytes + 1)
     except urllib.error.URLError as error:
         raise OSError(str(error.reason)) from error
     except (http.client.HTTPException, ConnectionResetError, ValueError) as error:
