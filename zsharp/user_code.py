@@ -105,6 +105,15 @@ def accepted(
     return {parameter.name: offered[parameter.name] for parameter in parameters if parameter.name in offered}
 
 
+def takes(function: Callable[..., Any], name: str) -> bool:
+    """Returns whether a function's signature takes an argument of this name."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # a function written in C
+        return True
+    return name in parameters or any(other.kind is other.VAR_KEYWORD for other in parameters.values())
+
+
 def unused_argument(function: Callable[..., Any], name: str, label: str) -> UserCodeError:
     """Returns the error for an argument that a function's signature does not take."""
     taken = list(inspect.signature(function).parameters)

@@ -347,6 +347,29 @@ def test_with_a_task_any_name_is_an_argument_of_it(write):
     assert "depth is the same setting" in problems_of(write(twice))["space.model.depth"][1]
 
 
+@pytest.mark.parametrize("section", ["space", "model"])
+@pytest.mark.parametrize("name", ["batch_size", "seed"])
+def test_what_every_task_is_passed_has_one_name(write, section, name):
+    job = {key: value for key, value in JOB.items() if key not in ("data", "architectures")}
+    job |= {"task": "my_task:Task", "metric": "val_loss", "mode": "min", "space": {"lr": 0.1}, "model": {}}
+    job["search"] = {"num_trials": 1}
+    job[section] = {**job[section], name: 3}
+    assert f"train.{name}" in problems_of(write(job))[f"{section}.{name}"][1]
+    job[section] = {**job[section], "warmup_epochs": 3}
+    del job[section][name]
+    load_job(write(job))
+
+
+def test_weights_are_looked_up_beside_the_job_file_first(write, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    source = write(JOB | {"init": {"weights": "a.pt"}})
+    for folder in (tmp_path / "elsewhere", Path(source).parent):
+        (folder / "a.pt").write_bytes(b"")
+        assert load_job(source).init.weights == str(folder / "a.pt")
+    assert load_job(source, ["init.weights=~/a.pt"]).init.weights == "~/a.pt"
+
+
 def test_a_file_and_its_resolved_form_are_the_same_job(write):
     job = changed("space.momentum", WHEN_SGD)
     job["space"] |= {

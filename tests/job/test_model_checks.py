@@ -1,14 +1,17 @@
 """A job's models are tried before a search starts: what is refused, with the user's line, and what is told."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from command_line import call
 
 from tune_jobs.errors import JobError
 from tune_jobs.job.data_checks import check_data, try_job
-from tune_jobs.job.load import load_job
+from tune_jobs.job.load import dump_job, load_job
 from tune_jobs.job.model_checks import memory_bytes
 from tune_jobs.job.rehearsal import rehearse
+from tune_jobs.search.searcher import StudySearch
 from zsharp.models import build_model
 
 NETS = """
@@ -188,3 +191,87 @@ def test_validate_without_the_data_checks_the_rest(tmp_path):
 def test_validate_refuses_data_of_a_function_that_cannot_be_used():
     code, _, err = call("validate", "digits", "--set", "data.name=no_such_pixels:load")
     assert code == 2 and "no module 'no_such_pixels'" in err.replace("\n", " ")
+
+
+WIDTH = "space={lr: 0.01, model.width: {choice: [4, 8]}}"
+
+
+def parameters(job, *sets):
+    return {study.architecture: study.parameters for study in try_job(load_job(job, sets)).job.studies()}
+
+
+def test_an_argument_is_searched_only_where_the_architecture_takes_it(job):
+    taken = parameters(
+        job,
+        "methods=[base]",
+        "model={}",
+        "space={model.width: {choice: [2, 3]}, model.drop_rate: {uniform: [0, 0.5], when: {model.width: 3}}, "
+        "lr: {loguniform: [0.001, 0.1]}}",
+    )
+    assert taken == {
+        "resnet8": ("lr",),
+        "nets:mixer": ("lr", "model.width"),
+        "torchvision/shufflenet_v2_x0_5": ("lr",),
+        "timm/resnet10t": ("lr",),  # its drop rate comes with a width, which it has not
+    }
+    only = ("architectures=[nets:mixer, timm/resnet10t]", "model={}", "methods=[base]")
+    drop_rate = "model.drop_rate: {uniform: [0, 0.5], when: {train.schedule: constant}}"
+    space = (
+        f"space={{train.schedule: {{choice: [cosine, constant]}}, model.width: {{int: [2, 4]}}, {drop_rate}}}"
+    )
+    assert parameters(job, *only, space) == {
+        "nets:mixer": ("train.schedule", "model.width"),
+        "timm/resnet10t": ("train.schedule", "model.drop_rate"),
+    }
+
+
+def test_trials_have_only_the_arguments_that_their_architecture_takes(job):
+    spec = try_job(
+        load_job(job, ["methods=[base]", "space.model.width=8", "search.first_points=[{lr: 0.01}]"])
+    ).job
+    drawn = {study.architecture: spec.draw(study, lambda *_: 0.01) for study in spec.studies()}
+    assert [name for name, values in drawn.items() if "model.width" in values] == ["nets:mixer"]
+    assert load_job(str(dumped(job, spec))) == spec
+
+
+def dumped(job, spec):
+    file = Path(job).with_name("resolved.yaml")
+    file.write_text(dump_job(spec))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("sets", "where", "words"),
+    [
+        ((WIDTH,), "space", "resnet8 with method base"),
+        ((WIDTH, "architectures=[nets:mixer, timm/resnet10t]"), "space", "timm/resnet10t with method base"),
+        (("space.model.widht={int: [1, 4]}",), "space.model.widht", "'widht'; did you mean width"),
+        ((WIDTH, "search.sampler=grid"), "search.num_trials", "the grid of resnet8 with method"),
+    ],
+)
+def test_what_is_left_to_search_is_checked_for_each_architecture(job, sets, where, words):
+    assert words in refusal(job, *sets)[where]
+
+
+def test_shared_configurations_are_the_same_in_what_all_architectures_take(job):
+    spec = load_job(
+        job,
+        [
+            "architectures=[resnet8, nets:mixer]",
+            "methods=[base]",
+            "model={}",
+            "space={model.width: {int: [2, 8]}, train.schedule: {choice: [cosine, constant]}, "
+            "train.ema_decay: {uniform: [0.1, 0.9]}, lr: {loguniform: [0.001, 0.1]}}",
+            "search={num_trials: 4, sampler: random, shared_configurations: true}",
+        ],
+    )
+    ours, theirs = ([*suggested(spec, study)] for study in try_job(spec).job.studies())
+    assert ours == [
+        {name: value for name, value in point.items() if name != "model.width"} for point in theirs
+    ]
+    assert all("model.width" in point for point in theirs)
+
+
+def suggested(job, study):
+    search = StudySearch(job, study)
+    return [search.suggest_next()[0].params for _ in range(4)]

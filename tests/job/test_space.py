@@ -30,6 +30,7 @@ EXAMPLES = [
     *(
         {"int": [-2, 5]},
         {"int": [0, 2**53]},
+        {"int": [1, 1024], "log": True},
         {"choice": ["sgd", "adamw"]},
         {"choice": [True, "x", 7]},
         "sgd",
@@ -53,6 +54,7 @@ def test_round_trip(raw: object):
         *({"uniform": [False, True]}, {"uniform": [0, float("inf")]}, {"uniform": [0.1, 0.2], "choice": [1]}),
         *({"int": [1, 2.5]}, {"int": [2, 2]}, {"int": [False, 5]}, {"int": [1, 5], "when": {"a": [None]}}),
         *({"choice": [1, 1.0]}, {"choice": [""]}, {"choice": [1], "when": {}}, {"when": {"a": 1}}, ""),
+        *({"int": [0, 9], "log": True}, {"int": [1, 9], "log": 2}, {"choice": [1], "log": True}),
         *({"loguniform": [-1, 1]}, {"choice": ["sgd", None]}, {"normal": [0, 1]}),
     ],
     ids=str,

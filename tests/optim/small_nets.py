@@ -8,6 +8,11 @@ from zsharp.optim import METHODS
 SHARP = [name for name, method in METHODS.items() if method.rules.ascent != "none"]
 
 
+def with_percentile(method, q_p):
+    """The settings of a method with this percentile, if it has one."""
+    return {"q_p": q_p} if "q_p" in METHODS[method].defaults else {}
+
+
 class Classifier(nn.Module):
     def __init__(self, batch_norm=False, width=12):
         super().__init__()

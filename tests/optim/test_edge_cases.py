@@ -6,7 +6,7 @@ from generated import DTYPES, RULES, VALUES, gradient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from slow_twin import num_kept
-from small_nets import SHARP, batches, classifier, closure_for, same, weights
+from small_nets import SHARP, batches, classifier, closure_for, same, weights, with_percentile
 from torch import nn
 
 from zsharp.optim import METHODS, SAM, SharpnessAware, ZSharp, make_optimizer
@@ -106,7 +106,7 @@ def test_where_nothing_stands_out_it_is_the_ascent_without_a_filter(method, path
     for q_p in (0.95, 0.0):
         values = ([[2.0, 1.0]], [0.5], 0.25, [[1.0], [3.0], [2.0]])
         params = [nn.Parameter(torch.tensor(value)) for value in values]
-        optimizer = make_optimizer(params, method, "sgd", lr=0.1, q_p=q_p)
+        optimizer = make_optimizer(params, method, "sgd", lr=0.1, **with_percentile(method, q_p))
         for p in params:
             p.grad = torch.full_like(p, 0.5)
         optimizer.first_step()
@@ -233,7 +233,7 @@ def test_permuted_parameters(method, make, path):
         value = make(torch.randn(6, 4, dtype=torch.double))
         param = nn.Parameter(value if is_permuted else value.contiguous())
         assert param.is_contiguous() != is_permuted
-        optimizer = make_optimizer([param], method, "sgd", lr=0.1, q_p=0.5)
+        optimizer = make_optimizer([param], method, "sgd", lr=0.1, **with_percentile(method, 0.5))
         for seed in range(3):  # gradients of the other strides too
             grad = torch.randn(param.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
             param.grad = grad if seed else torch.empty_like(param).copy_(grad)
@@ -253,7 +253,7 @@ def test_a_model_may_change_its_layout_and_type_between_steps(method, size, path
     """The copy of the weights is made anew; the old one would bring them back in another order, or rounded."""
     torch.manual_seed(0)
     conv = nn.Conv2d(size[1], size[0], size[2])
-    optimizer = make_optimizer(conv.parameters(), method, "sgd", lr=0.1, q_p=0.5)
+    optimizer = make_optimizer(conv.parameters(), method, "sgd", lr=0.1, **with_percentile(method, 0.5))
     for change in (
         lambda: None,
         lambda: conv.to(memory_format=torch.channels_last),
@@ -270,7 +270,7 @@ def test_a_model_may_change_its_layout_and_type_between_steps(method, size, path
             before = weights(conv)
             optimizer.first_step()
             if "friendly" not in method and "random" not in method:
-                make_optimizer(fresh, method, "sgd", lr=0.1, q_p=0.5).first_step()
+                make_optimizer(fresh, method, "sgd", lr=0.1, **with_percentile(method, 0.5)).first_step()
                 for p, q in zip(conv.parameters(), fresh, strict=True):
                     torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-8)
             assert not same(conv.parameters(), before)

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
+from small_nets import with_percentile
 from torch import nn
 
 from zsharp.optim import make_optimizer
@@ -183,7 +184,7 @@ def ascents(method, device="cpu"):
     model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4), nn.Linear(60, 5))
     model.register_parameter("gain", nn.Parameter(torch.ones(1)))
     model = model.to(memory_format=torch.channels_last).to(device)
-    optimizer = make_optimizer(model.parameters(), method, "sgd", lr=0.1, q_p=0.8)
+    optimizer = make_optimizer(model.parameters(), method, "sgd", lr=0.1, **with_percentile(method, 0.8))
     results = []
     for step in range(NUM_STEPS):
         generator = torch.Generator().manual_seed(step)

@@ -187,8 +187,12 @@ def test_files_say_where_they_come_from(search):
         assert json.loads(metadata[b"package_versions"]) == FACTS["package_versions"]
         assert json.loads(metadata[b"hardware"]) == FACTS["hardware"]
         assert (metadata[b"git_commit"], metadata[b"git_dirty"]) == (b"0123abcd", b"false")
+        assert b"weights_checksum" not in metadata
     history = {"job": JOB, "job_history": [[0, JOB]], "schema_version": SCHEMA_VERSION}
     assert read_results(search).metadata == FACTS | history
+    with Ledger.open(search) as ledger:
+        ledger.record_event("start", {"weights_checksum": "0ab1"})
+    assert [pq.read_metadata(file).metadata[b"weights_checksum"] for file in export(search)] == [b"0ab1"] * 3
 
 
 def test_what_is_not_known_is_not_claimed(tmp_path):

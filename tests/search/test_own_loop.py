@@ -6,6 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from tune_jobs.errors import JobError
+from tune_jobs.job.spec import JobSpec
+from tune_jobs.search.folder import SearchFolder
+from tune_jobs.search.own_code import with_code
 from tune_jobs.search.own_loop import LoopStopped, build_run
 from zsharp.optim import METHODS
 from zsharp.training import TrainSpec, TrialSpec
@@ -136,3 +140,11 @@ def test_a_loss_that_is_not_finite_is_divergence():
     run = build_run(spec_of(), reporting(train_loss=float("inf")))
     assert run.run_epoch()["diverged"] == 1
     run.close()
+
+
+@pytest.mark.parametrize(("job", "keyword"), [({"task": "m:T"}, "task"), ({"train": "m:f"}, "train")])
+def test_what_a_program_passed_is_to_be_passed_again(job, keyword):
+    values = {"name": "own", "methods": ["base"], "space": {}, "search": {"num_trials": 1}}
+    spec = JobSpec.model_validate(values | job)
+    with pytest.raises(JobError, match=rf"tune_jobs\.resume\(folder, {keyword}=\.\.\.\)"):
+        with_code(spec, SearchFolder("nowhere"), None)

@@ -15,9 +15,10 @@ from tune_jobs.search.warm_start import warm_points
 KINDS = (
     "space.train.batch_size={choice: [32, 64]}",
     "space.train.augment.flip={choice: [true, false]}",
-    "space.model.width={int: [4, 9]}",
+    "space.train.augment.cutout={int: [4, 9]}",
     "space.momentum=0.9",
     "train.base_optimizer=sgd",
+    "search.first_points=[]",
 )
 
 
@@ -51,19 +52,23 @@ def test_the_best_of_the_same_architecture_come_first(earlier, caplog):
         "rho": best["param.rho"], "lr": best["param.lr"], "train.batch_size": int(best["param.train.batch_size"])
     }  # fmt: skip
     assert type(points[0]["params"]["train.batch_size"]) is int
-    names = ("momentum", "model.width", "train.augment.flip")
+    names = ("momentum", "train.augment.cutout", "train.augment.flip")
     assert sorted(record.args[1] for record in caplog.records) == sorted(names), "each once"
 
 
 def test_what_is_out_of_range_is_left_out_and_named(earlier, caplog):
-    sets = ["space.lr={uniform: [5, 6]}", "space.model.width={int: [4, 20]}", "search.first_points=[]"]
+    sets = [
+        "space.lr={uniform: [5, 6]}",
+        "space.train.augment.cutout={int: [4, 20]}",
+        "search.first_points=[]",
+    ]
     sets += ["space.train.augment.flip={choice: [true, false]}"]
     with caplog.at_level(logging.WARNING):
         points = warm_points(job_after([earlier], *sets))["resnet8-sam"]
     assert len(points) == 3
     for point in points:
-        assert set(point["params"]) == {"rho", "model.width", "train.augment.flip"}
-        assert type(point["params"]["model.width"]) is int
+        assert set(point["params"]) == {"rho", "train.augment.cutout", "train.augment.flip"}
+        assert type(point["params"]["train.augment.cutout"]) is int
         assert type(point["params"]["train.augment.flip"]) is bool
     assert any(record.args[1] == "lr" and "between 5 and 6" in record.args[2] for record in caplog.records)
 

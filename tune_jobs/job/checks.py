@@ -17,7 +17,7 @@ from tune_jobs.job.space_checks import (
     check_space,
     circular,
 )
-from tune_jobs.job.spec import SECTIONS, DataModel, JobSpec
+from tune_jobs.job.spec import SECTIONS, DataModel, JobSpec, Study
 from tune_jobs.storage import is_address
 from tune_jobs.wording import counted
 from zsharp.training.epoch_row import RESERVED_NAMES
@@ -225,24 +225,50 @@ def _check_momentum(checked: _Checked) -> Iterator[Problem]:
     yield from check_momentum(checked.job)
 
 
-def _check_something_to_search(checked: _Checked) -> Iterator[Problem]:
+def _check_studies(checked: _Checked) -> Iterator[Problem]:
     from zsharp.optim.methods import METHODS
 
-    search = checked.job.search
-    if search.num_configurations <= 1 or search.sampler == "grid":
-        return
     if not set(checked.job.methods) <= set(METHODS) or circular(checked.job):  # reported already
         return
-    fixed_methods = {study.method for study in checked.job.studies() if not study.parameters}
-    for method in checked.job.methods:
-        if method not in fixed_methods:
-            continue
-        yield Problem(
-            "space",
-            NOTHING,
-            f"nothing to search for method {method}: its {search.num_trials} trials would all be the same; "
-            "give one of its parameters a range, or set search.num_trials to 1",
+    yield from check_studies(checked.job)
+
+
+def check_studies(job: JobSpec) -> Iterator[Problem]:
+    """Yields studies with nothing to search, or with a grid of another size than their number of trials."""
+    said = set()
+    for study in job.studies():
+        problem = _study_problem(job, study)
+        # Studies of a method differ only if their architectures take different arguments.
+        if problem is not None and (study.method, study.parameters) not in said:
+            said.add((study.method, study.parameters))
+            yield problem
+
+
+def _study_problem(job: JobSpec, study: Study) -> Problem | None:
+    search = job.search
+    is_all = {other.parameters for other in job.studies() if other.method == study.method} == {
+        study.parameters
+    }
+    which = f"method {study.method}" if is_all else f"{study.architecture} with method {study.method}"
+    if search.sampler == "grid":
+        if any(map(_is_no_grid, job.space.values())):  # reported already
+            return None
+        space = job.space_of(study.method, study.architecture)
+        size = grid_size(as_choices(space), job.outside_values(study))
+        if size * search.seeds == search.num_trials:
+            return None
+        text = (
+            f"the grid of {which} has {counted(size, 'point')}, which with search.seeds = {search.seeds} makes "
+            f"{counted(size * search.seeds, 'trial')}"
         )
+        return Problem("search.num_trials", search.num_trials, text)
+    if search.num_configurations <= 1 or study.parameters:
+        return None
+    text = (
+        f"nothing to search for {which}: its {search.num_trials} trials would all be the same; "
+        "give one of its parameters a range, or set search.num_trials to 1"
+    )
+    return Problem("space", NOTHING, text)
 
 
 def _check_repeats(checked: _Checked) -> Iterator[Problem]:
@@ -276,30 +302,15 @@ def _check_repeats(checked: _Checked) -> Iterator[Problem]:
 
 
 def _check_grid(checked: _Checked) -> Iterator[Problem]:
-    from zsharp.optim.methods import METHODS
-
     job = checked.job
-    if job.search.sampler != "grid" or not set(job.methods) <= set(METHODS):
+    if job.search.sampler != "grid":
         return
-    ranges = [name for name, drawn in job.space.items() if _is_no_grid(drawn)]
-    for name in ranges:
+    for name in [name for name, drawn in job.space.items() if _is_no_grid(drawn)]:
         text = (
             f"the grid sampler needs {{choice: [value, ...]}}, at most {_LONGEST_AXIS} whole numbers as {{int: [low, "
             "high]}, or a plain number"
         )
         yield Problem(show_path(("space", name)), NOTHING, text)
-    if ranges or circular(job):
-        return
-    # Studies are listed by architecture: the first ones have each method once, and the grid is the method's.
-    for study in job.studies()[: len(job.methods)]:
-        size = grid_size(as_choices(job.space_of(study.method)), job.outside_values(study.method))
-        if size * job.search.seeds != job.search.num_trials:
-            yield Problem(
-                "search.num_trials",
-                job.search.num_trials,
-                f"the grid of method {study.method} has {counted(size, 'point')}, which with search.seeds = "
-                f"{job.search.seeds} makes {counted(size * job.search.seeds, 'trial')}",
-            )
 
 
 def _is_no_grid(distribution: Distribution) -> bool:
@@ -362,11 +373,18 @@ _CHECKS: tuple[tuple[tuple[_Keys, ...], Callable[[_Checked], Iterator[Problem]]]
     ((("task",), ("train", "loop")), _check_conditions),
     ((("space",), ("train", "base_optimizer")), _check_momentum),
     (
-        (("methods",), ("space",), ("search", "num_trials"), ("search", "seeds"), ("search", "sampler")),
-        _check_something_to_search,
+        (
+            ("architectures",),
+            ("methods",),
+            ("space",),
+            ("search", "num_trials"),
+            ("search", "seeds"),
+            ("search", "sampler"),
+        ),
+        _check_studies,
     ),
     ((("search",),), _check_repeats),
-    ((("methods",), ("space",), ("search",)), _check_grid),
+    ((("space",), ("search",)), _check_grid),
     ((("task",),), _check_first_points),
     ((("train", "epochs"), ("train", "warmup_epochs")), _check_warmup),
     ((("train", "epochs"), ("asha", "grace_epochs")), _check_grace),

@@ -1,12 +1,14 @@
 """Checks a job against its data: files are intact, models fit the images, and there are enough images."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tune_jobs.errors import JobError, Problem
+from tune_jobs.job.checks import check_studies
 from tune_jobs.job.model_checks import try_models
+from tune_jobs.job.searched import model_argument
 from tune_jobs.job.spec import JobSpec
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ class TriedJob:
     info: "DataInfo"  # the data set
     models: dict[str, "ModelFacts"]  # by architecture
     steps_per_epoch: int  # optimizer steps; with several batch sizes, of the smallest
+    job: JobSpec  # it, with which arguments each of its architectures takes
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -92,9 +95,20 @@ def try_job(job: JobSpec) -> TriedJob:
         for size in sizes
         if size > num_train
     ]
+    if not problems:
+        job = _with_arguments(job, models)
+        problems = list(check_studies(job))
     if problems:
         raise JobError(problems)
-    return TriedJob(info, models, num_train // min(sizes))
+    return TriedJob(info, models, num_train // min(sizes), job)
+
+
+def _with_arguments(job: JobSpec, models: Mapping[str, "ModelFacts"]) -> JobSpec:
+    """Returns the job with which arguments its architectures take, if it searches some and has not recorded them."""
+    if job.model_arguments or not any(model_argument(name, any_name=False) for name in job.space):
+        return job
+    taken = {name: tuple(sorted(facts.arguments)) for name, facts in models.items()}
+    return job.model_copy(update={"model_arguments": taken})
 
 
 def _unfit_sizes(job: JobSpec, image_shapes: Iterable[tuple[int, int, int]]) -> Iterator[Problem]:

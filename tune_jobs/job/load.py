@@ -51,7 +51,16 @@ def load_job(
     if problems or job is None:
         raise JobError(problems + more)
     beside = Path(source).parent if isinstance(source, str) and source not in _preset_files() else Path()
-    return _with_code_folders(job, beside)
+    return _with_code_folders(_with_weights(job, beside), beside)
+
+
+def _with_weights(job: JobSpec, beside: Path) -> JobSpec:
+    """Returns the job with an absolute path of its weights: beside the job file, else from the working folder."""
+    if job.init.weights is None or job.init.weights.startswith("~"):
+        return job
+    files = (beside / job.init.weights, Path(job.init.weights))
+    weights = next((file for file in files if file.is_file()), files[-1]).absolute()
+    return job.model_copy(update={"init": job.init.model_copy(update={"weights": str(weights)})})
 
 
 def _with_code_folders(job: JobSpec, beside: Path) -> JobSpec:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from tune_jobs.errors import NOTHING, Problem
 from tune_jobs.job.searched import model_argument
+from tune_jobs.job.space import example_value
 from tune_jobs.job.spec import JobSpec
 from zsharp.names import did_you_mean
 
@@ -26,11 +27,17 @@ def try_models(job: JobSpec, info: "DataInfo") -> tuple[dict[str, "ModelFacts"],
     facts: dict[str, ModelFacts] = {}
     problems = []
     first_study = {study.architecture: study for study in reversed(job.studies())}
+    searched = {
+        argument: example_value(distribution)
+        for name, distribution in job.space.items()
+        if (argument := model_argument(name, any_name=False))
+    }
     for i, architecture in enumerate(job.architectures):
         study = first_study[architecture]
         spec = job.trial_spec(study, job.largest(study))
+        others = {name: value for name, value in searched.items() if name not in spec.model}
         try:
-            facts[architecture] = try_model(spec, info.image_shape, info.num_classes)
+            facts[architecture] = try_model(spec, info.image_shape, info.num_classes, others)
         except ValueError as error:
             problems.append(Problem(f"architectures[{i}]", architecture, str(error)))
     if not problems:

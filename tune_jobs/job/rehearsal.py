@@ -21,6 +21,7 @@ VALIDATION_LIMIT_S = 120.0
 class Rehearsed:
     """What a job's trials will find on this machine."""
 
+    job: JobSpec  # it, with which arguments each of its architectures takes
     data: "DataInfo | None"  # None with a task
     code: OwnCode | None  # None if the job imports nothing of the user's own
     steps_per_epoch: int | None = None  # of a task
@@ -45,18 +46,19 @@ def rehearse(job: JobSpec, task: Callable[..., Any] | None = None) -> Rehearsed:
         JobError: If data, architectures or task cannot be used; nothing was started or written.
     """
     if job.train.loop is not None:
-        return Rehearsed(None, _imported_loop(job, task))
+        return Rehearsed(job, None, _imported_loop(job, task))
     weights = _weights_checksum(job)
     if job.task is None:
         tried = try_job(job)
         code = OwnCode.imported(job) if uses_own_code(job) else None
-        return Rehearsed(tried.info, code, weights_checksum=weights, notes=tried.notes)
+        return Rehearsed(tried.job, tried.info, code, weights_checksum=weights, notes=tried.notes)
     steps, num_parameters = None, None
     notes: tuple[str, ...] = ()
     for study in job.studies():
         steps, num_parameters, more = _take_a_step(job, study, task)
         notes += more
-    return Rehearsed(None, OwnCode.imported(job), steps, num_parameters, weights, tuple(dict.fromkeys(notes)))
+    code = OwnCode.imported(job)
+    return Rehearsed(job, None, code, steps, num_parameters, weights, tuple(dict.fromkeys(notes)))
 
 
 def _weights_checksum(job: JobSpec) -> str | None:

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -18,6 +18,7 @@ from pydantic import (
     ValidatorFunctionWrapHandler,
     WrapValidator,
     model_serializer,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
@@ -120,9 +121,19 @@ class LogUniform(_Distribution):
 
 
 class Int(_Distribution):
-    """Any whole number between two bounds, both included, all equally likely."""
+    """Any whole number between two bounds, both included, all equally likely.
+
+    With `log` all orders of magnitude are equally likely, as for `loguniform`.
+    """
 
     int: Annotated[tuple[Whole, Whole], AfterValidator(_check_order)]
+    log: bool | None = None
+
+    @model_validator(mode="after")
+    def _positive(self) -> Self:
+        if self.log and self.int[0] < 1:
+            raise PydanticCustomError("log", "with `log` the low bound must be at least 1")
+        return self
 
 
 class Choice(_Distribution):
@@ -143,7 +154,7 @@ _MODELS: Mapping[type[_Distribution], str] = {
 def _kind(value: Any) -> Literal["uniform", "loguniform", "int", "choice", "fixed"] | None:
     """Returns which member of the union a raw or parsed value is meant to be; None if it cannot be told."""
     if isinstance(value, Mapping):
-        named = [key for key in value if key != "when"]
+        named = [key for key in value if key != "when" and not (key == "log" and "int" in value)]
         return named[0] if len(named) == 1 and named[0] in KINDS else None
     if isinstance(value, bool | int | float | str):
         return "fixed"
@@ -183,6 +194,8 @@ def example_value(distribution: Distribution) -> Value:
             return (low + high) / 2
         case LogUniform(loguniform=(low, high)):
             return math.sqrt(low * high)
+        case Int(int=(low, high), log=True):
+            return round(math.sqrt(low * high))
         case Int(int=(low, high)):
             return (low + high) // 2
         case Choice(choice=choices):
@@ -344,7 +357,7 @@ def to_optuna(distribution: Distribution) -> "BaseDistribution":
         case LogUniform(loguniform=(low, high)):
             return FloatDistribution(low, high, log=True)
         case Int(int=(low, high)):
-            return IntDistribution(low, high)
+            return IntDistribution(low, high, log=bool(distribution.log))
         case Choice(choice=choices):
             return CategoricalDistribution(choices)
     return CategoricalDistribution((distribution,))
@@ -358,7 +371,7 @@ def suggest(trial: "Trial", name: str, distribution: Distribution) -> Value:
         case LogUniform(loguniform=(low, high)):
             return trial.suggest_float(name, low, high, log=True)
         case Int(int=(low, high)):
-            return trial.suggest_int(name, low, high)
+            return trial.suggest_int(name, low, high, log=bool(distribution.log))
         case Choice(choice=choices):
             chosen: Value = trial.suggest_categorical(name, choices)  # type: ignore[assignment]
             return chosen

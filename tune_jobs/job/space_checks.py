@@ -35,6 +35,14 @@ from zsharp.settings import Setting
 
 _BASE_OPTIMIZER = "train.base_optimizer"
 
+# What every task is passed, by the setting it is from.
+_PASSED: Mapping[str, str] = {
+    "batch_size": "train.batch_size",
+    "device": "resources.device",
+    "epochs": "train.epochs",
+    "seed": "train.seed",
+}
+
 
 def check_space(job: JobSpec) -> Iterator[Problem]:
     """Yields problems of names and values, each against the declaration of its setting."""
@@ -43,12 +51,21 @@ def check_space(job: JobSpec) -> Iterator[Problem]:
         if not is_known(name, any_name=job.takes_any_name):
             yield Problem(path, NOTHING, unknown_parameter(name, any_name=job.takes_any_name))
             continue
+        if job.task is not None and (setting_of := _PASSED.get(name.removeprefix(MODEL))):
+            yield Problem(path, NOTHING, _passed(setting_of))
         if (twin := _twin(name, job)) in job.space:
             yield Problem(path, NOTHING, f"{twin} is the same setting; remove one")
         if (setting := named_settings().get(name)) is not None:
             yield from _check_values(name, setting, distribution)
         if name == "train.warmup_epochs":
             yield from _check_warmup(job, distribution)
+    for argument in job.model:
+        if job.task is not None and argument in _PASSED:
+            yield Problem(show_path(("model", argument)), NOTHING, _passed(_PASSED[argument]))
+
+
+def _passed(setting: str) -> str:
+    return f"every task is passed {setting} under this name; write {setting}"
 
 
 def _twin(name: str, job: JobSpec) -> str | None:

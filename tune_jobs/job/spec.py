@@ -33,6 +33,7 @@ from tune_jobs.job.space import (
 from tune_jobs.storage import address_problem, is_address
 from zsharp.training.spec import AugmentSpec, DataSpec, Device, InitSpec, TrainSpec, TrialSpec
 from zsharp.training.spec import Value as AnyValue
+from zsharp.user_code import is_reference
 
 Sampler = Literal["tpe", "random", "gp", "grid"]
 
@@ -190,6 +191,10 @@ class JobSpec(_Section, frozen=True):
     train: TrainModel = TrainModel()
     init: InitModel = InitModel()
     model: dict[Text, Argument] = Field(default_factory=dict)
+    # Found out when a search starts: which arguments in `model` and `space` each architecture takes.
+    model_arguments: dict[Text, Annotated[tuple[Text, ...], Field(strict=False)]] = Field(
+        default_factory=dict
+    )
     code: Annotated[tuple[Text, ...], Field(strict=False)] = ()
     space: dict[str, Distribution]
     search: SearchModel
@@ -250,7 +255,7 @@ class JobSpec(_Section, frozen=True):
                 name=f"{label_of(architecture)}-{method}",
                 architecture=architecture,
                 method=method,
-                parameters=self._searched(method),
+                parameters=self._searched(method, architecture),
             )
             for architecture in ((self.own,) if self.own else self.architectures)
             for method in self.methods
@@ -261,23 +266,37 @@ class JobSpec(_Section, frozen=True):
         """Whether the space may have names of the user's own: arguments of a task, or what a loop reads."""
         return self.own is not None
 
-    def space_of(self, method: str) -> dict[str, Distribution]:
-        """Returns the space of a method: without the parameters that it does not have, in the order of `Study`.
+    def space_of(self, method: str, architecture: str) -> dict[str, Distribution]:
+        """Returns the space of a study: without what its method or architecture lacks, in the order of `Study`.
 
         Raises:
             ValueError: If the method is unknown, or conditions go round in a circle.
         """
         own = parameters_of(method)
-        others = [name for name in self.space if name not in PARAMETERS]
+        others = [
+            name for name in self.space if name not in PARAMETERS and self._may_take(architecture, name)
+        ]
+        # What not all architectures take comes last, so that shared configurations are the same in all the rest.
+        others.sort(key=lambda name: not all(self._may_take(other, name) for other in self.architectures))
         names = [*(name for name in own if name in self.space), *others]
         return {name: self.space[name] for name in in_order(self.space, names)}
 
-    def _searched(self, method: str) -> tuple[str, ...]:
+    def _may_take(self, architecture: str, name: str) -> bool:
+        """Whether an architecture takes a parameter: unless it is known that it has no such argument."""
+        argument = model_argument(name, any_name=False)
+        if argument is None or self.own is not None:
+            return True
+        is_ours = not is_reference(architecture) and "/" not in architecture
+        taken = self.model_arguments.get(architecture, () if is_ours else (argument,))
+        return argument in taken
+
+    def _searched(self, method: str, architecture: str) -> tuple[str, ...]:
+        space = self.space_of(method, architecture)
         possible: dict[str, tuple[Value, ...]] = {
-            name: (value,) for name, value in self.outside_values(method).items()
+            name: (value,) for name, value in self._outside_values(space).items()
         }
         searched: list[str] = []
-        for name, distribution in self.space_of(method).items():
+        for name, distribution in space.items():
             if all(
                 any(is_among(value, valid) for value in possible.get(other, ()))
                 for other, valid in condition(distribution).items()
@@ -292,11 +311,12 @@ class JobSpec(_Section, frozen=True):
         value = None if name in self.space else self.setting(name)
         return () if value is None else (value,)
 
-    def outside_values(self, method: str) -> dict[str, Value]:
-        """Returns what a method's conditions name that is not in the space, with the value that all trials have."""
-        others = {
-            other for distribution in self.space_of(method).values() for other in condition(distribution)
-        }
+    def outside_values(self, study: Study) -> dict[str, Value]:
+        """Returns what a study's conditions name that is not in the space, with the value that all trials have."""
+        return self._outside_values(self.space_of(study.method, study.architecture))
+
+    def _outside_values(self, space: Mapping[str, Distribution]) -> dict[str, Value]:
+        others = {other for distribution in space.values() for other in condition(distribution)}
         return {other: value for other in sorted(others) for value in self._values_unless_searched(other)}
 
     def setting(self, name: str) -> Value | None:
@@ -345,9 +365,10 @@ class JobSpec(_Section, frozen=True):
             value_of: Called for each searched parameter of the trial, those that conditions name first; None leaves
                 the parameter out.
         """
-        outside = self.outside_values(study.method)
+        space = self.space_of(study.method, study.architecture)
+        outside = self._outside_values(space)
         values: dict[str, Value] = {}
-        for name, distribution in self.space_of(study.method).items():
+        for name, distribution in space.items():
             if not is_active(distribution, outside | values):
                 continue
             value = fixed_value(distribution)
@@ -365,7 +386,7 @@ class JobSpec(_Section, frozen=True):
         Args:
             number: The trial's number in its study, which determines its seed if `search.seeds` is above 1.
         """
-        valid = self.space_of(study.method)
+        valid = self.space_of(study.method, study.architecture)
         assert set(params) <= set(valid), f"{study.name} has no parameters {set(params) - set(valid)}"
         values = self.draw(study, lambda name, _: params.get(name))
         data = self.data.model_dump()

@@ -136,10 +136,10 @@ def collect(results: Sequence[Results]) -> Report:
 def limits(distribution: Distribution | None) -> tuple[float, float, bool] | None:
     """Returns the ends of a search range and whether it is logarithmic; None of a single value, and of names."""
     match distribution:
+        case LogUniform(loguniform=(low, high)) | Int(int=(low, high), log=True):
+            return low, high, True
         case Uniform(uniform=(low, high)) | Int(int=(low, high)):
             return low, high, False
-        case LogUniform(loguniform=(low, high)):
-            return low, high, True
         case Choice(choice=choices) if len(choices) > 1:
             numbers = [value for value in choices if not isinstance(value, bool | str)]
             return (min(numbers), max(numbers), False) if len(numbers) == len(choices) else None

@@ -62,11 +62,14 @@ def export(folder: Path | str) -> list[Path]:
             for name, value in trial["params"].items()
             if isinstance(value, bool | str)
         }
+        events = ledger.events()
         origins = {
-            event["trial_id"]: event["data"].get("origin")
-            for event in ledger.events()
-            if event["kind"] == "origin"
+            event["trial_id"]: event["data"].get("origin") for event in events if event["kind"] == "origin"
         }
+        # Every session has checked that the file is the same.
+        for event in events:
+            if checksum := event["data"].get("weights_checksum"):
+                metadata["weights_checksum"] = checksum
         confirmations = [_confirmation_row(row, names) for row in ledger.confirmations().values()]
         _make_folder(parquet)
 

@@ -30,7 +30,8 @@ _NUM_SHOWN = 6
 def changed_settings(old: JobSpec, new: JobSpec) -> dict[str, tuple[Any, Any]]:
     """Returns the settings in which two jobs differ, by path, with both values; empty if they are the same search.
 
-    Where the code is does not count, since its contents are compared; nor does what only follows from the epochs.
+    Where the code is does not count, since its contents are compared; nor does what its models take, nor what only
+    follows from the epochs.
     """
     before, after = (
         dict(flat(_comparable(job).model_dump(mode="json"))) for job in (old, _with_derived(old, new))
@@ -79,7 +80,7 @@ def _with_derived(old: JobSpec, new: JobSpec) -> JobSpec:
 
 
 def _comparable(job: JobSpec) -> JobSpec:
-    return job.with_absolute_root().model_copy(update={"code": ()})
+    return job.with_absolute_root().model_copy(update={"code": (), "model_arguments": {}})
 
 
 def _shortened(before: JobSpec, job: JobSpec, num_started: int) -> Iterator[Problem]:

@@ -22,19 +22,21 @@ def with_code(
     Raises:
         JobError: If there is neither, or the task passed is not the recorded one.
     """
+    keyword, path = ("task", "task") if job.task else ("train", "train.loop")
     if task is not None:
         named = name_object(task)
         if named.reference != job.own:
             message = f"the search began with {job.own}; pass that, or start another search"
-            raise JobError([Problem("task", named.reference, message)])
+            raise JobError([Problem(path, named.reference, message)])
         return job.model_copy(update={"code": named.folders}), named
     if not uses_own_code(job):
         return job, None
     if not job.code:
         message = (
-            "was passed by a program and cannot be imported; resume with tune_jobs.resume(folder, task=...)"
+            "was passed by a program and cannot be imported; "
+            f"resume with tune_jobs.resume(folder, {keyword}=...)"
         )
-        raise JobError([Problem("task" if job.task else "train.loop", job.own, message)])
+        raise JobError([Problem(path, job.own, message)])
     if all(Path(folder).is_dir() for folder in job.code):
         return job, None
     search.fetch_code()

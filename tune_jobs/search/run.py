@@ -106,6 +106,7 @@ def run(
             on_start=on_start,
         )
     rehearsed = rehearsed_with(job, named)
+    job = rehearsed.job
     slots, totals = plan_resources(job)
     warm = warm_points(job)
     cluster.check_can_start()
@@ -130,7 +131,9 @@ def _resolved(
     """Returns the job with the task or loop that was passed, and how that is named."""
     own = train if task is None else task
     if own is None:
-        return (job if isinstance(job, JobSpec) else load_job(job)).with_absolute_root(), None
+        job = job if isinstance(job, JobSpec) else load_job(job)
+        # Another search, whose `job.yaml` this may be, found out for itself what its architectures take.
+        return job.model_copy(update={"model_arguments": {}}).with_absolute_root(), None
     named = name_object(own)
     if not isinstance(job, JobSpec):
         job = load_job(job, **{"loop" if task is None else "task": named.reference})

@@ -41,8 +41,8 @@ def sampler_of(job: JobSpec, study: Study, number: int) -> "BaseSampler":
             case "random":
                 return samplers.RandomSampler(seed=seed)
             case "grid":
-                choices = as_choices(job.space_of(study.method))
-                point = grid_point(choices, number, job.outside_values(study.method))
+                choices = as_choices(job.space_of(study.method, study.architecture))
+                point = grid_point(choices, number, job.outside_values(study))
                 return samplers.PartialFixedSampler(point, samplers.RandomSampler(seed=0))
             case "gp":
                 return samplers.GPSampler(

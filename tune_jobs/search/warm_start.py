@@ -87,11 +87,13 @@ def _mapped(
     job: JobSpec, study: Study, folder: str, row: Mapping[str, Any], left_out: dict[tuple[str, str], str]
 ) -> dict[str, Value]:
     """Returns a trial's values of the study's parameters; says once for each name why it was left out."""
-    space = job.space_of(study.method)
+    space = job.space_of(study.method, study.architecture)
     params: dict[str, Value] = {}
     for column, value in row.items():
         name = column.removeprefix(PARAM_PREFIX)
         if name == column or value is None:
+            continue
+        if name in job.space and name not in space:  # an argument that this architecture does not take
             continue
         drawn = find_value(space[name], value) if name in space else None
         if drawn is None:

@@ -35,24 +35,14 @@ class Architecture:
     check: Callable[[ImageShape], None]
 
 
-def build_model(
-    name: str,
-    image_shape: ImageShape,
-    num_classes: int,
-    *,
-    arguments: Mapping[str, Any] = MappingProxyType({}),
-    code: Sequence[str] = (),
-    pretrained: bool = False,
-) -> nn.Module:
+def build_model(name: str, image_shape: ImageShape, num_classes: int, **options: Any) -> nn.Module:
     """Return the architecture `name` with fresh float32 weights, in training mode, on torch's default device.
 
     Weights are drawn from torch's global generator, so a seed fixes them. The model maps images
     `[batch, *image_shape]` to logits `[batch, num_classes]`; the control flow of ours depends on shapes only.
 
     Args:
-        arguments: Passed to a function of the user's own or a library's model, as far as it takes them.
-        code: Folders that `module:function` is looked up in.
-        pretrained: Start from the weights that the architecture's library publishes.
+        options: Those of `build`.
 
     Raises:
         ValueError: on an unknown name, an image shape that it cannot take, or fewer than two classes;
@@ -63,7 +53,7 @@ def build_model(
         >>> build_model("resnet20", (3, 32, 32), 10)(torch.zeros(8, 3, 32, 32)).shape
         torch.Size([8, 10])
     """
-    return build(name, image_shape, num_classes, arguments=arguments, code=code, pretrained=pretrained).model
+    return build(name, image_shape, num_classes, **options).model
 
 
 def build(
@@ -75,7 +65,13 @@ def build(
     code: Sequence[str] = (),
     pretrained: bool = False,
 ) -> Built:
-    """As `build_model`, and tells which arguments were passed and which weights were loaded."""
+    """As `build_model`, and tells which arguments were passed and which weights were loaded.
+
+    Args:
+        arguments: Passed to a function of the user's own or a library's model, as far as it takes them.
+        code: Folders that `module:function` is looked up in.
+        pretrained: Start from the weights that the architecture's library publishes.
+    """
     check_architecture(name, image_shape)
     if num_classes < 2:
         raise ValueError(

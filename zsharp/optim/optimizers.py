@@ -1,15 +1,18 @@
 """The optimizers by their usual names, and one factory for all methods."""
 
 from collections.abc import Iterable
+from inspect import signature
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from zsharp.optim.base_step import with_same_step
 from zsharp.optim.checks import check_base_class
 from zsharp.optim.methods import VARIANTS, Filter, OneDim, Rules, Scope, find_method
 from zsharp.optim.sharpness_aware import SharpnessAware
+from zsharp.parameters import ASCENT_PARAMETERS
 
 Params = Iterable[Tensor] | Iterable[dict[str, Any]]
 BASE_OPTIMIZERS: dict[str, type[Optimizer]] = {
@@ -17,6 +20,7 @@ BASE_OPTIMIZERS: dict[str, type[Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
 }
+_OF_THE_ASCENT = (*ASCENT_PARAMETERS, "interval", "start_step", "seed")
 
 
 class SAM(SharpnessAware):
@@ -164,6 +168,9 @@ def make_optimizer(
 ) -> Optimizer:
     """Returns the optimizer of a method; for `base`, the base optimizer itself.
 
+    All of them are used alike: `step(closure, model=model)` works for `base` too, which ignores the settings of the
+    ascent that it is passed.
+
     Args:
         params: Parameters or groups.
         method: A name in `METHODS`.
@@ -173,6 +180,7 @@ def make_optimizer(
 
     Raises:
         ValueError: If the method or the base optimizer is unknown, or a number is outside its range.
+        TypeError: If the method has no such setting.
     """
     row = find_method(method)
     if isinstance(base_optimizer, str):
@@ -183,5 +191,10 @@ def make_optimizer(
         base_optimizer = BASE_OPTIMIZERS[base_optimizer]
     check_base_class(base_optimizer)
     if row.rules.ascent == "none":
-        return base_optimizer(params, **kwargs)
+        own = signature(base_optimizer).parameters  # Adadelta has a rho
+        kept = {name: value for name, value in kwargs.items() if name in own or name not in _OF_THE_ASCENT}
+        return with_same_step(base_optimizer(params, **kept))
+    for name in kwargs:
+        if name in ASCENT_PARAMETERS and name not in row.defaults:
+            raise TypeError(f"{method} has no setting {name!r}; its own are {', '.join(row.defaults)}")
     return SharpnessAware(params, base_optimizer, rules=row.rules, **{**row.defaults, **kwargs})

@@ -1,6 +1,9 @@
 """Tries a trial's model on two images before anything is trained."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +15,7 @@ from zsharp.models.libraries import weights_input
 from zsharp.models.weights import load_weights
 from zsharp.training.build_optimizer import freeze
 from zsharp.training.spec import TrialSpec
-from zsharp.user_code import UserCodeError, told_as_theirs
+from zsharp.user_code import UserCodeError, load_callable, takes, told_as_theirs
 
 
 @dataclass(frozen=True)
@@ -22,15 +25,23 @@ class ModelFacts:
     num_parameters: int  # components of its parameters
     num_trained: int  # those that are not frozen
     num_stored: int  # those of its parameters and buffers
-    arguments: frozenset[str]  # which of the spec's arguments it takes
+    arguments: frozenset[str]  # which of the arguments that trials have it takes
     notes: tuple[str, ...] = ()  # what users should know about its weights
 
 
-def try_model(spec: TrialSpec, image_shape: tuple[int, int, int], num_classes: int) -> ModelFacts:
+def try_model(
+    spec: TrialSpec,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    of_other_trials: Mapping[str, Any] = MappingProxyType({}),
+) -> ModelFacts:
     """Builds a trial's model on the CPU and runs a batch of two images through both passes.
 
     Our own architectures are only counted, unless weights are loaded into them. The global generator of torch is left
     as it is.
+
+    Args:
+        of_other_trials: Arguments that the spec does not have, with examples: those with a condition, say.
 
     Raises:
         ValueError: If it cannot be built, or its weights do not fit; `UserCodeError` if it is no classifier of such
@@ -57,9 +68,27 @@ def try_model(spec: TrialSpec, image_shape: tuple[int, int, int], num_classes: i
         sum(param.numel() for param in params),
         sum(param.numel() for param in params if param.requires_grad),
         sum(tensor.numel() for tensor in model.state_dict().values()),
-        built.arguments,
+        built.arguments | arguments_of(spec, image_shape, num_classes, of_other_trials),
         tuple(notes),
     )
+
+
+def arguments_of(
+    spec: TrialSpec, image_shape: tuple[int, int, int], num_classes: int, arguments: Mapping[str, Any]
+) -> frozenset[str]:
+    """Returns which of the arguments a trial's architecture takes; all of them where that cannot be told."""
+    name = spec.architecture
+    if name in ARCHITECTURES or not arguments:
+        return frozenset()
+    if not is_library_name(name):
+        function = load_callable(name, spec.code)
+        return frozenset(argument for argument in arguments if takes(function, argument))
+    try:
+        with torch.device("meta"):
+            built = build(name, image_shape, num_classes, arguments={**spec.model, **arguments})
+    except ValueError:  # together the examples make no model
+        return frozenset(arguments)
+    return built.arguments & frozenset(arguments)
 
 
 def _other_size(name: str, image_shape: tuple[int, int, int]) -> list[str]:
