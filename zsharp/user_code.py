@@ -64,7 +64,7 @@ def load_callable(reference: str, folders: Sequence[str | Path] = ()) -> Callabl
     target = getattr(module, name)
     if not callable(target):
         raise UserCodeError(
-            f"{reference}: {name} is a {type(target).__name__}; expected a function or a class"
+            f"{reference}: {name} is of type {type(target).__name__}; expected a function or a class"
         )
     return target  # type: ignore[no-any-return]
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 def network(width):
     """Returns a small convolutional network for digits [batch, 1, 8, 8]."""
     return nn.Sequential(
-        nn.Conv2d(1, width, 3, padding=1), nn.GroupNorm(4, width), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(1, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2),
         nn.Flatten(), nn.Dropout(0.2), nn.Linear(width * 16, 10),
     )  # fmt: skip
 
@@ -50,7 +50,7 @@ def train(trial):
                 accelerator.backward(loss)
                 return loss
 
-            optimizer.step(closure)
+            optimizer.step(closure, model=model)  # batch norm counts each batch once
         schedule.step()
         states = {"model": model, "optimizer": optimizer, "schedule": schedule}
         trial.save({name: part.state_dict() for name, part in states.items()})

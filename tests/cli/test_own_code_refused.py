@@ -1,101 +1,13 @@
 """What users bring and cannot be used: one line and exit code 2, before anything is started or written."""
 
 import pytest
-from command_line import assert_refused, call
-
-TASK = """
-import torch
-from torch import nn
-class Task:
-    steps_per_epoch = 2
-    def __init__(self, seed):
-        self.model = nn.Linear(3, 1)
-    def batches(self, epoch):
-        return [torch.ones(4, 3)] * 2
-    def loss(self, batch):
-        return self.model(batch).mean()
-    def validate(self):
-        return {"val_loss": 1.0}
-"""
-NET = """
-import sys, torch
-from torch import nn
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(64, 10)
-    def forward(self, images):
-        return self.layer(images.flatten(1))
-def net(image_shape, num_classes):
-    return Net()
-"""
-
-
-def task(name, old="", new=""):
-    return {"task": f"{name}:Task", "metric": "val_loss", "mode": "min"}, {
-        f"{name}.py": TASK.replace(old, new)
-    }
-
-
-def net(name, old="", new="", function="net"):
-    job = {"data": "{name: digits}", "architectures": f"['{name}:{function}']"}
-    return job, {f"{name}.py": NET.replace(old, new)}
-
-
-CASES = {
-    "no such module": ({"task": "absent_module:Task"}, {}, "absent_module"),
-    "no such attribute": (*net("own0", function="nets"), "did you mean net"),
-    "no reference": ({"task": "own1"}, {"own1.py": TASK}, "module:function"),
-    "import raises": (*net("own2", "import sys", "raise OSError('mine')\nimport sys"), "mine"),
-    "import exits": (*net("own3", "import sys", "raise SystemExit(3)\nimport sys"), "sys.exit(3)"),
-    "syntax error": (*net("own4", "import sys", "import sys,"), "own4.py, line 2"),
-    "not callable": (*net("own5", "def net", "other = 3\ndef net", function="other"), "a int"),
-    "needs more": (*net("own6", "num_classes)", "num_classes, depth)"), "'depth'"),
-    "by position only": (*net("own7", "num_classes)", "num_classes, /)"), "by position only"),
-    "raises in its file": (*net("own8", "return Net()", "return [][1]"), "own8.py, line"),
-    "returns no model": (*net("own9", "return Net()", "return 3"), "int"),
-    "returns a tuple": (*net("own10", "return self.layer(images.flatten(1))", "return images, 1"), "tuple"),
-    "another shape": (*net("own11", "nn.Linear(64, 10)", "nn.Linear(64, 11)"), "[2, 11]"),
-    "another device": (
-        *net("own12", "return self.layer(images.flatten(1))", "return self.layer(images.flatten(1)).to('meta')"),
-        "meta",
-    ),
-    "nothing to train": (*net("own13", "return Net()", "return Net().requires_grad_(False)"), "need gradients"),
-    "forward raises": (*net("own14", "self.layer(images.flatten(1))", "self.layer(images)"), "own14.py, line"),
-    "a module of Python's": ({"task": "queue:Task"}, {"queue.py": TASK}, "rename yours"),
-    "a module of ours": ({"task": "zsharp:Task"}, {"zsharp.py": TASK}, "rename yours"),
-    "task without a loss": (*task("own15", "def loss", "def lost"), "'loss'"),
-    "loss not a scalar": (*task("own16", ".mean()", ""), "shape [4, 1]"),
-    "loss without a graph": (*task("own17", ".mean()", ".mean().detach()"), "without a graph"),
-    "loss a number": (*task("own18", ".mean()", ".mean().item()"), "float"),
-    "no metric": (*task("own19", '"val_loss"', '"mae"'), "the job's metric is 'val_loss'"),
-    "a metric in words": (*task("own20", "1.0", "'low'"), "str"),
-    "no batches": (*task("own21", "* 2", "* 0"), "0 batches"),
-    "steps of no number": (*task("own22", "steps_per_epoch = 2", "steps_per_epoch = None"), "steps_per_epoch"),
-    "loss raises": (*task("own23", ".mean()", ".nothing()"), "own23.py, line"),
-    "an argument that it lacks": (
-        {**task("own24")[0], "model": "{width: 3}"}, task("own24")[1], "width",
-    ),
-    "a task and data": ({**task("own25")[0], "data": "{name: cifar10}"}, task("own25")[1], "remove one"),
-    "a loop that is absent": ({"train": "own26:train"}, {"own26.py": TASK}, "'train'"),
-    "no folder": ({**task("own27")[0], "code": "[nowhere]"}, task("own27")[1], "no such folder"),
-}  # fmt: skip
+from command_line import assert_refused
+from own_code_cases import CASES, answer
 
 
 @pytest.mark.parametrize(("job", "files", "said"), CASES.values(), ids=CASES)
 def test_what_cannot_be_used_is_refused_in_a_line(job, files, said, tmp_path):
-    for name, text in files.items():
-        (tmp_path / name).write_text(text)
-    values = {
-        "name": "own",
-        "methods": "[zsharp, base]",
-        "space": "{lr: 0.1}",
-        "search": "{num_trials: 1}",
-    } | job
-    if "train" not in values:
-        values["train"] = "{epochs: 2, batch_size: 16, warmup_epochs: 0}"
-    (tmp_path / "job.yaml").write_text("".join(f"{name}: {value}\n" for name, value in values.items()))
-    answer = call("run", tmp_path / "job.yaml", "--out", tmp_path / "out")
-    assert_refused(answer)
-    assert said in answer[2]
+    told = answer(job, files, tmp_path)
+    assert_refused(told)
+    assert said in told[2]
     assert not (tmp_path / "out").exists()

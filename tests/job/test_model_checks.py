@@ -93,7 +93,7 @@ def refusal(job, *sets):
         ("elsewhere", ["on meta", "on cpu"]),
         ("detached", ["without a graph"]),
         ("fixed", ["no parameters that need gradients"]),
-        ("nothing", ["a NoneType", "torch.nn.Module"]),
+        ("nothing", ["of type NoneType", "torch.nn.Module"]),
         ("fails", ["forward: ValueError: too small", "nets.py, line 36"]),
         ("needs", ["'depth'", "model: {depth"]),
         ("mixr", ["did you mean mixer"]),

@@ -67,7 +67,8 @@ class LoopTrial:
     def optimizer(self, model: nn.Module) -> Optimizer:
         """Returns the trial's method around the job's base optimizer, with lr as a plain number for schedulers.
 
-        Call `step(closure)`, with a closure that computes the gradients and returns the loss, for every method alike.
+        Call `step(closure, model=model)`, with a closure that computes the gradients and returns the loss, for every
+        method alike. With the model its batch norm counts each batch once.
         """
         optimizer = build_optimizer(model, self._run.spec, self.device)
         for group in optimizer.param_groups:

@@ -95,7 +95,7 @@ def build(
 def check_model(model: object, label: str) -> nn.Module:
     """Returns the model; raises UserCodeError if it is none, or has nothing to train."""
     if not isinstance(model, nn.Module):
-        raise UserCodeError(f"{label} is a {type(model).__name__}; expected a torch.nn.Module")
+        raise UserCodeError(f"{label} is of type {type(model).__name__}; expected a torch.nn.Module")
     if not any(param.requires_grad for param in model.parameters()):
         raise UserCodeError(f"{label} has no parameters that need gradients; nothing could be trained")
     return model
