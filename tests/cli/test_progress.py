@@ -7,13 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from rich.text import Text
 
 from tune_jobs.cli import progress as module
-from tune_jobs.cli.progress import Progress, epochs_left
+from tune_jobs.cli.epochs_left import epochs_left
+from tune_jobs.cli.live import LiveLines
+from tune_jobs.cli.progress import Progress
 from tune_jobs.cluster.slots import Slots
 from tune_jobs.job.load import load_job
 from tune_jobs.job.metric import Metric
 from tune_jobs.search.trial import LiveTrial
+from tune_jobs.search.wind_down import say
 
 SLOTS = Slots(2, 1, 0, ["2 CPUs, 1 for each trial: room for 2", "2 trials at once"])
 START = "Running 2 studies, 8 trials in all: 2 trials at once."
@@ -117,11 +121,23 @@ def test_a_terminal_shows_every_study():
     feed(progress, trial(1, study="resnet8-base"), 4, "failed", error="boom")
     lines = shown(progress)
     assert lines[0].split() == ["study", "done", "running", "pruned", "failed", "best", "with"]
-    assert len(lines) == 4
+    assert len(lines) == 6
     rows = {line.split()[0]: line.split() for line in lines[1:-1]}
     assert rows["resnet8-sam"] == ["resnet8-sam", "3/4", "1", "1", "0.7000", "rho=0.05", "lr=0.00123"]
     assert rows["resnet8-base"] == ["resnet8-base", "2/4", "2"]
+    assert lines[3].split() == ["running", "epoch", "val", "acc", "with"]
+    assert rows["resnet8-sam-0003"] == ["resnet8-sam-0003", "2/9", "0.5000", "rho=0.05", "lr=0.00123"]
     assert lines[-1].startswith("28 epochs, ")
+
+
+def test_the_best_so_far_may_still_train_and_is_marked():
+    progress = Progress(small_job(), terminal())
+    feed(progress, trial(0), 9, "completed", 0.7)
+    live = feed(progress, trial(1), 2, accuracy=0.8)
+    assert " 0.8000* " in shown(progress)[1] and "* still training" in shown(progress)[-1]
+    live.status = "pruned"
+    progress.on_change(live)
+    assert " 0.7000 " in shown(progress)[1] and "*" not in "".join(shown(progress))
 
 
 def test_the_table_is_live_and_leaves_nothing_behind():
@@ -161,7 +177,7 @@ class Screen:
         return self.lines
 
 
-@pytest.mark.parametrize(("height", "num_rows"), [(24, 20), (10, 6), (5, 1), (2, 1)])
+@pytest.mark.parametrize(("height", "num_rows"), [(24, 18), (10, 4), (5, 1), (2, 1)])
 def test_thirty_studies_fit_on_a_low_terminal(height, num_rows):
     job = small_job(
         "architectures=[resnet8, resnet20, resnet32, vit_tiny, resnet44]",
@@ -174,10 +190,12 @@ def test_thirty_studies_fit_on_a_low_terminal(height, num_rows):
         feed(progress, trial(0, study="resnet44-zsharp"), 3)
         feed(progress, trial(0, study="resnet20-sam"), 9, "completed", 0.8)
         lines = shown(progress)
-        assert len(lines) == num_rows + 3
-        assert lines[-2] == f"and {30 - num_rows} more, {0 if num_rows > 1 else 1}/{(30 - num_rows) * 4} done"
+        hidden = f"and {30 - num_rows} more, {0 if num_rows > 1 else 1}/{(30 - num_rows) * 4} done"
+        assert lines[num_rows + 1] == hidden
+        running = [line.split()[0] for line in lines[num_rows + 2 : -1]]
+        assert running == (["running", "resnet44-zsharp-0000"] if height > 5 else [])
         assert lines[-1].startswith("12 epochs, ")
-        names = [line.split()[0] for line in lines[1:-2]]
+        names = [line.split()[0] for line in lines[1 : num_rows + 1]]
         assert "resnet44-zsharp" in names, "studies with running trials come first"
         assert ("resnet20-sam" in names) == (num_rows > 1), "then those that are best"
         order = [study.name for study in job.studies()]
@@ -202,8 +220,9 @@ def test_long_names_never_wrap_and_the_counts_stay(width):
     feed(progress, trial(12, study=study), 5, "failed", error="x")
     feed(progress, trial(13, study=study), 5)
     lines = shown(progress)
-    assert len(lines) == 3
+    assert len(lines) == 5
     assert max(map(len, lines)) <= width
+    assert " 5/200 " in lines[3] and " 0.5000" in lines[3]
     for part in ("13/64", " 1 ", " 11 ", "0.8765"):
         assert part in lines[1]
     if width >= 80:
@@ -215,9 +234,9 @@ def test_the_footer_counts_epochs_and_tells_the_time(clock):
     progress.on_start(SLOTS)
     progress._live.stop()
     clock[0] += 7
-    assert shown(progress)[-1] == "starting workers, 7s so far"
+    assert shown(progress)[-1] == "starting Ray, 7s so far"
     live = feed(progress, trial(0), 0)
-    assert shown(progress)[-1] == "starting workers, 7s so far"
+    assert shown(progress)[-1] == "loading torch on 1 worker, then a first epoch; 7s so far"
     clock[0] += 3
     live.epoch = 1
     progress.on_change(live)
@@ -230,6 +249,37 @@ def test_the_footer_counts_epochs_and_tells_the_time(clock):
     assert shown(progress)[-1] == "9 epochs, 26s so far, 0.5 epochs/s, about 2m06s left"
     clock[0] += 10_000
     assert "2h47m so far" in shown(progress)[-1]
+
+
+def test_what_is_said_while_the_table_is_there_is_shown_in_it_and_stays(capfd):
+    console = terminal(width=60)
+    with Progress(small_job(), console) as progress:
+        progress.on_start(SLOTS)
+        say("Stopping: running epochs have 15 s to end. The same signal again ends at once.")
+        assert [line for line in shown(progress) if line.startswith("Stopping: ")]
+        progress._live.refresh()
+    drawn = [line for line in Screen(24).draw(console.file.getvalue()) if line]
+    assert drawn == [START, "Stopping: running epochs have 15 s to end. The same signal again ends at once."]
+    assert capfd.readouterr().err == "", "it would stand in the table"
+    say("and now")
+    assert "and now" in capfd.readouterr().err
+
+
+def test_a_terminal_that_becomes_narrower_keeps_no_old_rows():
+    """Terminals wrap the rows that no longer fit, so that there are more of them than were drawn."""
+    console = terminal(width=120)
+    live = LiveLines(console, lambda: Text("x" * 100 + "\nshort", no_wrap=True, overflow="crop"))
+    live.start()
+    live.refresh()
+    drawn_wide = len(console.file.getvalue())
+    console._width = 50
+    live.refresh()
+    redrawn = console.file.getvalue()[drawn_wide:]
+    assert redrawn.count("\x1b[1A") == 2, "100 columns are two rows of 50, above the last one"
+    before = len(console.file.getvalue())
+    live.refresh()
+    assert console.file.getvalue()[before:].count("\x1b[1A") == 1
+    live.stop()
 
 
 def test_a_resumed_trial_counts_what_it_trains_from_here_on():

@@ -5,9 +5,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.live import Live
 from rich.text import Text
 
+from tune_jobs.cli.live import LiveLines
 from tune_jobs.confirmation.forecast import Outlook
 from tune_jobs.job.metric import Metric
 from tune_jobs.wording import clock, counted, duration
@@ -21,7 +21,7 @@ class Confirming:
         self._outlook: Outlook | None = None
         self._num_ended = 0
         self._started_s = time.monotonic()
-        self._live: Live | None = None
+        self._live: LiveLines | None = None
 
     def on_start(self, outlook: Outlook) -> None:
         """Says what will be trained and how long it takes, and starts the line that counts down."""
@@ -29,9 +29,7 @@ class Confirming:
         for line in describe(outlook):
             self._console.print(line, soft_wrap=True)
         if outlook.waiting and self._console.is_interactive:
-            self._live = Live(
-                get_renderable=self._footer, console=self._console, refresh_per_second=2, transient=True
-            )
+            self._live = LiveLines(self._console, self._footer)
             self._live.start()
 
     def on_row(self, row: dict[str, Any]) -> None:

@@ -1,51 +1,37 @@
 """Shows the progress of a search: a live table on a terminal, one line per finished trial in a pipe."""
 
 import time
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console, Group
-from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
+from tune_jobs.cli.epochs_left import epochs_left
+from tune_jobs.cli.live import LiveLines
+from tune_jobs.cli.progress_table import StudyState, params_in_words, running_table, studies_table
 from tune_jobs.cluster.slots import Slots
-from tune_jobs.job.metric import VAL_ACCURACY, Metric
+from tune_jobs.job.metric import Metric
 from tune_jobs.job.spec import JobSpec
 from tune_jobs.search.trial import LiveTrial
-from tune_jobs.wording import counted, last_line, short_value
+from tune_jobs.search.wind_down import show_with
+from tune_jobs.wording import clock, counted, last_line
 
 _LONGEST_ERROR = 200
-_LINES_AROUND_STUDIES = 4  # headings, studies left out, footer, and the line that the cursor is on
-_WIDTH_OF_COUNTS = 46  # the columns of numbers, for studies of 9,999 trials
-
-
-@dataclass
-class _StudyCounts:
-    """How many of a study's trials are in which state."""
-
-    num_trials: int
-    ended: Counter[str] = field(default_factory=Counter)
-    running: set[str] = field(default_factory=set)
-    best: LiveTrial | None = None
-
-    @property
-    def num_ended(self) -> int:
-        return sum(self.ended.values())
+_LINES_AROUND = 5  # two headings, studies left out, footer, and the line that the cursor is on
 
 
 class Progress:
     """Shows a search's progress; use it as a context manager, and pass `on_start` and `on_change` to `run`.
 
-    On a terminal the table counts finished trials, and only failed ones get a line, with their error.
+    On a terminal the table shows what runs and counts finished trials, and only failed ones get a line, with their
+    error.
     """
 
     def __init__(self, job: JobSpec, console: Console | None = None) -> None:
         self._console = console or Console()
-        self._studies = {study.name: _StudyCounts(job.search.num_trials) for study in job.studies()}
+        self._studies = {study.name: StudyState(job.search.num_trials) for study in job.studies()}
         self._num_trials = sum(study.num_trials for study in self._studies.values())
         self._id_width = max(map(len, self._studies)) + len("-0000")
         self._max_epochs = job.train.epochs
@@ -55,7 +41,8 @@ class Progress:
         self._num_epochs = 0
         self._started_s = time.monotonic()
         self._first_report_s: float | None = None
-        self._live: Live | None = None
+        self._live: LiveLines | None = None
+        self._said: list[str] = []  # while the table was there, which shows the last of it
 
     def on_start(self, slots: Slots, past: Sequence[LiveTrial] = ()) -> None:
         """Prints how trials fill the machine, and starts the table."""
@@ -72,20 +59,19 @@ class Progress:
             self._print(f"Continuing: {counted(len(ended), 'trial')} {have} ended, {num_open} had started.")
         self._started_s = time.monotonic()
         if self._console.is_interactive:
-            self._live = Live(
-                get_renderable=self._render, console=self._console, refresh_per_second=2, transient=True
-            )
+            self._live = LiveLines(self._console, self._render)
             self._live.start()
+            show_with(self._said.append)
 
     def on_change(self, trial: LiveTrial) -> None:
         """Updates the progress after a trial started, reported or ended."""
         self._count_epochs(trial)
         study = self._studies[trial.study]
         if trial.status is None:
-            study.running.add(trial.trial_id)
+            study.running[trial.trial_id] = trial
             return
         del self._epochs_of[trial.trial_id]
-        study.running.discard(trial.trial_id)
+        study.running.pop(trial.trial_id, None)
         self._take_in_end(trial)
         if self._live is None or trial.status == "failed":
             self._print(self._line(trial))
@@ -104,9 +90,13 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        if self._live is None:
+            return
+        show_with(None)
+        self._live.stop()
+        self._live = None
+        for text in self._said:
+            self._print(text)
 
     def _print(self, line: str) -> None:
         """Prints a line unchanged: names and errors may look like markup."""
@@ -129,56 +119,44 @@ class Progress:
         return (
             f"{ended:>{len(str(self._num_trials))}}/{self._num_trials}  {trial.trial_id:<{self._id_width}}  "
             f"{trial.status:<11}  epoch {trial.epoch:>{len(str(self._max_epochs))}}/{self._max_epochs}{value}  "
-            f"{_params(trial)}{error}"
+            f"{params_in_words(trial)}{error}"
         )
 
     def _render(self) -> Group:
-        """Returns the table with as many studies as fit the terminal: lines that scroll away cannot be redrawn."""
-        table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-        longest = max(map(len, self._studies))
-        best = "best" if self._metric == VAL_ACCURACY else f"best {self._metric.name}"
-        room = self._console.width - _WIDTH_OF_COUNTS - len(best) + len("best")
-        table.add_column("study", width=min(longest, max(16, room)))
-        for name in ("done", "running", "pruned", "failed", best):
-            table.add_column(name, justify="right", no_wrap=True, min_width=len("0.1234"))
-        table.add_column("with")  # with `no_wrap`, rich would shrink all columns on a narrow terminal
-        shown = self._shown(max(1, self._console.size.height - _LINES_AROUND_STUDIES))
-        for name in shown:
-            study = self._studies[name]
-            lost = study.ended["failed"] + study.ended["diverged"] + study.ended["interrupted"]
-            table.add_row(
-                Text(name, no_wrap=True, overflow="ellipsis"),
-                f"{study.num_ended}/{study.num_trials}",
-                str(len(study.running) or ""),
-                str(study.ended["pruned"] or ""),
-                str(lost or ""),
-                "" if study.best is None or study.best.value is None else self._metric.text(study.best.value),
-                "" if study.best is None else Text(_params(study.best), no_wrap=True, overflow="ellipsis"),
+        """Returns as much as fits the terminal: lines that scroll away cannot be redrawn."""
+        width, height = self._console.width, self._console.size.height
+        notes = list(self._notes())
+        room = max(1, height - _LINES_AROUND - max(0, len(notes) - 1))
+        running = [trial for study in list(self._studies.values()) for trial in list(study.running.values())]
+        # Studies come first, but some trials are shown in any case where there is room for both.
+        num_shown = min(len(running), max(room - len(self._studies), room // 3))
+        lines: list[object] = [
+            studies_table(self._studies, self._metric, width, max(1, room - num_shown)),
+        ]
+        if num_shown:
+            lines.append(
+                running_table(running[:num_shown], self._metric, self._max_epochs, width, len(running))
             )
-        lines: list[Table | Text] = [table]
-        if hidden := [study for name, study in self._studies.items() if name not in shown]:
-            num_done = sum(study.num_ended for study in hidden)
-            num_trials = sum(study.num_trials for study in hidden)
-            lines.append(Text(f"and {len(hidden)} more, {num_done}/{num_trials} done", style="dim"))
-        return Group(*lines, Text(self._footer(), style="dim", no_wrap=True, overflow="ellipsis"))
+        return Group(*lines, *notes)  # type: ignore[arg-type]
 
-    def _shown(self, count: int) -> list[str]:
-        """Returns the studies to show in `count` rows: running ones first, then the best, in the job's order."""
-        if len(self._studies) <= count:
-            return list(self._studies)
-        worst = self._metric.merit(None)
-        merit = {
-            name: (bool(study.running), study.best.merit if study.best else worst)
-            for name, study in self._studies.items()
-        }
-        chosen = sorted(self._studies, key=lambda name: merit[name], reverse=True)[:count]
-        return [name for name in self._studies if name in chosen]
+    def _notes(self) -> Iterator[Text]:
+        footer = self._footer()
+        if any(study.best_now(self._metric)[1] for study in list(self._studies.values())):
+            footer += "  (* still training)"
+        yield Text(footer, style="dim", no_wrap=True, overflow="ellipsis")
+        if self._said:
+            width = self._console.width
+            text = Text(" ".join(self._said[-1].split()), style="bold yellow")
+            yield from text.wrap(self._console, width)
 
     def _footer(self) -> str:
         now = time.monotonic()
-        so_far = f"{_duration(now - self._started_s)} so far"
+        so_far = f"{clock(now - self._started_s)} so far"
         if self._first_report_s is None:
-            return f"starting workers, {so_far}"
+            num_loading = len(self._epochs_of)
+            if not num_loading:
+                return f"starting Ray, {so_far}"
+            return f"loading torch on {counted(num_loading, 'worker')}, then a first epoch; {so_far}"
         text = f"{counted(self._num_epochs, 'epoch')}, {so_far}"
         timed_s = now - self._first_report_s  # leaves out the time that workers take to start
         if self._num_epochs > 1 and timed_s > 0:
@@ -188,49 +166,9 @@ class Progress:
                 running = list(self._epochs_of.values())
                 num_waiting = self._num_trials - len(self._epochs_of_ended) - len(running)
                 left = epochs_left(self._epochs_of_ended, running, num_waiting, self._max_epochs)
-                text += f", about {_duration(left / rate)} left"
+                text += f", about {clock(left / rate)} left"
         return text
-
-
-def epochs_left(ended: Sequence[int], running: Sequence[int], num_waiting: int, max_epochs: int) -> float:
-    """Returns how many more epochs running and waiting trials are expected to train.
-
-    `ended` and `running` hold the epochs that each of these trials has trained.
-
-    Uses the product-limit (Kaplan-Meier) estimate of a trial's length. The mean over ended trials would be far too low
-    at first, since pruned trials end before the others.
-
-    References:
-        Kaplan and Meier, "Nonparametric estimation from incomplete observations", JASA 1958.
-    """
-    stops = sorted(Counter(epochs for epochs in ended if epochs < max_epochs).items())
-
-    def after(epoch: int) -> float:
-        """Returns the expected further epochs of a trial that trains on after `epoch`; -1 if it has not started."""
-        surviving, expected, last = 1.0, 0.0, max(0, epoch)
-        for stop, num_stopped in stops:
-            if stop > epoch:
-                expected += surviving * (stop - last)
-                last = stop
-                # Running trials count too, as long as it is known that they got this far.
-                num_reached = sum(epochs >= stop for epochs in (*ended, *running))
-                surviving *= 1 - num_stopped / num_reached
-        return expected + surviving * (max_epochs - last)
-
-    return num_waiting * after(-1) + sum(map(after, running))
-
-
-def _params(trial: LiveTrial) -> str:
-    return " ".join(f"{name}={short_value(value)}" for name, value in trial.params.items())
 
 
 def _shortened(line: str) -> str:
     return line if len(line) <= _LONGEST_ERROR else f"{line[: _LONGEST_ERROR - 3]}..."
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours}h{minutes:02}m"
-    return f"{minutes}m{seconds:02}s" if minutes else f"{seconds}s"

@@ -32,7 +32,7 @@ def run_trials(recorder: Recorder, slots: Slots, totals: Totals, listen: Callabl
     """
 
     def without_ray(name: str) -> None:
-        say(f"Ray's {name} died. Nothing recorded is lost. {recorder.folder.resume_hint}")
+        say(f"Ray's {name} died. Nothing recorded is lost. {recorder.folder.resume_hint}", is_last=True)
         kill_children()
         # As Ray would, a minute later.
         os._exit(EXIT_INTERRUPTED if recorder.wind_down.kind == "signal" else 1)

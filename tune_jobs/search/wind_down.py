@@ -16,6 +16,7 @@ from tune_jobs.search.folder import SearchFolder
 StopKind = Literal["signal", "budget", "error", "repack"]
 
 WIND_DOWN_S = 15.0  # that running epochs have to end, once a search is stopped
+_SHOW_CURSOR = "\x1b[?25h"
 KILLS_WITHIN_S = 3.0  # that the scheduler has on top to kill workers whose epoch has not ended
 
 
@@ -107,7 +108,7 @@ def stopped_by_signals(wind_down: WindDown, folder: SearchFolder) -> Iterator[Ca
 
     def handle(number: int, frame: FrameType | None) -> None:
         if wind_down.kind == "signal":
-            say(f"Ended at once. Nothing recorded is lost. {folder.resume_hint}")
+            say(f"Ended at once. Nothing recorded is lost. {folder.resume_hint}", is_last=True)
             os._exit(EXIT_INTERRUPTED)
         wind_down.begin(f"interrupted by {signal.Signals(number).name}", "signal")
         say(f"Stopping: running epochs have {WIND_DOWN_S:.0f} s to end. The same signal again ends at once.")
@@ -138,6 +139,26 @@ def sigterm_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def say(text: str) -> None:
-    """Writes to standard error; unlike print, safe inside a signal handler."""
-    os.write(2, f"\n{text}\n".encode())
+_show: Callable[[str], None] | None = None
+
+
+def show_with(show: Callable[[str], None] | None) -> None:
+    """Has a live display show what is said, which would write over what it is told beside it; None ends that.
+
+    It is called in a signal handler, so it may only take note of the text.
+    """
+    global _show
+    _show = show
+
+
+def say(text: str, *, is_last: bool = False) -> None:
+    """Writes to standard error, or has a live display show it; unlike print, safe inside a signal handler.
+
+    Args:
+        is_last: Whether the process ends now, so that nothing is shown any more.
+    """
+    if _show is not None and not is_last:
+        _show(text)
+        return
+    cursor = _SHOW_CURSOR if _show is not None else ""  # which a live display has hidden
+    os.write(2, f"{cursor}\n{text}\n".encode())
