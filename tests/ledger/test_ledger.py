@@ -289,7 +289,15 @@ def test_without_locks_of_folders_a_second_writer_is_refused_and_without_any_loc
         )
     assert "LedgerError" in run.stderr and "another process" in run.stderr, run.stderr
     Ledger.open(tmp_path).close()  # the lock has gone with the process that had it
+    damaged = tmp_path / "damaged"
+    with Ledger.open(tmp_path) as ledger:
+        start(ledger, "a")
+        shutil.copytree(tmp_path, damaged)
+    log = damaged / "ledger.sqlite-wal"
+    log.write_bytes(b"?" + log.read_bytes()[1:])
     monkeypatch.setattr(fcntl, "lockf", fails)
+    with pytest.raises(LedgerError, match="damaged"):
+        Ledger.open(damaged, read_only=True)
     with pytest.raises(LedgerError, match="cannot lock"):
         Ledger.create(tmp_path / "other", JOB, {})
 

@@ -173,6 +173,26 @@ def test_the_writer_that_was_replaced_stops(address, monkeypatch):
     assert old.reports() == []
 
 
+def test_stray_objects_are_passed_over_and_a_damaged_name_of_the_writer_is_another(address, monkeypatch):
+    monkeypatch.setattr("tune_jobs.ledger.mirror._CHECK_WRITER_EVERY_S", 0.0)
+    folder = SearchFolder(address, writes=True)
+    ledger = folder.create(JOB, {})
+    start(ledger)
+    folder.remote.write("ledger/writer.json", b"\xff{")
+    with pytest.raises(LedgerError, match="is writing this ledger now"):
+        ledger.report("a", 1, {}, CONTINUE)
+    for name in (
+        "base-old.sqlite",
+        "base-.sqlite",
+        "base-00.sqlite",
+        "02.json",
+        "\N{ARABIC-INDIC DIGIT TWO}.json",
+    ):
+        folder.remote.write(f"ledger/{name}", b"mine")
+    with lose_machine(folder).open(read_only=True) as read:
+        assert len(read.trials()) == 1
+
+
 def test_places_without_a_search_are_unique_name(address):
     folder = SearchFolder(address, writes=True)
     folder.check_usable()

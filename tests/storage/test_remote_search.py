@@ -84,4 +84,5 @@ def test_a_missing_bucket_is_an_error_in_plain_words(gate):
     process = begin("compare", "s3://no-such-bucket/x")
     printed, _ = process.communicate()
     assert process.returncode in (1, 2)
+    assert printed.startswith("s3://no-such-bucket/x")
     assert "Traceback" not in printed

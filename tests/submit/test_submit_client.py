@@ -96,6 +96,16 @@ def test_tokens_that_are_not_one_word_are_refused_and_not_shown(monkeypatch, tok
     assert token.strip() == "" or token not in str(refused.value)
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["a pipe", "a folder"])
+def test_a_token_file_that_is_none_is_refused_at_once(monkeypatch, tmp_path, make):
+    make(tmp_path / "token")
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+    with pytest.raises(JobError, match=r"^token: .*/token: found a .*RAY_AUTH_TOKEN"):
+        connect(NOWHERE)
+
+
 @contextmanager
 def web_server(answer):
     """A real server on loopback; yields its address and the headers of all requests so far."""

@@ -12,9 +12,9 @@ import pytest
 from simulated_search import Driver, small_job
 
 from tune_jobs.cli.printing import Printable, printable
-from tune_jobs.errors import ClusterError
+from tune_jobs.errors import ClusterError, JobError
 from tune_jobs.results.read import read_results
-from tune_jobs.submit.fetch import unpack
+from tune_jobs.submit.fetch import unpack, write_files
 from tune_jobs.submit.pack import lines, pack
 from tune_jobs.submit.protocol import FILES
 
@@ -72,6 +72,30 @@ def test_what_is_damaged_is_refused(damage):
     assert len(unpack(log)["job.yaml"]) == 100_000
     with pytest.raises(ClusterError, match=r"damaged|Nothing to fetch"):
         unpack(damage(log))
+
+
+def test_only_files_of_an_earlier_fetch_are_replaced(tmp_path):
+    write_files(tmp_path, {"job.yaml": b"1", "report.html": b"1"})
+    write_files(tmp_path, {"job.yaml": b"2"})
+    write_files(tmp_path, {"job.yaml": b"3", "report.html": b"3"})
+    assert (tmp_path / "job.yaml").read_bytes() == b"3"
+    (tmp_path / "job.yaml").write_bytes(b"edited")
+    with pytest.raises(JobError, match=r"^--out: .*job\.yaml"):
+        write_files(tmp_path, {"job.yaml": b"4", "report.html": b"4"})
+    assert (tmp_path / "job.yaml").read_bytes() == b"edited"
+    assert (tmp_path / "report.html").read_bytes() == b"3", "nothing is written"
+
+
+@pytest.mark.parametrize("record", [None, "", "[]", '{"job.yaml": "mine"}', "[" * 60_000])
+@pytest.mark.parametrize("make", [Path.touch, Path.mkdir, os.mkfifo, lambda path: path.symlink_to("x")])
+def test_what_fetch_did_not_write_stays(tmp_path, make, record):
+    make(tmp_path / "job.yaml")
+    if record is not None:
+        (tmp_path / ".fetched.json").write_text(record)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(JobError, match=r"^--out: .*job\.yaml"):
+        write_files(tmp_path, {"job.yaml": b"1"})
+    assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.parametrize(

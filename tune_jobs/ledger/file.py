@@ -219,8 +219,9 @@ def _check_log(file: Path, *, read_only: bool) -> None:
 def _is_being_written(file: Path) -> bool:
     try:
         unlock(lock_for_writing(file))
-    except LedgerError:
-        return True
+    except LedgerError as problem:
+        # A file system without locks says nothing about writers, so damage must not be passed over.
+        return isinstance(problem.__cause__, BlockingIOError)
     return False
 
 

@@ -9,6 +9,7 @@ Object stores have no locks. `writer.json` names the process that writes; a proc
 
 import json
 import os
+import re
 import shutil
 import socket
 import sqlite3
@@ -29,7 +30,9 @@ Statement = tuple[str, Sequence[Any]]
 _MIN_NEW = 200
 _MIN_NEW_FRACTION = 0.2
 _CHECK_WRITER_EVERY_S = 5.0
-
+_LONGEST_NAME = 200
+# Other objects, such as copies that somebody keeps beside them, are passed over.
+_BASE, _ENTRY = re.compile(r"base-(0|[1-9][0-9]{0,17})\.sqlite"), re.compile(r"([1-9][0-9]{0,17})\.json")
 
 _ALLOWED = {
     *(sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ),
@@ -47,7 +50,7 @@ class RemoteRecord:
 
     def __init__(self, remote: RemoteFolder) -> None:
         self._remote = remote
-        self._session = f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex}"
+        self._name = json.dumps(f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex}").encode()
         self._count = 0  # number of stored transactions
         self._base = -1  # how many of them the copy holds; -1 without a copy
         self._checked_writer_s = 0.0
@@ -97,7 +100,7 @@ class RemoteRecord:
 
     def take_over(self) -> None:
         """Makes this process the writer. The previous writer stops when it next checks."""
-        self._remote.write("ledger/writer.json", json.dumps(self._session).encode())
+        self._remote.write("ledger/writer.json", self._name)
         self._checked_writer_s = time.monotonic()
 
     def store(self, statements: Sequence[Statement]) -> None:
@@ -116,9 +119,10 @@ class RemoteRecord:
         # Not before every transaction: it costs a request. A second writer goes unnoticed for at most these seconds.
         if time.monotonic() - self._checked_writer_s > _CHECK_WRITER_EVERY_S:
             writer = self._remote.read("ledger/writer.json")
-            if writer is not None and json.loads(writer) != self._session:
+            if writer is not None and writer != self._name:
+                other = writer[:_LONGEST_NAME].decode(errors="replace").strip('"')
                 raise LedgerError(
-                    f"{self._remote.address}: {json.loads(writer)} is writing this ledger now; this search stops"
+                    f"{self._remote.address}: {other} is writing this ledger now; this search stops"
                 )
             self._checked_writer_s = time.monotonic()
         self._remote.write(f"ledger/{self._count + 1}.json", json.dumps(statements).encode())
@@ -147,11 +151,5 @@ class RemoteRecord:
     def _listed(self) -> tuple[list[int], list[int]]:
         """Returns the numbers in the names of the stored copies and transactions."""
         names = self._remote.names("ledger")
-        bases, entries = [], []
-        for name in names:
-            stem, _, suffix = name.rpartition(".")
-            if suffix == "sqlite" and stem.startswith("base-"):
-                bases.append(int(stem.removeprefix("base-")))
-            elif suffix == "json" and stem.isdecimal():
-                entries.append(int(stem))
-        return bases, entries
+        bases = [int(match[1]) for match in map(_BASE.fullmatch, names) if match]
+        return bases, [int(match[1]) for match in map(_ENTRY.fullmatch, names) if match]

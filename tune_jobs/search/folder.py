@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tune_jobs.errors import JobError, LedgerError, Problem, show
+from tune_jobs.errors import JobError, LedgerError, Problem, ResultsError, show
 from tune_jobs.job.checks import check_job
 from tune_jobs.job.code import FOLDER_NAME
 from tune_jobs.job.spec import JobSpec
@@ -170,10 +170,16 @@ class SearchFolder:
                 packed.extractall(self.local / FOLDER_NAME)
 
     def results(self) -> Path:
-        """Returns a folder on this machine with the search's Parquet files."""
+        """Returns a folder on this machine with the search's Parquet files.
+
+        Raises:
+            ResultsError: If there are none at an address.
+        """
         if self.remote is not None:
             for name in _PARQUET:
-                self.remote.pull(name, self.local / name)
+                if not self.remote.pull(name, self.local / name):
+                    text = "no such object; expected a search folder with exported results"
+                    raise ResultsError(f"{self.address}/{name}: {text}")
         return self.local
 
 

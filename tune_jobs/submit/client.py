@@ -146,14 +146,15 @@ def answers(job_id: str | None = None) -> Iterator[None]:
 
 
 def _token() -> str:
+    from zsharp.data.limits import read_regular
+
     token, source = os.environ.get("RAY_AUTH_TOKEN", ""), "RAY_AUTH_TOKEN"
     if not token:
         path = os.environ.get("RAY_AUTH_TOKEN_PATH")
         try:
             file = Path(path) if path else Path.home() / ".ray" / "auth_token"
             source = str(file)
-            with file.open("rb") as opened:
-                token = opened.read(_LARGEST_TOKEN_BYTES).decode()
+            token = read_regular(file, _LARGEST_TOKEN_BYTES).decode()  # a pipe could wait forever
         except (OSError, ValueError, RuntimeError) as error:  # the last where there is no home
             message = (
                 f"no token: {error}; put it in RAY_AUTH_TOKEN, in the file that RAY_AUTH_TOKEN_PATH names or in "

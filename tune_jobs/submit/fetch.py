@@ -4,11 +4,12 @@ import base64
 import hashlib
 import io
 import json
+import os
 import re
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tune_jobs.submit.protocol import END, ENVIRONMENT, FAILED, FILES, FOLDER, M
 from tune_jobs.submit.submit import interpreter, start
 from tune_jobs.submit.watch import ENDED, details, logs
 from zsharp.atomic import atomic_write
+from zsharp.data.limits import read_regular
 
 _LOOK_EVERY_S = 0.5
 _PACKED_WITHIN_S = 1800.0  # Ray may have to build an environment first
@@ -30,6 +32,8 @@ _LARGEST_ENVIRONMENT = 64 * 1024
 _IMAGE = re.compile(r"[A-Za-z0-9][\w.:/@+-]{0,499}", re.ASCII)
 _PINNED = re.compile(r"[A-Za-z0-9][\w.-]{0,99}==[\w.!+-]{1,99}", re.ASCII)
 _MAX_UNPACKED_BYTES = 16 * MAX_BYTES
+_RECORD = ".fetched.json"  # in the target: the hashes of what `fetch` wrote there, by name
+_LARGEST_RECORD_BYTES = 2**16
 
 
 def fetch(cluster: Cluster, job_id: str, target: Path) -> list[Path]:
@@ -39,9 +43,11 @@ def fetch(cluster: Cluster, job_id: str, target: Path) -> list[Path]:
     log as text.
 
     Raises:
-        JobError: If there is no such job, or `tune-jobs submit` did not start it.
+        JobError: If there is no such job, or `tune-jobs submit` did not start it, or files would be replaced that
+            `fetch` did not write.
         ClusterError: If the cluster fails, the search has no results yet, or the files arrive damaged.
     """
+    _check_target(target)
     metadata = details(cluster, job_id).metadata or {}
     if FOLDER not in metadata:
         raise JobError([Problem("ID", job_id, "not a search that `tune-jobs submit` started")])
@@ -57,7 +63,47 @@ def fetch(cluster: Cluster, job_id: str, target: Path) -> list[Path]:
     files = unpack(logs(cluster, fetch_id))
     with answers(fetch_id):
         cluster.client.delete_job(fetch_id)
+    return write_files(target, files)
+
+
+def write_files(target: Path, files: Mapping[str, bytes]) -> list[Path]:
+    """Writes files into a folder and returns their paths; files of an earlier fetch are replaced.
+
+    Raises:
+        JobError: If one of them is there and `fetch` did not write it, or it has been changed since.
+    """
+    before = _check_target(target)  # once more: packing may have taken minutes
+    after = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    # Before the files, with the hashes of both, so that a kill in between leaves nothing unknown behind.
+    record = {name: [*before.get(name, ()), *([after[name]] if name in after else ())] for name in FILES}
+    _write(target / _RECORD, json.dumps(record).encode())
     return [_write(target / name, content) for name, content in files.items()]
+
+
+def _check_target(target: Path) -> dict[str, list[str]]:
+    """Returns the hash of each file of an earlier fetch; raises JobError if there are others of these names."""
+    try:
+        record = json.loads(read_regular(target / _RECORD, _LARGEST_RECORD_BYTES))
+    except (OSError, ValueError, RecursionError):  # there is none
+        record = {}
+    hashes: dict[str, list[str]] = {}
+    for name in FILES:
+        file = target / name
+        if not os.path.lexists(file):
+            continue
+        try:
+            content = None if file.is_symlink() else read_regular(file, _MAX_UNPACKED_BYTES)
+        except (OSError, ValueError):  # not a file, or not yours to read
+            content = None
+        known = record.get(name) if isinstance(record, dict) else None
+        digest = None if content is None else hashlib.sha256(content).hexdigest()
+        if digest is None or not isinstance(known, list) or digest not in known:
+            message = (
+                f"{name} in it is not from an earlier fetch and would be replaced; expected another folder"
+            )
+            raise JobError([Problem("--out", str(target), message)])
+        hashes[name] = [digest]
+    return hashes
 
 
 def checked_environment(text: str) -> dict[str, Any]:

@@ -31,8 +31,13 @@ def check_regular(path: Path, max_bytes: int = MAX_FILE_BYTES) -> None:
 def read_regular(path: Path, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
     """Returns a file's content; raises `DataError` unless it is a regular file of at most so many bytes."""
     # Opening a pipe would wait for somebody who writes to it.
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-        _check_status(path, os.fstat(file.fileno()), max_bytes)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        _check_status(path, os.fstat(descriptor), max_bytes)  # before `fdopen`, which takes no folder
+    except BaseException:
+        os.close(descriptor)
+        raise
+    with os.fdopen(descriptor, "rb") as file:
         return file.read(max_bytes)
 
 
