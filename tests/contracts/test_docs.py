@@ -17,6 +17,7 @@ from typer.main import get_command
 from tune_jobs.cli.app import app
 from tune_jobs.job.checks import check_job
 from tune_jobs.job.load import load_job
+from tune_jobs.report.glossary import as_markdown
 from tune_jobs.results import schema
 from tune_jobs.submit.code import LIMIT_BYTES
 from tune_jobs.submit.pack import MAX_BYTES
@@ -67,6 +68,10 @@ def test_commands_have_these_verbs_and_options(name):
         assert {word for word in words if word.startswith("--")} <= options, verb
         if name == "docs/clusters.md" or name in CLUSTER_FILES:
             assert "--address" in words
+
+
+def test_the_glossary_is_the_one_of_the_report():
+    assert PAGES["docs/glossary.md"] == as_markdown(), "python -m tune_jobs.report.glossary writes it"
 
 
 def test_every_verb_is_shown():

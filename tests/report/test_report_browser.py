@@ -129,7 +129,7 @@ def test_a_click_on_a_method_hides_its_trials(desktop):
 
 
 def test_a_pointer_over_a_trial_is_told_which(desktop):
-    point = desktop.locator("#figure-slice-vit-tiny-lr .scatterlayer .point").nth(3)
+    point = desktop.locator("#figure-slice-vit-tiny-lr .scatterlayer .point").last
     point.scroll_into_view_if_needed()
     point.hover(force=True)
     desktop.wait_for_selector("#figure-slice-vit-tiny-lr .hoverlayer .hovertext")
@@ -187,7 +187,13 @@ def test_a_phone_scrolls_down_only(phone):
     right = "all => all.map(one => one.getBoundingClientRect().right)"
     assert max(phone.locator(".main-svg").evaluate_all(right)) <= 390
     overflow = "all => all.map(one => one.scrollWidth - one.clientWidth)"
-    assert max(phone.locator(".scroller").evaluate_all(overflow)) > 0, "the widest table scrolls by itself"
+    widths = phone.locator(".scroller, nav ul").evaluate_all(overflow)
+    assert max(widths) > 0, "the widest table scrolls by itself"
+    fades = phone.locator(".scroller, nav ul").evaluate_all(
+        "all => all.map(one => getComputedStyle(one).maskImage != 'none')"
+    )
+    assert fades == [width > 1 for width in widths], "what scrolls says so"
+    assert phone.locator(".modebar-btn:visible").count() == 0, "nothing lies over the titles"
     assert phone.locator("p").first.evaluate("one => parseFloat(getComputedStyle(one).fontSize)") >= 16
 
 
@@ -197,14 +203,28 @@ def test_paper_is_white_and_holds_everything(phone):
             window.printed = [...document.querySelectorAll('.picture')].map(one => [
                 one.querySelector('.main-svg').getBoundingClientRect().width,
                 getComputedStyle(one.querySelector('.gtitle')).fill]);
+            window.opened = [...document.querySelectorAll('details')].every(one => one.open);
         })"""
     )
     pdf = phone.pdf(prefer_css_page_size=True)
     printed = phone.evaluate("printed")
     assert len(printed) == len(figures_of(phone))
-    assert all(width <= 340 and luminance(ink) < 0.1 for width, ink in printed)
+    assert all(600 < width <= 700 and luminance(ink) < 0.1 for width, ink in printed)
     assert 4 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 20
-    phone.wait_for_function("() => document.querySelector('.main-svg').getBoundingClientRect().width > 340")
+    assert phone.evaluate("opened"), "the job is printed"
+    phone.wait_for_function("() => document.querySelector('.main-svg').getBoundingClientRect().width <= 390")
+    assert phone.locator("details[open]").count() == 0
+
+
+def test_without_scripts_the_drawn_images_stand_in(browser, report):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(report.as_uri())
+    images = page.locator(".picture img")
+    assert images.count() == page.locator(".picture").count() > 10
+    assert all(images.evaluate_all("all => all.map(one => one.naturalWidth > 100)"))
+    assert page.locator(".wait:visible").count() == 0
+    context.close()
 
 
 def test_names_from_files_stay_text(tricky):
@@ -214,7 +234,7 @@ def test_names_from_files_stay_text(tricky):
     assert SCRIPT in titles and IMAGE in titles
     assert set(METHODS) <= set(shown(tricky, ".legendtext"))
     assert set(METHODS) <= set(shown(tricky, ".ytick text"))
-    point = tricky.locator("[id^=figure-slice-img] .scatterlayer .point").nth(3)
+    point = tricky.locator("[id^=figure-slice-img] .scatterlayer .point").last
     point.scroll_into_view_if_needed()
     point.hover(force=True)
     tricky.wait_for_selector(".hoverlayer .hovertext")

@@ -68,6 +68,11 @@ class Metric:
         return "highest" if self.mode == "max" else "lowest"
 
     @property
+    def most(self) -> str:
+        """`maximum` or `minimum`."""
+        return "maximum" if self.mode == "max" else "minimum"
+
+    @property
     def note(self) -> str:
         """What follows a value whose better side a reader might not expect."""
         return "" if self.mode == "max" else ", lower is better"

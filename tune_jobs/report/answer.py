@@ -11,6 +11,7 @@ from tune_jobs.job.metric import VAL_ACCURACY
 from tune_jobs.report.contest_figures import searched_picture, seeds_picture, trend_pictures
 from tune_jobs.report.contests import Contest, budget_in_words, contests, repeats
 from tune_jobs.report.data import Report
+from tune_jobs.report.importance import bounds_reached
 from tune_jobs.report.page import Bullets, Lead, Part, Section
 from tune_jobs.results.compare import metric_of_row, param_column
 from tune_jobs.results.method_names import long_form, named_pairs, short_name
@@ -41,7 +42,7 @@ def answer_section(report: Report) -> Section:
     confirmed, repeated = contests(report), repeats(report)
     verdicts, *rest = _lines(report, confirmed, repeated)
     parts: list[Part] = [
-        Lead(verdicts) if len(verdicts) > 1 else verdicts[0],
+        Lead(verdicts),
         *(Bullets(lines) for lines in rest),
     ]
     shown = {contest.workload for contest in (*confirmed, *repeated)}
@@ -201,7 +202,12 @@ def _winner(report: Report, workload: str, compared: Sequence[Contest]) -> Itera
     tuned = (
         f"the best of {counted(row['num_trials'], 'trial')}, {row['num_completed']} of them trained in full"
     )
-    yield f"Best{where}: {name} with {settings or 'its defaults'}, {tuned}."
+    ends = [bound for bound in bounds_reached(report, workload) if bound.label == best]
+    at_end = "".join(
+        f" Its {bound.parameter} is at the {bound.side} end of the range that was searched: a wider one may do better."
+        for bound in ends
+    )
+    yield f"Best{where}: {name} with {settings or 'its defaults'}, {tuned}.{at_end}"
 
 
 def _cautions(report: Report, workload: str) -> Iterator[str]:

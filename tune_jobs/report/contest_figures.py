@@ -8,10 +8,23 @@ import plotly.graph_objects as go
 
 from tune_jobs.report.contests import Contest, budget_in_words
 from tune_jobs.report.data import Report
-from tune_jobs.report.figures import Picture, colours, new_figure, number, slug, text, value_axis
+from tune_jobs.report.figures import (
+    Picture,
+    colours,
+    cut_axis,
+    new_figure,
+    number,
+    slug,
+    symbol,
+    text,
+    value_axis,
+)
 from tune_jobs.report.trials import is_names, shown_values
 from tune_jobs.results.schema import PARAM_PREFIX
 from tune_jobs.results.statistics import Summary, summarize
+
+_MEAN = {"circle": "diamond", "square": "square"}
+"""The symbol of a mean over seeds, by the symbol of the method's trials."""
 
 
 def seeds_picture(report: Report, contest: Contest) -> Picture:
@@ -36,7 +49,7 @@ def seeds_picture(report: Report, contest: Contest) -> Picture:
                 x=[summary.mean],
                 y=[text(label)],
                 mode="markers",
-                marker={"size": 11, "color": colour[label]},
+                marker={"size": 12, "color": colour[label], "symbol": _MEAN[symbol(label)]},
                 error_x=_intervals([summary]),
                 customdata=[summary.n],
                 hovertemplate=f"mean %{{x:{form}}}, n = %{{customdata}} seeds<extra></extra>",
@@ -47,7 +60,7 @@ def seeds_picture(report: Report, contest: Contest) -> Picture:
     return Picture(
         slug(kind, contest.budget, contest.workload),
         f"{contest.workload}, {budget_in_words(contest)}: {contest.measure} of each seed (ticks), mean "
-        f"and 95 % interval; n = {sizes} seeds from the top.",
+        f"(diamonds; squares: controls) and 95 % interval; n = {sizes} seeds from the top.",
         new_figure(
             traces,
             title=contest.workload,
@@ -73,19 +86,25 @@ def searched_picture(report: Report, workload: str) -> Picture:
                 x=rows["value"].tolist(),
                 y=[text(label)] * len(rows),
                 mode="markers",
-                marker={"size": 9, "color": colour[label], "opacity": 0.8},
+                marker={
+                    "symbol": f"{symbol(label)}-open",
+                    "size": 9,
+                    "color": colour[label],
+                    "line": {"width": 2, "color": colour[label]},
+                },
                 customdata=[text(name) for name in rows["trial_id"]],
                 hovertemplate=f"%{{customdata}}<br>{text(metric.label)} %{{x:{number(metric)}}}<extra></extra>",
             )
         )
+    axis, note = cut_axis(metric, completed["value"], completed["value"])
     return Picture(
         slug("searched", workload),
-        f"{workload}: {metric.label} of the completed trials, which differ in configuration, one seed each; "
-        f"n = {', '.join(map(str, sizes))} trials from the top.",
+        f"{workload}: {metric.label} of the completed trials (open: one seed each), which differ in configuration; "
+        f"n = {', '.join(map(str, sizes))} trials from the top.{note}",
         new_figure(
             traces,
             title=workload,
-            x=value_axis(metric, completed["value"]),
+            x=axis,
             y={
                 "type": "category",
                 "categoryorder": "array",

@@ -20,19 +20,11 @@ def sharpness_section(report: Report) -> Section:
     """Returns measures of sharpness against what confirmed runs reached."""
     measures = report.sharpness
     reached = set(report.confirmations["measure"].dropna())
-    title = f"Sharpness against {reached.pop() if len(reached) == 1 else _reached_if_confirmed(report)}"
-    if not measures:
-        words = "No sharpness was measured: `tune-jobs confirm` does so when it retrains the winners."
-        return Section("sharpness", title, [words])
+    title = f"Sharpness against {reached.pop() if len(reached) == 1 else 'the result'}"
     confirmed = report.confirmations
     workloads = [workload for workload in report.workloads if (confirmed["workload"] == workload).any()]
     pictures = [_sharpness(report, workload, measure) for measure in measures for workload in workloads]
     return Section("sharpness", title, [pictures])
-
-
-def _reached_if_confirmed(report: Report) -> str:
-    labels = {metric.confirmed({})[1] for metric in report.metrics}
-    return labels.pop() if len(labels) == 1 else "the result"
 
 
 def cost_section(report: Report) -> Section:

@@ -10,13 +10,17 @@ from tune_jobs.report.data import Report
 from tune_jobs.report.figures import (
     Picture,
     colours,
+    cut_axis,
+    dash,
     key,
     new_figure,
     number,
     silent_line,
     slug,
+    symbol,
     text,
     value_axis,
+    whole_axis,
 )
 from tune_jobs.report.page import Section
 from tune_jobs.report.trials import trial_points
@@ -65,21 +69,24 @@ def _winners(report: Report, workload: str) -> Picture:
     colour, traces, metric = colours(report.labels), [], report.metric(workload)
     shown: list[float] = []
     epochs, studies = _spent(report, workload), report.of(report.studies, workload)
+    ends: list[float] = []
     for label in report.labels_on(workload):
         winner = studies.loc[studies["label"] == label, "best_trial_id"].iloc[0]
         own = epochs[(epochs["label"] == label) & (epochs["trial_id"] == winner)].sort_values("epoch")
         shown += own["value"].tolist()
+        ends += own["value"].tolist()[-max(1, len(own) // 2) :]
         spent = (own["epoch"] * own["cost"]).tolist()
         traces.append(_line(label, colour[label], spent, own["value"].tolist(), metric))
+    axis, note = cut_axis(metric, shown, ends, room=0.6)
     return Picture(
         slug("winners", workload),
         f"{workload}: each method's best completed trial (n = 1 each): its {metric.label} at equal cost, not at equal "
-        "epochs.",
+        f"epochs.{note}",
         new_figure(
             traces,
             title=f"{workload}: training the best trial",
             x={"title": "gradient evaluations of the trial", "rangemode": "tozero"},
-            y=value_axis(metric, shown),
+            y=axis,
         ),
     )
 
@@ -110,13 +117,14 @@ def _anytime(report: Report, workload: str) -> Picture:
         )
     return Picture(
         slug("anytime", workload),
-        f"{workload}: the best {metric.label} of any epoch so far against all that the study spent, in the order "
-        f"of the reports; trials: {', '.join(sizes)}. The first tenth of each study may lie outside the picture.",
+        f"{workload}: the running {metric.most} of {metric.label} over all epochs of a study against what it spent, "
+        f"in the order of the reports; trials: {', '.join(sizes)}. The axis begins where the studies were after "
+        "a tenth of their reports.",
         new_figure(
             traces,
             title=f"{workload}: the whole search",
             x={"title": "gradient evaluations of the study", "rangemode": "tozero"},
-            y={**value_axis(metric, [], "best "), **_range([*early, *late])},
+            y={**value_axis(metric, [], f"running {metric.most} of "), **_range([*early, *late])},
         ),
     )
 
@@ -145,8 +153,8 @@ def _line(
         y=y,
         name=text(label),
         mode=mode,
-        line={"color": colour, "width": 2, "shape": shape},
-        marker={"size": 5},
+        line={"color": colour, "width": 2, "shape": shape, "dash": dash(label)},
+        marker={"size": 6, "symbol": symbol(label)},
         hovertemplate=(f"%{{x:,.0f}} gradient evaluations<br>{text(metric.label)} %{{y:{number(metric)}}}"),
     )
 
@@ -170,18 +178,20 @@ def _curves(report: Report, workload: str) -> Picture:
         traces.append(silent_line(label, x, y, {"color": colour[label], "width": 1}, opacity=0.5))
         ends = ended[ended["label"] == label]
         traces.append(trial_points(ends, "epochs_trained", "value", label=label, colour=colour[label]))
+    finals = ended.loc[ended["status"] == "completed", "value"]
+    axis, note = cut_axis(metric, shown["value"], finals, room=1.5)
     counts = trials["status"].value_counts()
     by_status = ", ".join(f"{number} {status}" for status, number in counts.items())
     thinned = "" if step == 1 else f" Every {step}th epoch is drawn, and all rungs and ends."
     return Picture(
         slug("curves", workload),
-        f"{workload}: {counted(len(trials), 'trial')}, {by_status}. Circles reached full fidelity, "
-        f"crosses were stopped by ASHA, triangles diverged, open circles still run.{thinned}",
+        f"{workload}: {counted(len(trials), 'trial')}, {by_status}. Circles (squares: controls) reached full fidelity, "
+        f"crosses were stopped by ASHA, triangles diverged, open circles still run.{thinned}{note}",
         new_figure(
             traces,
             title=workload,
-            x={"title": "epoch", "rangemode": "tozero"},
-            y=value_axis(metric, shown["value"]),
+            x=whole_axis("epoch", shown["epoch"]),
+            y=axis,
             height=380,
         ),
     )

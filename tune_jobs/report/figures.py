@@ -10,6 +10,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from tune_jobs.job.metric import Metric
+from tune_jobs.results.method_names import BASE, is_control
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; yellow and black would vanish on one of
 # the two backgrounds and are an olive and a grey.
@@ -25,6 +26,9 @@ _OF_METHOD = {
 }
 _OTHERS = ("#8a63d2", "#3aa99f", "#b5544d", "#5b7f2b", "#c47ad8", "#96703a")
 _WIDE = 20  # largest value over smallest from which an axis is logarithmic
+_MAX_TICKS = 12
+_FEWEST_TO_CUT = 4  # values that must remain in view
+_MOST_KEPT = 0.6  # of the whole axis: where this much would remain, it is not worth cutting
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
 
 
@@ -135,6 +139,73 @@ def value_axis(metric: Metric, values: Iterable[float], prefix: str = "") -> dic
     return axis | ({"type": "log"} if is_wide else {})
 
 
+def whole_axis(title: str, values: Iterable[float]) -> dict[str, Any]:
+    """Returns an axis of whole numbers from 0: of epochs, or of trials."""
+    is_short = max(values, default=0) <= _MAX_TICKS
+    return {
+        "title": title,
+        "rangemode": "tozero",
+        "tickformat": ",d",
+        **({"dtick": 1} if is_short else {"tickmode": "auto", "nticks": _MAX_TICKS}),
+    }
+
+
+def log_ticks(low: float, high: float) -> dict[str, Any]:
+    """Returns ticks of a logarithmic axis, each written in full; Plotly writes only `2` and `5` between decades."""
+    decades = math.log10(high / low)
+    steps = (1, 2, 5) if decades <= 1.5 else (1, 3) if decades <= 3 else (1,)
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    ticks = [step * 10.0**power for power in range(first, last + 1) for step in steps]
+    shown = [tick for tick in ticks if 0.98 * low <= tick <= 1.02 * high]
+    return {"tickvals": shown, "ticktext": [f"{tick:.3g}" for tick in shown]} if len(shown) > 1 else {}
+
+
+def cut_axis(
+    metric: Metric, values: Iterable[float], ends: Iterable[float], *, room: float = 0.15
+) -> tuple[dict[str, Any], str]:
+    """Returns the axis of a metric on which differences between good values show, and what to say if that cuts it.
+
+    Args:
+        metric: The metric.
+        values: All values of the picture.
+        ends: The values whose differences are to be seen, such as those of completed trials.
+        room: How much of the worse side stays in view, as a multiple of the span of `ends`.
+    """
+    shown = sorted(value for value in values if not math.isnan(value))
+    axis = value_axis(metric, shown)
+    good = sorted(metric.sign * value for value in ends if not math.isnan(value))
+    if len(good) < _FEWEST_TO_CUT or "type" in axis:
+        return axis, ""
+    lower, upper = good[len(good) // 4], good[(3 * len(good)) // 4]
+    kept = [value for value in good if value >= lower - 1.5 * (upper - lower)]  # Tukey's fence
+    span = kept[-1] - kept[0]
+    bar = kept[0] - room * span
+    worst = min(metric.sign * shown[0], metric.sign * shown[-1])
+    if span <= 0 or (kept[-1] - bar) > _MOST_KEPT * (kept[-1] - worst):
+        return axis, ""
+    num_hidden = sum(metric.sign * value < bar for value in shown)
+    low, high = sorted((metric.sign * bar, metric.sign * (kept[-1] + 0.08 * span)))
+    worse = "below" if metric.mode == "max" else "above"
+    note = (
+        f" The axis is cut: {num_hidden} of {len(shown)} points lie {worse} {metric.text(metric.sign * bar)}."
+    )
+    return {**axis, "range": [low, high]}, note
+
+
+def symbol(label: str) -> str:
+    """Returns the marker of a method: controls are told apart by more than their colour."""
+    return "square" if _is_control(label) else "circle"
+
+
+def dash(label: str) -> str:
+    """Returns the dash of a method's lines."""
+    return "dot" if _is_control(label) else "dash" if label.split(" ")[0] == BASE else "solid"
+
+
+def _is_control(label: str) -> bool:
+    return is_control(label.split(" ")[0])
+
+
 def number(metric: Metric) -> str:
     """Returns Plotly's format of a metric's values."""
     return ".4f" if metric.is_accuracy else ".4g"
@@ -142,7 +213,7 @@ def number(metric: Metric) -> str:
 
 def key(label: str, colour: str) -> go.Scatter:
     """Returns an entry of the legend for a method, which shows and hides all that is in its group."""
-    marker = {"color": colour, "size": 9}
+    marker = {"color": colour, "size": 9, "symbol": symbol(label)}
     return go.Scatter(x=[None], y=[None], name=text(label), legendgroup=label, mode="markers", marker=marker)
 
 
@@ -163,5 +234,5 @@ def silent_line(
         showlegend=False,
         hoverinfo="skip",
         opacity=opacity,
-        line=style,
+        line={"dash": dash(label), **style},
     )

@@ -4,9 +4,22 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from tune_jobs.report.data import Report
-from tune_jobs.report.figures import Picture, colours, key, new_figure, silent_line, slug, text, value_axis
-from tune_jobs.report.page import Part, Section
+from tune_jobs.report.figures import (
+    Picture,
+    colours,
+    cut_axis,
+    key,
+    new_figure,
+    silent_line,
+    slug,
+    symbol,
+    text,
+    value_axis,
+    whole_axis,
+)
+from tune_jobs.report.page import Bullets, Part, Section
 from tune_jobs.report.trials import trial_points
+from tune_jobs.results import stopping_account
 from tune_jobs.results.tables import Column, Table, count, measured, records, share
 from tune_jobs.wording import counted
 
@@ -22,6 +35,11 @@ def search_section(report: Report) -> Section:
         parts.append(
             "No trial has been judged at a rung: early stopping is off, or no trial has reached one yet."
         )
+    if audit := stopping_account.describe(report.results):
+        parts += [
+            "What early stopping saved, and whether its decisions follow from the rule:",
+            Bullets(audit),
+        ]
     return Section("search", "Search history and rungs", parts)
 
 
@@ -39,15 +57,16 @@ def _history(report: Report, workload: str) -> Picture:
         best = (metric.sign * (metric.sign * completed["value"]).cummax()).tolist()
         steps = {"color": colour[label], "width": 1.5, "shape": "hv"}
         traces.append(silent_line(label, completed["order"].tolist(), best, steps))
+    axis, note = cut_axis(metric, trials["value"], trials.loc[trials["status"] == "completed", "value"])
     return Picture(
         slug("history", workload),
         f"{workload}: last {metric.label} of {counted(len(trials), 'trial')} in the order proposed; lines are the best "
-        "completed so far. A flat line means that more trials would hardly help.",
+        f"completed so far. A flat line means that more trials would hardly help.{note}",
         new_figure(
             traces,
             title=f"{workload}: history",
-            x={"title": "number of the trial in its study", "rangemode": "tozero"},
-            y=value_axis(metric, trials["value"]),
+            x=whole_axis("number of the trial in its study", trials["order"]),
+            y=axis,
         ),
     )
 
@@ -75,7 +94,8 @@ def _rungs(report: Report, judged: pd.DataFrame, workload: str) -> Picture:
                 mode="markers",
                 marker={
                     "symbol": [
-                        "x-thin-open" if decision == "stop" else "circle" for decision in rows["decision"]
+                        "x-thin-open" if decision == "stop" else symbol(label)
+                        for decision in rows["decision"]
                     ],
                     "size": 6,
                     "color": colour[label],

@@ -31,6 +31,18 @@ class Importance:
     n: int  # how many trials are compared
 
 
+@dataclass(frozen=True)
+class Bound:
+    """A study's best point that lies at an end of a parameter's range."""
+
+    label: str
+    parameter: str
+    best: float
+    side: str  # "lower" or "upper"
+    low: float
+    high: float
+
+
 def importance(report: Report, workload: str, label: str) -> Importance:
     """Returns the importances of a study's parameters by fANOVA.
 
@@ -87,17 +99,25 @@ def warnings(report: Report, workload: str) -> Iterator[str]:
         if infeasible > _INFEASIBLE:
             of_all = f"{share(infeasible)} of n = {counted(len(ended), 'trial')}"
             yield f"{study_name}: {of_all} diverged or failed; narrow the space."
-        for parameter, ends in searched.items():
-            best = study[PARAM_PREFIX + parameter]
-            if best is None or ends is None:
+    for bound in bounds_reached(report, workload):
+        yield (
+            f"{workload}, {bound.label}: the best {bound.parameter}, {setting(bound.best)}, is at the {bound.side} end "
+            f"of its range, {setting(bound.low)} to {setting(bound.high)}; the optimum may lie outside."
+        )
+
+
+def bounds_reached(report: Report, workload: str) -> Iterator[Bound]:
+    """Yields where a study's best point lies at an end of a range."""
+    for study in records(report.of(report.studies, workload)):
+        space = report.space(str(study["folder"]))
+        for parameter in report.params:
+            best, ends = study[PARAM_PREFIX + parameter], limits(space.get(parameter))
+            if best is None or ends is None or ends[0] == ends[1]:
                 continue
             low, high, is_log = ends
             side = _edge(best, low, high, is_log)
             if side and not (side == "lower" and low == 0):  # no setting of ours can be negative
-                yield (
-                    f"{study_name}: the best {parameter}, {setting(best)}, is at the {side} end of its range, "
-                    f"{setting(low)} to {setting(high)}; the optimum may lie outside."
-                )
+                yield Bound(study["label"], parameter, best, side, low, high)
 
 
 def _edge(value: float, low: float, high: float, is_log: bool) -> str | None:

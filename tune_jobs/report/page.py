@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from xml.etree.ElementTree import Element, SubElement, tostring
@@ -27,6 +27,13 @@ class Lead(Bullets):
 
 
 @dataclass(frozen=True)
+class Terms:
+    """A list of terms with what each means."""
+
+    meanings: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Details:
     """A long text behind its title."""
 
@@ -34,8 +41,8 @@ class Details:
     text: str
 
 
-Part = str | Bullets | Details | Table | Sequence[Picture]
-"""A paragraph, a list, a folded text, a table, or pictures side by side."""
+Part = str | Bullets | Terms | Details | Table | Sequence[Picture]
+"""A paragraph, a list, a glossary, a folded text, a table, or pictures side by side."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +65,13 @@ class Section:
         return [part for part in self.parts if isinstance(part, Table)]
 
 
-def render_page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
+def render_page(
+    title: str, subtitle: str, sections: Sequence[Section], images: Mapping[str, str] | None = None
+) -> str:
     """Returns the page as HTML.
+
+    Where scripts do not run, tables and words are as ever, and `images` (SVG by the pictures' names) stand in for the
+    figures.
 
     Texts become text nodes of a tree and figures are JSON without "<", so nothing in them can be markup; a
     content security policy lets only this page's own scripts run and nothing be requested.
@@ -74,6 +86,7 @@ def render_page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
     SubElement(head, "meta", {"name": "color-scheme", "content": "light dark"})
     SubElement(head, "title").text = title
     SubElement(head, "style").text = (own / "page.css").read_text(encoding="utf-8")
+    SubElement(SubElement(head, "noscript"), "style").text = ".wait { display: none; }"
     body = SubElement(page, "body")
     top = SubElement(body, "header")
     SubElement(top, "h1").text = title
@@ -84,7 +97,7 @@ def render_page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
         SubElement(
             SubElement(links, "li"), "a", {"href": f"#{section.anchor}"}
         ).text = section.anchor.capitalize()
-        main.append(_section(section))
+        main.append(_section(section, images or {}))
     figures = {picture.name: picture.figure for section in sections for picture in section.pictures}
     data = {
         "figures": {name: json.loads(figure.to_json()) for name, figure in figures.items()},
@@ -96,7 +109,7 @@ def render_page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
     return "<!DOCTYPE html>\n" + tostring(page, encoding="unicode", method="html") + "\n"
 
 
-def _section(section: Section) -> Element:
+def _section(section: Section, images: Mapping[str, str]) -> Element:
     element = Element("section", {"id": section.anchor})
     SubElement(element, "h2").text = section.title
     for part in section.parts:
@@ -106,6 +119,11 @@ def _section(section: Section) -> Element:
             bullets = SubElement(element, "ul", {"class": "lead"} if isinstance(part, Lead) else {})
             for item in part.items:
                 _paragraph(bullets, "li", item)
+        elif isinstance(part, Terms):
+            terms = SubElement(element, "dl")
+            for term, meaning in part.meanings.items():
+                SubElement(terms, "dt").text = term
+                SubElement(terms, "dd").text = meaning
         elif isinstance(part, Details):
             details = SubElement(element, "details")
             SubElement(details, "summary").text = part.title
@@ -117,11 +135,25 @@ def _section(section: Section) -> Element:
             for picture in part:
                 figure = SubElement(grid, "figure")
                 height = f"min-height: {picture.figure.layout.height}px"
-                SubElement(
+                box = SubElement(
                     figure, "div", {"class": "picture", "id": f"figure-{picture.name}", "style": height}
+                )
+                _stand_in(
+                    SubElement(box, "div", {"class": "loading"}), images.get(picture.name), picture.caption
                 )
                 SubElement(figure, "figcaption").text = picture.caption
     return element
+
+
+def _stand_in(box: Element, image: str | None, caption: str) -> None:
+    """Adds what is shown until the figure is drawn, and where scripts do not run."""
+    SubElement(box, "p", {"class": "wait"}).text = "The picture is loading ..."
+    silent = SubElement(box, "noscript")
+    if image is None:
+        SubElement(silent, "p").text = "This picture needs JavaScript."
+        return
+    data = base64.b64encode(image.encode()).decode()
+    SubElement(silent, "img", {"src": f"data:image/svg+xml;base64,{data}", "alt": caption})
 
 
 def _paragraph(parent: Element, tag: str, sentence: str) -> None:

@@ -9,8 +9,8 @@ import plotly.graph_objects as go
 
 from tune_jobs.job.space import choices_of, in_full
 from tune_jobs.report.data import Report, limits
-from tune_jobs.report.figures import Picture, colours, key, new_figure, slug, text, value_axis
-from tune_jobs.report.importance import MIN_TRIALS, Importance, importance, warnings
+from tune_jobs.report.figures import Picture, colours, cut_axis, key, log_ticks, new_figure, slug, text
+from tune_jobs.report.importance import MIN_TRIALS, Importance, bounds_reached, importance, warnings
 from tune_jobs.report.page import Bullets, Part, Section
 from tune_jobs.report.trials import is_names, shown_values, trial_points
 from tune_jobs.results.schema import PARAM_PREFIX
@@ -138,15 +138,22 @@ def _slice(report: Report, workload: str, name: str) -> Picture:
             )
         )
     ends, is_log = _range(report, trials, name)
+    axis, note = cut_axis(metric, trials["value"], trials.loc[trials["status"] == "completed", "value"])
+    at_bound = [
+        f" The best {name} of {bound.label} is at the {bound.side} end of its range."
+        for bound in bounds_reached(report, workload)
+        if bound.parameter == name
+    ]
     return Picture(
         slug("slice", workload, name),
         f"{workload}: last {metric.label} of n = {counted(len(trials), 'trial')} against {name}; rings are the "
-        f"winners, crosses were stopped early{', dotted lines are the ends of the range' if ends else ''}.",
+        f"winners, crosses were stopped early{', dotted lines are the ends of the range' if ends else ''}."
+        f"{''.join(at_bound)}{note}",
         new_figure(
             traces,
             title=f"{workload}: {name}",
             x=_axis(name, ends, is_log, _choices(report, trials, name)),
-            y=value_axis(metric, trials["value"]),
+            y=axis,
             shapes=_bounds(ends),
         ),
     )
@@ -218,6 +225,8 @@ def _axis(name: str, ends: Sequence[float], is_log: bool, choices: Sequence[str]
     if not ends:
         return axis
     low, high = (math.log10(end) if is_log else end for end in (ends[0], ends[-1]))
+    if is_log:
+        axis |= log_ticks(ends[0], ends[-1])
     return axis | {"range": [low - 0.04 * (high - low), high + 0.04 * (high - low)]}
 
 

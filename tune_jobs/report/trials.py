@@ -5,13 +5,12 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from tune_jobs.report.figures import text
+from tune_jobs.report.figures import symbol, text
 from tune_jobs.results.compare import metric_of_row
 from tune_jobs.results.schema import PARAM_PREFIX
 from tune_jobs.results.tables import records, setting
 
 _SYMBOLS = {
-    "completed": "circle",
     "pruned": "x-thin-open",
     "diverged": "triangle-up-open",
     "failed": "square-x-open",
@@ -38,7 +37,7 @@ def trial_points(
         legendgroup=label,
         showlegend=False,
         marker={
-            "symbol": [_SYMBOLS.get(status, "circle-open") for status in trials["status"]],
+            "symbol": [_symbol(status, label) for status in trials["status"]],
             "size": size,
             "color": colour,
             "opacity": opacity,
@@ -47,6 +46,10 @@ def trial_points(
         customdata=[_describe(row) for row in records(trials)],
         hovertemplate="%{customdata}<extra></extra>",
     )
+
+
+def _symbol(status: str, label: str) -> str:
+    return symbol(label) if status == "completed" else _SYMBOLS.get(status, "circle-open")
 
 
 def is_names(values: pd.Series) -> bool:

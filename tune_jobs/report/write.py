@@ -11,14 +11,17 @@ from tune_jobs.report.cost import cost_section, failures_section, sharpness_sect
 from tune_jobs.report.curves import budget_section, curves_section
 from tune_jobs.report.data import Report, load
 from tune_jobs.report.figures import Picture
+from tune_jobs.report.glossary import GLOSSARY
 from tune_jobs.report.history import search_section
-from tune_jobs.report.page import Bullets, Details, Section, render_page
+from tune_jobs.report.page import Bullets, Details, Section, Terms, render_page
 from tune_jobs.report.params import optima_section, params_section
 from tune_jobs.report.svg import write_images
 from tune_jobs.results import transfer
 from tune_jobs.results.tables import NONE, Column, Table, to_csv, to_latex, to_markdown
 from tune_jobs.wording import counted
 from zsharp.atomic import atomic_write
+
+_LARGEST_IMAGE = 300_000  # bytes of an SVG that the page carries
 
 
 @dataclass(frozen=True)
@@ -49,13 +52,15 @@ def write_report(folders: Sequence[Path], page: Path) -> Written:
     pictures = [picture for section in sections for picture in section.pictures]
     _name_apart(pictures)
     page.parent.mkdir(parents=True, exist_ok=True)
-    _replace(page, render_page(title, subtitle, sections))
     files = page.with_name(f"{page.stem}_files")
     files.mkdir(exist_ok=True)
+    missing = write_images(pictures, files)
+    drawn = {} if missing else _images(pictures, files)
+    _replace(page, render_page(title, subtitle, sections, drawn))
     for table in (table for section in sections for table in section.tables):
         for ending, text in (("csv", to_csv), ("md", to_markdown), ("tex", to_latex)):
             _replace(files / f"{table.name}.{ending}", text(table))
-    return Written(page, files, write_images(pictures, files))
+    return Written(page, files, missing)
 
 
 def _sections(report: Report) -> list[Section]:
@@ -67,12 +72,13 @@ def _sections(report: Report) -> list[Section]:
         curves_section(report),
         search_section(report),
         params_section(report),
-        optima_section(report),
+        *([optima_section(report)] if len(report.workloads) > 1 else []),
         *_transfer(report),
-        *_sharpness(report),
+        *([sharpness_section(report)] if report.sharpness else []),
         cost_section(report),
         failures_section(report),
         _provenance(report),
+        Section("glossary", "Glossary", [Terms(GLOSSARY)]),
     ]
 
 
@@ -82,11 +88,14 @@ def _transfer(report: Report) -> Iterator[Section]:
         yield Section("transfer", "Do settings carry over between architectures?", [Bullets(lines)])
 
 
-def _sharpness(report: Report) -> Iterator[Section]:
-    # Measured for image classification only; a task of the user's own goes by one name for data and model.
-    is_own = (report.trials["architecture"] == report.trials["dataset"]).all()
-    if report.sharpness or not is_own:
-        yield sharpness_section(report)
+def _images(pictures: Sequence[Picture], files: Path) -> dict[str, str]:
+    """Returns the SVG of each picture as far as they are small: the page has them for browsers without scripts."""
+    texts = {picture.name: files / f"{picture.name}.svg" for picture in pictures}
+    return {
+        name: file.read_text(encoding="utf-8")
+        for name, file in texts.items()
+        if file.exists() and file.stat().st_size <= _LARGEST_IMAGE
+    }
 
 
 def _name_apart(pictures: Sequence[Picture]) -> None:

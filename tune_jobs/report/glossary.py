@@ -1,0 +1,80 @@
+"""What the words of terminal, report and tables mean: `python -m tune_jobs.report.glossary` writes docs/glossary.md."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+GLOSSARY: Mapping[str, str] = MappingProxyType(
+    {
+        "trial": "One training run with one configuration.",
+        "study": (
+            "The trials of one architecture with one method on one data set. A job has one study for each "
+            "pair."
+        ),
+        "full fidelity": (
+            "A trial that trained for all of the job's epochs has full fidelity; it is completed."
+        ),
+        "best": (
+            "A study's best is its best completed trial, by the metric of its last epoch. The highest value "
+            "that a curve has had so far is its running maximum."
+        ),
+        "rung": (
+            "A number of epochs at which early stopping (ASHA) compares a trial with those that got there "
+            "before."
+        ),
+        "cutoff": "The value that a trial had to reach at a rung to train on.",
+        "stop zone": (
+            "A trial below the cutoff of a rung is in the stop zone. It trains on only if the job protects "
+            "it, as it does the best three of a rung."
+        ),
+        "confirmation": (
+            "A study's best configuration, trained again with fresh seeds on all training images. Only here "
+            "is the test set read."
+        ),
+        "seed": (
+            "A number that fixes the initial weights and the order of the images. All methods are confirmed "
+            "with the same seeds, so that runs pair up."
+        ),
+        "95 % interval": (
+            "Where the mean over all possible seeds lies with a confidence of 95 %, by resampling the seeds "
+            "there are (BCa bootstrap). Of a difference: for this pair alone."
+        ),
+        "p": (
+            "How often chance alone would give a difference at least as large, by an exact sign-flip test "
+            "over paired seeds."
+        ),
+        "adjusted p": (
+            "p corrected for the number of pairs of an architecture (Holm). One method beat another if it is "
+            "at most 0.05."
+        ),
+        "point": "A hundredth of accuracy: from 0.60 to 0.63 are 3 points.",
+        "gradient evaluation": (
+            "One forward and backward pass over a batch. A step of a sharpness-aware method takes two, a step "
+            "of the base optimizer one."
+        ),
+        "base optimizer": (
+            "The optimizer that takes the descent step, such as AdamW; alone, it is the method base."
+        ),
+        "control": (
+            "A method that differs from ZSharp in one thing, to show what that thing adds: random_sam keeps "
+            "random components, magnitude_sam the largest ones."
+        ),
+        "rho": "Radius of the step uphill, after which the gradient for the descent is taken.",
+        "q_p": (
+            "Share of the gradient components that ZSharp leaves out of the step uphill: 0.95 keeps the 5 % "
+            "with the largest Z-scores."
+        ),
+        "lr": "Learning rate of the base optimizer.",
+    }
+)
+
+
+def as_markdown() -> str:
+    """Returns the page of the documentation."""
+    lines = [f"| {term} | {meaning} |" for term, meaning in GLOSSARY.items()]
+    return "\n".join(["# Glossary", "", "| word | meaning |", "|---|---|", *lines]) + "\n"
+
+
+if __name__ == "__main__":
+    from pathlib import Path
+
+    Path(__file__).parents[2].joinpath("docs", "glossary.md").write_text(as_markdown(), encoding="utf-8")
