@@ -17,12 +17,14 @@ from typing import Any
 
 import ray
 
+from tune_jobs.cluster.listener import what_listens
 from tune_jobs.cluster.slots import Slots
 from tune_jobs.errors import ClusterError, JobError, Problem
 from tune_jobs.wording import last_line
 from zsharp.cpu import num_cpus
 
 _ANSWERS_WITHIN_S = 5
+_ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"  # what `ray health-check` asks
 # Of 107 bytes that the name of a socket may have, Ray takes 68: /ray/session_DATE_TIME_PID/sockets/plasma_store.
 _LONGEST_TMPDIR = 39
 
@@ -81,13 +83,35 @@ def connect() -> None:
     address = os.environ["RAY_ADDRESS"]
     try:
         if address not in ("auto", "local"):  # Ray itself would retry and log for minutes
-            socket.create_connection(_host_and_port(address), timeout=_ANSWERS_WITHIN_S).close()
+            _check_speaks_ray(address)
         with _without_future_warnings():
             ray.init(logging_level=logging.WARNING)
     except (OSError, OverflowError, ValueError, RuntimeError, ray.exceptions.RayError, ImportError) as error:
         reason = last_line(str(error)) or type(error).__name__
-        message = f"no Ray answers there ({reason}); expected host:port of a running Ray, or no RAY_ADDRESS"
+        expected = "host:port of a running Ray's head, 6379 by default, or no RAY_ADDRESS"
+        message = f"no Ray answers there ({reason}); expected {expected}"
         raise JobError([Problem("RAY_ADDRESS", address, message)]) from error
+
+
+def _check_speaks_ray(address: str) -> None:
+    """Raises OSError unless a Ray answers within seconds, where Ray itself would retry and log for minutes."""
+    host, port = _host_and_port(address)
+    socket.create_connection((host, port), timeout=_ANSWERS_WITHIN_S).close()
+    if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+        return
+    import grpc  # type: ignore[import-untyped]
+
+    # Ray's client server has other calls than its head, but either says so in gRPC.
+    is_client = address.startswith("ray://")
+    with grpc.insecure_channel(f"[{host}]:{port}" if ":" in host else f"{host}:{port}") as channel:
+        try:
+            channel.unary_unary(_ALIVE)(b"", timeout=_ANSWERS_WITHIN_S)
+        except grpc.RpcError as error:
+            code = error.code()
+            if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                raise ConnectionError(f"there is {what_listens(host, port).value}") from error
+            if code is grpc.StatusCode.UNIMPLEMENTED and not is_client:
+                raise ConnectionError("there is a gRPC server, but not that of a Ray's head") from error
 
 
 def _host_and_port(address: str) -> tuple[str, int]:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from packaging.version import InvalidVersion, Version
 
+from tune_jobs.cluster.listener import Listener, what_listens
 from tune_jobs.errors import NOTHING, ClusterError, JobError, Problem, TuneJobsError
 from tune_jobs.submit.http import is_loopback, send
 
@@ -20,6 +21,7 @@ OLDEST_RAY = "2.60"  # 2.54 fixed CVE-2026-27482, and 2.59 checks tokens everywh
 _ANSWERS_WITHIN_S = 10
 _LARGEST_FACTS_BYTES = 2**16
 _LARGEST_TOKEN_BYTES = 2**16
+_DASHBOARD = "expected the port of the dashboard, 8265 by default (6379 and 10001 are others of Ray)"
 _SESSION = re.compile(r"session_\d{4}-\d\d-\d\d_[\d_-]{6,40}")
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 _LONGEST_REASON = 500
@@ -183,7 +185,7 @@ def _is_recent(version: str) -> bool:
 
 def _get(url: str, path: str, headers: dict[str, str]) -> dict[str, Any]:
     """Returns the JSON object that the server sends for a path."""
-    hint = ""
+    mistake = f"there is {Listener.HTTP.value}; {_DASHBOARD}"
     try:
         answer = send(
             "GET", url + path, headers, within_s=_ANSWERS_WITHIN_S, largest_bytes=_LARGEST_FACTS_BYTES
@@ -196,17 +198,32 @@ def _get(url: str, path: str, headers: dict[str, str]) -> dict[str, Any]:
             return content
         else:
             reason = f"{path} is not what Ray sends"
-    except ConnectionAbortedError as error:
-        reason = str(error)
-        hint = "; expected the port of the dashboard (8265 by default), not one of Ray's others, such as 6379 or 10001"
     except OSError as error:
         reason = str(error)
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        mistake = _expected(url, what_listens(parts.hostname or "", port))
     except ValueError as error:
         if isinstance(error, JobError):
             raise
         reason = f"{path} is not JSON"
-    message = f"no job server of Ray {OLDEST_RAY} or later answers ({reason}){hint}"
+    message = f"no job server of Ray {OLDEST_RAY} or later answers ({reason}); {mistake}"
     raise JobError([Problem("--address", url, message)])
+
+
+def _expected(url: str, listener: Listener) -> str:
+    """Returns what listens at an address instead of a job server, and what to give."""
+    parts = urlsplit(url)
+    is_tls = parts.scheme == "https"
+    if listener is Listener.NOBODY:
+        return f"there is {listener.value}: start the cluster or its tunnel; {_DASHBOARD}"
+    if listener is Listener.TLS and not is_tls:
+        return f"there is {listener.value}: expected https://{parts.netloc}, or {_DASHBOARD.removeprefix('expected ')}"
+    if listener is Listener.TLS:
+        return "expected a certificate that this machine trusts (SSL_CERT_FILE names a file of them), or a tunnel"
+    if listener is Listener.HTTP and is_tls:
+        return f"there is {listener.value} without TLS: expected http://{parts.netloc}, or another address"
+    return f"there is {listener.value}; {_DASHBOARD}"
 
 
 def _client(url: str, headers: dict[str, str]) -> Any:
