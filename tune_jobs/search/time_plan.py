@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from tune_jobs.cluster.slots import Slots, makespan
 from tune_jobs.job.spec import JobSpec
 from tune_jobs.results.statistics import smallest_n
-from tune_jobs.search.timing import Timed, Timing
+from tune_jobs.search.timing import BUSY, Timed, Timing
 from tune_jobs.stopping.simulate import Band
 from tune_jobs.wording import counted, duration, duration_band
 
 _RAY_S = 3.0  # that Ray takes to start before its workers do, and to end
 _TURN_S = 0.05  # of an epoch: its report, the decision on it, and the ledger
-_BUSY = 0.85  # share of the cores' time below which others are said to use them
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ def plan_time(job: JobSpec, timing: Timing, slots: Slots, epochs: Band) -> TimeP
         confirm_gpu_hours=_gpu_hours(slots, num_seeds * sum(confirm_least), num_seeds * sum(confirm_most)),
         num_seeds=num_seeds,
         num_runs=num_seeds * len(studies),
-        is_busy=min(one.worked_share for one in timed) < _BUSY,
+        is_busy=min(one.worked_share for one in timed) < BUSY,
         is_without_validation=not all(one.validates for one in timed),
         took_s=timing.took_s,
     )
@@ -85,7 +84,8 @@ def plan_time(job: JobSpec, timing: Timing, slots: Slots, epochs: Band) -> TimeP
 def time_lines(job: JobSpec, plan: TimePlan, folder: str) -> Iterator[str]:
     """Yields what a plan says of time, a sentence a line."""
     if plan.search_s is None or plan.confirm_s is None:
-        what = job.own or "a study"
+        untimed = (study.architecture for study in job.studies() if study.name not in plan.epoch_s)
+        what = ", ".join(dict.fromkeys(untimed))
         yield f"Time: {what} could not be timed here: {plan.problem or 'nothing was measured'}."
         return
     low, high = plan.search_s

@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from zsharp.training.spec import TrialSpec
 
 _LONG_EPOCH_S = 5.0
+_FEW_IMAGES, _BEARABLE_STEP_S = 16, 2.0
 _LEAST_VALIDATED = 256  # images; few would be slower each
 
 
@@ -38,22 +40,28 @@ def main(request_file: Path, answer_file: Path) -> None:
 def _measure(
     job: JobSpec, studies: Sequence[Study], started_at: float, limit_s: float
 ) -> Iterator[dict[str, Any]]:
-    """Yields what trials of each study take; the last answer of a study counts, as validating may take too long."""
-    validate_s: dict[str, float] = {}  # by architecture: all methods validate alike
-    for study in studies:
+    """Yields what trials of each study take; the last answer of a study counts, as validating may take too long.
+
+    Each architecture comes with one method first, from which the others can be estimated if the time is over.
+    """
+    batch_sizes: dict[str, int] = {}  # by architecture
+    validate_s: dict[str, float] = {}  # likewise: all methods validate alike
+    for study in sorted(studies, key=lambda study: job.methods.index(study.method)):
         spec = job.trial_spec(study, example_params(job, study))
         try:
             if spec.train.loop is not None:
                 yield {"study": study.name, "begin_s": 0.0, "epoch_s": _loop_epoch_s(spec)}
                 continue
-            if study == studies[0]:  # what every worker does once
-                _build(spec)[0].take_first_step()
-                yield {"study": "", "startup_s": time.time() - started_at}
-            training, answer = _steps(spec, limit_s)
+            if study.architecture not in batch_sizes:
+                is_first = not batch_sizes
+                batch_sizes[study.architecture] = _bearable_batch_size(spec)
+                if is_first:  # what every worker does once
+                    yield {"study": "", "startup_s": time.time() - started_at}
+            training, answer = _steps(_with_batch_size(spec, batch_sizes[study.architecture]), limit_s)
             answer["study"] = study.name
             if study.architecture not in validate_s:
                 yield {**answer, "validates": False}
-                validate_s[study.architecture] = _validation_s(training)
+                validate_s[study.architecture] = _validation_s(training, spec.train.batch_size)
             yield {**answer, "epoch_s": answer["epoch_s"] + validate_s[study.architecture]}
         except Exception as error:  # whatever code of the user's own raises
             reason = str(error).strip().partition("\n")[0]
@@ -73,6 +81,28 @@ def _loop_epoch_s(spec: "TrialSpec") -> float:
             break
     run.close()
     return seconds
+
+
+def _bearable_batch_size(spec: "TrialSpec") -> int:
+    """Returns the batch size to time: a smaller one where a step would take seconds, as an epoch has the same images.
+
+    A task of the user's own, and what trains on a GPU, keep theirs.
+    """
+    size, few = spec.train.batch_size, _FEW_IMAGES
+    training, _ = _build(_with_batch_size(spec, min(size, few)) if spec.task is None else spec)
+    training.time_steps(0.0)
+    if spec.task is not None or training.device.type == "cuda" or size <= few:
+        return size
+    worked = time.process_time()
+    training.time_steps(0.0)
+    step_s = (time.process_time() - worked) / 2
+    while few < size and 2 * few / _FEW_IMAGES * step_s < _BEARABLE_STEP_S:
+        few *= 2
+    return min(few, size)
+
+
+def _with_batch_size(spec: "TrialSpec", size: int) -> "TrialSpec":
+    return replace(spec, train=replace(spec.train, batch_size=size))
 
 
 def _build(spec: "TrialSpec") -> tuple["Training", float]:
@@ -102,14 +132,15 @@ def _steps(spec: "TrialSpec", limit_s: float) -> tuple["Training", dict[str, Any
     }
 
 
-def _validation_s(training: "Training") -> float:
-    """Returns the seconds of a validation: of our own task from a part of it."""
+def _validation_s(training: "Training", batch_size: int) -> float:
+    """Returns the seconds of a validation: of our own task from a part of it, a small one where steps are slow."""
     share, started = 1.0, time.perf_counter()
     if training.spec.task is not None:
         training.validate()
     else:
         data, train = training.data, training.spec.train
-        rows = data.val_indices[: max(_LEAST_VALIDATED, train.batch_size)][: train.eval_batch_size]
+        num_images = max(batch_size, _LEAST_VALIDATED) if train.batch_size == batch_size else train.batch_size
+        rows = data.val_indices[: min(num_images, train.eval_batch_size)]
         if not len(rows):
             return 0.0
         share = len(rows) / len(data.val_indices)

@@ -30,14 +30,18 @@ from zsharp.optim.methods import find_method
 
 _STEPS_S = 6.0  # of stepping, shared out among the studies
 _LONGEST_STEPS_S = 1.5  # of one of them
-_LIMIT_S, _LIMIT_PER_STUDY_S, _LONGEST_LIMIT_S = 20.0, 3.0, 120.0  # after which timing is given up
+_LIMIT_S, _LIMIT_PER_STUDY_S, _LONGEST_LIMIT_S = 20.0, 6.0, 120.0  # after which timing is given up
 _MOST_AT_ONCE = 4  # processes: more of them tell little more of how trials slow each other down
+_BUSY_TIMES_LAST_S = 600.0  # how long times are kept that were taken while other programs used the cores
 _UNTIMED = (
     "epochs",
     "warmup_epochs",
     "schedule",
     "seed",
 )  # settings on which the time of a step does not depend
+
+BUSY = 0.85
+"""The share of a core's time that a trial gets below which other programs are said to use the cores."""
 
 
 @dataclass(frozen=True)
@@ -212,11 +216,14 @@ def _read(key: str) -> dict[str, Any] | None:
         answer = json.loads((_folder() / f"{key}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):  # not there, or half written by an older program
         return None
-    return answer if isinstance(answer, dict) else None
+    if not isinstance(answer, dict):
+        return None
+    is_old = time.time() - answer.pop("timed_at", 0.0) > _BUSY_TIMES_LAST_S
+    return None if is_old and answer.get("worked_share", 1.0) < BUSY else answer
 
 
 def _write(key: str, answer: Mapping[str, Any]) -> None:
     with suppress(OSError):  # a home that cannot be written only means to time again
         _folder().mkdir(parents=True, exist_ok=True)
         with atomic_write(_folder() / f"{key}.json") as unfinished:
-            unfinished.write_text(json.dumps(answer), encoding="utf-8")
+            unfinished.write_text(json.dumps({**answer, "timed_at": time.time()}), encoding="utf-8")
