@@ -160,6 +160,11 @@ class SharpnessAware(Optimizer):
         return [self._progress.generator(device) for device in devices]
 
     @property
+    def running_gradients(self) -> list[Tensor]:
+        """Friendly-SAM's running gradients, to be averaged in place where processes have different ones."""
+        return list(self._progress.running.values.values())
+
+    @property
     def is_ascent_due(self) -> bool:
         """Whether the next step ascends; always, unless `interval` or `start_step` say otherwise."""
         since_start = self._progress.num_steps - self._start_step

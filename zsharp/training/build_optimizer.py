@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from zsharp.names import did_you_mean
 from zsharp.optim import find_method, make_optimizer
+from zsharp.optim.ascent.layer import is_sharded
 from zsharp.training.spec import TrainSpec, TrialSpec
 
 DEFAULT_LR = 1e-3
@@ -21,8 +22,8 @@ def build_optimizer(model: nn.Module, spec: TrialSpec, device: torch.device) -> 
     Tensors of at most one dimension are in a group without weight decay, unless the spec says otherwise; each factor
     of `train.lr_scale` has groups of its own, with the factor as `lr_scale`. Parameters that `train.freeze` names, or
     that need no gradient, are in none: `requires_grad` of the former is turned off here.
-    The base optimizer is torch's fused one, which takes its learning rate from the device. The spec has passed
-    `check_spec`.
+    The base optimizer is torch's fused one, which takes its learning rate from the device, or as a plain number where
+    parameters are sharded. The spec has passed `check_spec`.
     """
     train, method = spec.train, find_method(spec.method)
     params = dict(spec.params)
@@ -44,10 +45,12 @@ def build_optimizer(model: nn.Module, spec: TrialSpec, device: torch.device) -> 
         settings["seed"] = train.seed + 2
     if train.base_optimizer == "sgd":
         settings["momentum"] = momentum
-    elif device.type == "cuda":
+    is_whole = not any(is_sharded(param) for group in groups for param in group["params"])
+    if train.base_optimizer != "sgd" and device.type == "cuda" and is_whole:
         settings["capturable"] = True  # in a CUDA graph
     for group in groups:
-        group["lr"] = torch.tensor(lr, dtype=torch.float32, device=device)
+        # torch computes with sharded tensors and whole ones in one call only where they are numbers.
+        group["lr"] = torch.tensor(lr, dtype=torch.float32, device=device) if is_whole else lr
     return make_optimizer(
         groups,
         method.name,

@@ -17,7 +17,7 @@ _VERSION = 1
 _LATER = {
     "": ("model", "task"),
     "data": ("image_column", "label_column", "image_size", "arguments"),
-    "train": ("freeze", "lr_scale", "loop"),
+    "train": ("freeze", "lr_scale", "loop", "sync_ascent"),
 }
 
 
@@ -88,7 +88,7 @@ def _identity(spec: TrialSpec) -> str:
     if spec.train.schedule == "constant":
         del fields["train"]["epochs"]  # no epoch depends on how many follow: more of them continue the run
     del fields["device"], fields["data"]["root"], fields["data"]["download"], fields["data"]["on_device"]
-    del fields["code"], fields["metric"]
+    del fields["code"], fields["metric"], fields["train"]["sharding"]
     # Settings that version 0.1 did not have are left out as long as they have no effect.
     for section, names in _LATER.items():
         for name in names:

@@ -15,7 +15,10 @@ from zsharp.models.libraries import weights_input
 from zsharp.training.batches import Batches, resolve_augmentation
 from zsharp.training.deterministic import repeatable
 from zsharp.training.nested import to_device
+from zsharp.training.processes import Processes
 from zsharp.training.spec import TrialSpec
+
+_ALONE = Processes()
 
 
 class ImageClassification:
@@ -26,6 +29,7 @@ class ImageClassification:
     Args:
         spec: Of an architecture and a data set.
         data: The training set.
+        processes: Which of several processes validates what part.
 
     Attributes:
         data: The training set.
@@ -34,8 +38,10 @@ class ImageClassification:
         ValueError: If the architecture or the batch size does not fit the data.
     """
 
-    def __init__(self, spec: TrialSpec, data: TrainingData) -> None:
+    def __init__(self, spec: TrialSpec, data: TrainingData, processes: Processes = _ALONE) -> None:
         self.data = data
+        # A sharded model has to take as many passes in every process.
+        self._processes = _ALONE if spec.train.sharding == "full" else processes
         self._spec = spec
         info = data.info
         self._device = data.device
@@ -98,14 +104,16 @@ class ImageClassification:
 
     def validate(self) -> dict[str, float]:
         """Returns `val_loss` and `val_accuracy` on the validation part; nothing if it is empty."""
-        rows = self.data.val_indices
-        if not len(rows):
+        count = len(self.data.val_indices)
+        if not count:
             return {}
+        rows = self.data.val_indices[self._processes.rank :: self._processes.size]
+        size = self._spec.train.eval_batch_size
         if self.data.is_streamed:
-            parts = self._batches.streamed(rows, self._spec.train.eval_batch_size)
-            loss, accuracy = self._evaluate(parts, len(rows))
+            sums = self._evaluate(self._batches.streamed(rows, size) if len(rows) else ())
         else:
-            loss, accuracy = self.evaluate(self.data.images[rows], self.data.labels[rows])
+            sums = self._evaluate(self._parts(self.data.images[rows], self.data.labels[rows]))
+        loss, accuracy = (self._processes.sum(sums) / count).tolist()
         return {"val_loss": loss, "val_accuracy": accuracy}
 
     def test(self) -> dict[str, float]:
@@ -130,12 +138,19 @@ class ImageClassification:
 
         The model is used as it is; the engine puts it into eval mode and its averaged weights in place.
         """
+        loss, accuracy = (self._evaluate(self._parts(images, labels)) / len(labels)).tolist()
+        return loss, accuracy
+
+    def _parts(self, images: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         size = self._spec.train.eval_batch_size
-        parts = zip(torch.split(images, size), torch.split(labels, size), strict=True)
-        return self._evaluate((to_device(part, self._device) for part in parts), len(labels))
+        for part in (
+            zip(torch.split(images, size), torch.split(labels, size), strict=True) if len(images) else ()
+        ):
+            yield to_device(part, self._device)
 
     @torch.no_grad()
-    def _evaluate(self, parts: Iterable[tuple[Tensor, Tensor]], count: int) -> tuple[float, float]:
+    def _evaluate(self, parts: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+        """Returns the sums of the losses and of the correct answers, float64 [2]."""
         sums = torch.zeros(2, dtype=torch.float64, device=self._device)
         with repeatable(self._device):
             for batch, answers in parts:
@@ -143,8 +158,7 @@ class ImageClassification:
                 batch_loss = F.cross_entropy(logits.float(), answers, reduction="sum")
                 num_correct = (logits.argmax(1) == answers).sum()
                 sums += torch.stack([batch_loss.double(), num_correct.double()])
-        loss, accuracy = (sums / count).tolist()
-        return loss, accuracy
+        return sums
 
     def state_dict(self) -> dict[str, Any]:
         """Returns which data it is, and where the generator of order and augmentation stands."""

@@ -17,6 +17,7 @@ BaseOptimizer = Literal["sgd", "adam", "adamw"]
 Schedule = Literal["constant", "cosine", "multistep", "paper"]
 Precision = Literal["auto", "fp32", "bf16"]
 Device = Literal["auto", "cpu", "cuda"]
+Sharding = Literal["none", "full"]
 
 Value = bool | int | float | str
 """What an argument of a model, a task or a function that makes data may be."""
@@ -82,7 +83,10 @@ class TrainSpec:
     """How a trial trains; the same for all trials of a job."""
 
     epochs: Annotated[_Count, "epochs of a trial that is not stopped early"] = 200
-    batch_size: Annotated[_Count, "images per step; an incomplete last batch of an epoch is dropped"] = 256
+    batch_size: Annotated[
+        _Count,
+        "images per step, over all processes of a trial; an incomplete last batch of an epoch is dropped",
+    ] = 256
     base_optimizer: Annotated[BaseOptimizer, "the `torch.optim` optimizer that takes the descent step"] = (
         "adamw"
     )
@@ -125,6 +129,15 @@ class TrainSpec:
     loop: Annotated[
         str | None, MinLen(3), "`module:function` of a training loop of the user's own, which does all of it"
     ] = None
+    sync_ascent: Annotated[
+        bool,
+        "with several processes: whether they ascend along their averaged gradient; otherwise each along that of its "
+        "own part of the batch (m-sharpness, as in the SAM paper)",
+    ] = False
+    sharding: Annotated[
+        Sharding,
+        "with several processes: `full` divides the parameters and the optimizer's state over them (FSDP2)",
+    ] = "none"
     augment: AugmentSpec = field(default_factory=AugmentSpec)
 
     @property

@@ -19,7 +19,8 @@ from torch import Generator, Tensor, nn
 from zsharp.data.training_data import TrainingData, load_training_data
 from zsharp.models.weights import Loaded, file_checksum, load_weights
 from zsharp.optim import SharpnessAware, find_method, frozen_batch_norm
-from zsharp.training.build_optimizer import DEFAULT_LR, build_optimizer
+from zsharp.optim.ascent.layer import local_part
+from zsharp.training.build_optimizer import DEFAULT_LR, build_optimizer, freeze
 from zsharp.training.checkpoint import read_checkpoint, rng_state, set_rng_state, write_checkpoint
 from zsharp.training.deterministic import repeatable
 from zsharp.training.device import choose_device, device_name
@@ -28,6 +29,16 @@ from zsharp.training.image_classification import ImageClassification
 from zsharp.training.nested import num_examples, to_device
 from zsharp.training.peak_memory import peak_memory_bytes, reset_peak_memory
 from zsharp.training.precision import uses_bf16
+from zsharp.training.processes import (
+    Loss,
+    Processes,
+    as_sharded,
+    gathered,
+    shard,
+    sharded_state,
+    statistics_of,
+    whole,
+)
 from zsharp.training.schedule import learning_rate_factors
 from zsharp.training.spec import TrialSpec, check_spec
 from zsharp.training.step_graph import CannotReplayError, StepGraph, unchanged
@@ -35,6 +46,8 @@ from zsharp.training.task import Batch, Task, as_numbers, build_task, check_loss
 from zsharp.user_code import UserCodeError, load_callable
 
 _logger = logging.getLogger(__name__)
+
+_ALONE = Processes()
 
 _OBSERVED = ("loss", "grad_norm", "perturbation_norm", "kept_fraction")
 """What is averaged over the steps of an epoch, before the task's own metrics."""
@@ -52,6 +65,8 @@ class Training:
     Args:
         data: The training set on the spec's device, for a spec without a task; loaded if not given.
         task: The class or function that makes the task, instead of the one that `spec.task` names.
+        processes: Which of the processes that train this run together this is. All build, train, save, load and test at
+            the same time; each returns the same rows, and the first one writes files.
         use_graph: Whether steps on a GPU are replayed from a CUDA graph; None asks ZSHARP_CUDA_GRAPHS, 1 unless set.
 
     Attributes:
@@ -71,6 +86,7 @@ class Training:
         data: TrainingData | None = None,
         *,
         task: Callable[..., Any] | None = None,
+        processes: Processes = _ALONE,
         use_graph: bool | None = None,
     ) -> None:
         self._started = time.perf_counter()
@@ -80,13 +96,15 @@ class Training:
         self.device = choose_device(spec.device)
         self.method = find_method(spec.method)
         self._make_task = task
+        self._processes = processes
         reset_peak_memory(self.device)
 
         self._seed_host(0)
         torch.manual_seed(train.seed)
         self.task = self._build_task(data)
         self._label = spec.task or spec.architecture
-        image_shape = self.data.info.image_shape if isinstance(self.task, ImageClassification) else None
+        is_built_in = isinstance(self.task, ImageClassification)
+        image_shape = self.data.info.image_shape if is_built_in else None
         self._bf16 = uses_bf16(train.precision, self.device, image_shape, spec.architecture)
         self.model = self.task.model
         # What checkpoints belong to: a weight file by its content, wherever it lies.
@@ -96,9 +114,15 @@ class Training:
             self.loaded = load_weights(self.model, spec.init.weights)
             checksum = file_checksum(spec.init.weights)
             self._identity = replace(spec, init=replace(spec.init, weights=checksum))
+        freeze(self.model, train)
+        self._is_sharded = processes.size > 1 and train.sharding == "full"
+        if self._is_sharded:
+            shard(self.model)
+        self._loss = Loss(self.task.loss, self.model, processes, may_leave_out=not is_built_in)
         self.optimizer = build_optimizer(self.model, spec, self.device)
         self._params = [param for param in self.model.parameters() if param.requires_grad]
-        self._average = [param.detach().clone() for param in self._params] if train.ema_decay else []
+        # Of sharded parameters, this process's part.
+        self._average = [weights.clone() for weights in self._weights()] if train.ema_decay else []
         steps_per_epoch = self.task.steps_per_epoch
         factors = learning_rate_factors(
             train.schedule, train.epochs * steps_per_epoch, steps_per_epoch, train.warmup
@@ -112,6 +136,7 @@ class Training:
         if use_graph is None:
             use_graph = os.environ.get("ZSHARP_CUDA_GRAPHS", "1") != "0"
         is_allowed = getattr(self.task, "runs_on_device", True)
+        is_allowed = is_allowed and processes.size == 1
         self._use_graph = use_graph and self.device.type == "cuda" and is_allowed
         self._graph: StepGraph | None = None
         self.epoch = 0
@@ -125,7 +150,7 @@ class Training:
         spec = self.spec
         if self._make_task is None and spec.task is None:
             data = data or load_training_data(**asdict(spec.data), code=spec.code, device=self.device)
-            return ImageClassification(spec, data)
+            return ImageClassification(spec, data, self._processes)
         make = self._make_task or load_callable(spec.task or "", spec.code)
         task = build_task(make, spec, self.device)
         task.model.to(self.device)
@@ -174,7 +199,9 @@ class Training:
                 self.task.batches(self.epoch), self._device_rates[self.epoch * num_steps :][:num_steps]
             )
         names = (*_OBSERVED, *(self._metric_names or ()))
-        means = dict(zip(names, (self._sums / num_steps).tolist(), strict=True))
+        sums = self._processes.sum(self._sums) / self._processes.size
+        means = dict(zip(names, (sums / num_steps).tolist(), strict=True))
+        self._agree()
         epoch_s = time.perf_counter() - started
         self.epoch += 1
         self._train_s += epoch_s
@@ -208,13 +235,24 @@ class Training:
                 "`train_metrics` returned"
             )
         row["diverged"] = int(not self._is_sound(row))
-        self.last_report = row
-        return row
+        self.last_report = self._processes.same(row)
+        return self.last_report
+
+    def _agree(self) -> None:
+        """Averages what each process has of its own examples: batch norm's statistics, Friendly-SAM's gradients.
+
+        All processes are then in one state, which a checkpoint holds and any number of them can go on from.
+        """
+        running = self.optimizer.running_gradients if isinstance(self.optimizer, SharpnessAware) else []
+        self._processes.average_([*statistics_of(self.model), *([] if self._is_sharded else running)])
+
+    def _weights(self) -> list[Tensor]:
+        return [local_part(param.detach()) for param in self._params]
 
     def _is_sound(self, row: EpochRow) -> bool:
         """Whether the losses and the metric are finite; the last step shows in the validation or in the weights."""
         if row["val_loss"] is None and not row["metrics"]:
-            after = float(nn.utils.get_total_norm(self._params))
+            after = float(whole(nn.utils.get_total_norm(self._params)))
         else:
             after = sum(
                 value for value in (row["val_loss"], metric_of(row, self.spec.metric)) if value is not None
@@ -299,9 +337,9 @@ class Training:
         """Writes everything that the rest of the run depends on, atomically."""
         state = {
             "task": self.task.state_dict() if hasattr(self.task, "state_dict") else {},
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "average": self._average,
+            "model": whole(dict(self.model.state_dict())),
+            "optimizer": whole(self.optimizer.state_dict()),
+            "average": [gathered(value, p) for value, p in zip(self._average, self._params, strict=False)],
             "rng": rng_state(self.device),
             "epoch": self.epoch,
             "last_report": self.last_report,
@@ -310,7 +348,8 @@ class Training:
             "train_s": self._train_s,
             "wall_s": self._wall_s_before + time.perf_counter() - self._started,
         }
-        write_checkpoint(path, self._identity, state)
+        if self._processes.rank == 0:
+            write_checkpoint(path, self._identity, state)
 
     def load(self, path: Path) -> None:
         """Continues from what `save` wrote; on one device the rest is bit-identical to an uninterrupted run.
@@ -329,9 +368,20 @@ class Training:
                 self.task.load_state_dict(state.get("task", state))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self._average = [value.clone() for value in state["average"]]
+        like = self.model.state_dict()
+        self.model.load_state_dict(
+            {name: as_sharded(value, like.get(name)) for name, value in state["model"].items()}
+        )
+        self.optimizer.load_state_dict(sharded_state(state["optimizer"], self.optimizer))
+        for group in self.optimizer.param_groups:
+            if (
+                not self._is_sharded
+            ):  # as `build_optimizer` has it, whichever way the checkpoint's run was trained
+                group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=self.device)
+        self._average = [
+            local_part(as_sharded(value, param)).clone()
+            for value, param in zip(state["average"], self._params, strict=bool(state["average"]))
+        ]
         set_rng_state(state["rng"], self.device)
         self.epoch = state["epoch"]
         self.last_report = state["last_report"]
@@ -430,31 +480,37 @@ class Training:
         prepare = getattr(self.task, "prepare", None)
         if prepare is not None:
             batch = prepare(batch)
+        batch, weight = self._part(batch)
         for group in self.optimizer.param_groups:
             scale = group.get("lr_scale", 1.0)  # checkpoints of version 0.1 have none
-            group["lr"].copy_(rate if scale == 1 else rate * scale)
+            if self._is_sharded:
+                group["lr"] = float(rate) * scale
+            else:
+                group["lr"].copy_(rate if scale == 1 else rate * scale)
         self.optimizer.zero_grad()
-        loss = self._forward_backward(batch)
+        is_sharp = isinstance(self.optimizer, SharpnessAware)
+        with self._loss.alone() if is_sharp and not self.spec.train.sync_ascent else nullcontext():
+            loss = self._forward_backward(batch, weight)
         metrics = self._read_metrics()
         if isinstance(self.optimizer, SharpnessAware):
             self.optimizer.first_step(zero_grad=True)
             with frozen_batch_norm(self.model):
-                self._forward_backward(batch)
+                self._forward_backward(batch, weight)
             ascent = self.optimizer.last
             assert ascent is not None
             observed = (ascent.grad_norm, ascent.norm, ascent.kept_fraction)
             self._clip()
             self.optimizer.second_step()
         else:
-            norm = nn.utils.get_total_norm([param.grad for param in self._params if param.grad is not None])
+            norm = whole(
+                nn.utils.get_total_norm([param.grad for param in self._params if param.grad is not None])
+            )
             observed = (norm, torch.zeros_like(norm), torch.zeros_like(norm))
             self._clip()
             self.optimizer.step()
         if self._average:
             assert self.spec.train.ema_decay is not None
-            torch._foreach_lerp_(
-                self._average, [p.detach() for p in self._params], 1 - self.spec.train.ema_decay
-            )
+            torch._foreach_lerp_(self._average, self._weights(), 1 - self.spec.train.ema_decay)
         self._sums += torch.stack([value.double() for value in (loss, *observed, *metrics)])
 
     def _read_metrics(self) -> list[Tensor]:
@@ -466,11 +522,20 @@ class Training:
             self._sums = torch.cat([self._sums, self._sums.new_zeros(len(metrics))])
         return [metrics[name].detach() for name in self._metric_names]
 
-    def _forward_backward(self, batch: Batch) -> Tensor:
+    def _part(self, batch: Batch) -> tuple[Batch, float]:
+        try:
+            return self._processes.part(batch)
+        except ValueError as error:
+            raise UserCodeError(f"{self._label}: {error}") from None
+
+    def _forward_backward(self, batch: Batch, weight: float) -> Tensor:
+        """Returns the loss of this process's examples, times `weight`."""
         with self._autocast():
-            loss = self.task.loss(batch)
+            loss = self._loss(batch)
         if self._metric_names is None:
             check_loss(loss, self._label, self.device)
+        if weight != 1:
+            loss = loss * weight
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
@@ -482,7 +547,7 @@ class Training:
     def _evaluating(self) -> Iterator[None]:
         """Eval mode, no gradients, and the averaged weights in place of the trained ones."""
         self.model.eval()
-        params = [param.detach() for param in self._params] if self._average else []
+        params = self._weights() if self._average else []
         trained = [param.clone() for param in params]
         try:
             with torch.no_grad(), self._autocast():
