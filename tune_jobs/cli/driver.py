@@ -75,7 +75,7 @@ def wait_for_workers(job: JobSpec, within_s: float) -> None:
 def _num_slots(job: JobSpec) -> int:
     totals = cluster_totals()
     try:
-        return plan_slots(job.resources, totals.cpus, totals.gpus).num_slots
+        return plan_slots(job.resources, totals.cpus, totals.gpus, totals.nodes).num_slots
     except JobError:
         return 0
 

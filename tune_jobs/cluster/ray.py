@@ -55,6 +55,7 @@ class Totals:
     cpus: float
     gpus: float  # GPUs, as Ray counts them
     gpu_names: tuple[str, ...] = ()  # the models of this machine's GPUs; empty for a cluster
+    nodes: tuple[tuple[float, float], ...] = ()  # CPUs and GPUs of each node; empty for this machine alone
 
 
 def end_at_sigterm() -> None:
@@ -135,7 +136,12 @@ def local_totals() -> Totals:
 def cluster_totals() -> Totals:
     """Counts the resources of the connected Ray."""
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return Totals(resources.get("CPU", 0), resources.get("GPU", 0))
+    nodes = tuple(
+        (node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
+        for node in all_nodes()
+        if node["Alive"]
+    )
+    return Totals(resources.get("CPU", 0), resources.get("GPU", 0), nodes=nodes)
 
 
 def all_nodes() -> list[dict[str, Any]]:

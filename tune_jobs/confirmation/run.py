@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from tune_jobs.cluster.ray import check_can_start, end_at_sigterm, ray_session
 from tune_jobs.cluster.slots import Slots
@@ -39,6 +41,7 @@ from zsharp.training.spec import TrialSpec
 
 if TYPE_CHECKING:
     from tune_jobs.search.own_loop import LoopRun
+    from tune_jobs.search.team import TeamRun
     from zsharp.training import Training
 
 Row = dict[str, Any]
@@ -105,7 +108,8 @@ def confirm(
         try:
             if slots is not None:
                 with ray_session(slots, totals), sigterm_interrupts():
-                    own = Own(rehearsed.code, None if named is None else named.by_value)
+                    by_value = None if named is None else named.by_value
+                    own = Own(rehearsed.code, by_value, job.failures.report_timeout_s)
                     _run_all(job, ledger, search, outlook, slots, sharpness_images, own, on_row)
         finally:  # what ended is exported, also when the rest was interrupted
             if ledger.loss is None:
@@ -159,18 +163,24 @@ def _run_all(
     """Trains what is waiting, as many runs at a time as there are slots, and records each when it ends."""
     waiting, countdown = outlook.waiting, outlook.countdown
     checkpoints = Checkpoints(search)
-    options = {"num_cpus": slots.cpus_per_trial, "num_gpus": slots.gpus_per_trial, "max_retries": 0}
-    train = ray.remote(_train).options(**options)
     left = list(reversed(waiting))
     tries = dict.fromkeys((run.key for run in waiting), 0)
-    running: dict[Any, Confirmation] = {}
+    running: dict[Any, tuple[Confirmation, PlacementGroup | None]] = {}
     while left or running:
         while left and len(running) < slots.num_slots:
             run = left.pop()
             countdown.start(run.key)
-            running[train.remote(run, search, int(slots.cpus_per_trial), sharpness_images, own)] = run
+            group = placement_group(slots.bundles) if slots.workers_per_trial > 1 else None
+            strategy = None if group is None else PlacementGroupSchedulingStrategy(group, 0, True)
+            train = ray.remote(_train).options(
+                num_cpus=slots.cpus_per_worker,
+                num_gpus=slots.gpus_per_worker,
+                max_retries=0,
+                scheduling_strategy=strategy,
+            )
+            running[train.remote(run, search, slots, sharpness_images, own)] = run, group
         (done, *_), _ = ray.wait(list(running), num_returns=1)
-        run = running.pop(done)
+        run, group = running.pop(done)
         try:
             outcome = ray.get(done)
         except ray.exceptions.RayError as error:
@@ -180,6 +190,9 @@ def _run_all(
                 left.append(run)
                 continue
             outcome = {"status": "failed", "error": last_line(str(error)) or "the worker died"}
+        finally:
+            if group is not None:
+                remove_placement_group(group)
         countdown.end(run.key)
         row = result_row(run, job, outcome) | {"dataset": recorded_dataset(ledger)}
         ledger.confirm(run.key, row)
@@ -194,13 +207,14 @@ class Own:
 
     code: OwnCode | None
     task: Callable[..., Any] | None
+    timeout_s: float  # how long the processes of one trial wait for each other
 
     def spec(self, run: Confirmation) -> TrialSpec:
         """Returns what a run trains, with folders that its code can be imported from on this machine."""
         return run.spec if self.code is None else replace(run.spec, code=self.code.folders_here())
 
 
-def _train(run: Confirmation, search: SearchFolder, num_threads: int, sharpness_images: int, own: Own) -> Row:
+def _train(run: Confirmation, search: SearchFolder, slots: Slots, sharpness_images: int, own: Own) -> Row:
     """What a worker does: trains one run from its last epoch to its end, then reads the test set, once."""
     end_at_sigterm()
     started_at = datetime.now(UTC)
@@ -209,18 +223,26 @@ def _train(run: Confirmation, search: SearchFolder, num_threads: int, sharpness_
     import torch
 
     from tune_jobs.search.own_loop import build_run
+    from tune_jobs.search.team import Team, TeamRun
     from zsharp.sharpness import measure_training
     from zsharp.training import Training
 
-    torch.set_num_threads(max(1, num_threads))
-    spec = own.spec(run)
-    checkpoints, training = Checkpoints(search), build_run(spec, own.task, is_confirmation=True)
+    torch.set_num_threads(max(1, int(slots.cpus_per_worker)))
+    spec, workers = own.spec(run), slots.workers_per_trial
+    team = Team(workers, slots.cpus_per_worker, slots.gpus_per_worker, own.timeout_s) if workers > 1 else None
+
+    def build() -> "Training | LoopRun | TeamRun":
+        if team is not None:
+            return team.begin(spec, own.task, own.code)
+        return build_run(spec, own.task, is_confirmation=True)
+
+    checkpoints, training = Checkpoints(search), build()
     file = checkpoints.fetch(_file_name(run))
     if file is not None:
         try:
             training.load(file)
         except ValueError:  # damaged: from the first epoch again
-            training = build_run(spec, own.task, is_confirmation=True)
+            training = build()
     while not training.is_finished and not _has_diverged(training):
         training.run_epoch()
         if not _has_diverged(training):
@@ -237,13 +259,22 @@ def _train(run: Confirmation, search: SearchFolder, num_threads: int, sharpness_
     }
     if status == "completed":
         row |= _measured(training, is_own=bool(spec.task or spec.train.loop))
-        if sharpness_images and isinstance(training, Training) and spec.task is None:
-            measures = measure_training(training, num_images=sharpness_images)
+        whole = training.training if isinstance(training, TeamRun) else training
+        # Of a sharded model, one process alone has not all weights.
+        if (
+            sharpness_images
+            and isinstance(whole, Training)
+            and spec.task is None
+            and spec.train.sharding == "none"
+        ):
+            measures = measure_training(whole, num_images=sharpness_images)
             row |= {f"sharpness.{name}": value for name, value in measures.items()}
+    if team is not None:
+        team.close()
     return row | {"started_at": started_at.isoformat(), "finished_at": datetime.now(UTC).isoformat()}
 
 
-def _measured(training: "Training | LoopRun", *, is_own: bool) -> Row:
+def _measured(training: "Training | LoopRun | TeamRun", *, is_own: bool) -> Row:
     """Returns the test measures of a finished run; of a task without test data, what it validated at the end."""
     measured, report = training.test(), training.last_report
     assert report is not None
@@ -258,7 +289,7 @@ def _measured(training: "Training | LoopRun", *, is_own: bool) -> Row:
     return {**row, **finite, "measured_on": measured_on}
 
 
-def _has_diverged(training: "Training | LoopRun") -> bool:
+def _has_diverged(training: "Training | LoopRun | TeamRun") -> bool:
     return training.last_report is not None and bool(training.last_report["diverged"])
 
 

@@ -1,5 +1,6 @@
 """Finds all problems of a job at once: within each section, between sections, and unknown names."""
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -346,12 +347,42 @@ def _check_grace(checked: _Checked) -> Iterator[Problem]:
 
 
 def _check_gpus(checked: _Checked) -> Iterator[Problem]:
-    gpus = checked.job.resources.gpus_per_trial
-    if gpus != "auto" and gpus > 1:
+    resources = checked.job.resources
+    gpus, workers = resources.gpus_per_trial, resources.workers_per_trial
+    if gpus != "auto" and gpus > workers:
         yield Problem(
             "resources.gpus_per_trial",
             gpus,
-            "a trial trains on one GPU and would leave others idle; valid: auto, or a number from 0 to 1",
+            f"each process of a trial trains on one GPU, and workers_per_trial is {workers}; valid: auto, or a number "
+            f"from 0 to {workers}; or workers_per_trial: {math.ceil(gpus)}",
+        )
+    if resources.cpus_per_trial < workers > 1:
+        yield Problem(
+            "resources.cpus_per_trial",
+            resources.cpus_per_trial,
+            f"each of the {workers} processes of a trial (workers_per_trial) needs a CPU; valid: at least {workers}",
+        )
+
+
+def _check_workers(checked: _Checked) -> Iterator[Problem]:
+    job, workers = checked.job, checked.job.resources.workers_per_trial
+    if workers > 1 and job.train.loop is not None:
+        yield Problem(
+            "resources.workers_per_trial",
+            workers,
+            "a training loop of your own runs in one process; valid: 1 with `train`, more with `task` or architectures",
+        )
+    if workers > job.train.batch_size:
+        yield Problem(
+            "resources.workers_per_trial",
+            workers,
+            f"each process needs an example of each batch; valid: at most train.batch_size, {job.train.batch_size}",
+        )
+    if workers == 1 and job.train.sharding != "none":
+        yield Problem(
+            "train.sharding",
+            job.train.sharding,
+            "there is one process a trial; valid: none, or more with resources.workers_per_trial",
         )
 
 
@@ -388,5 +419,6 @@ _CHECKS: tuple[tuple[tuple[_Keys, ...], Callable[[_Checked], Iterator[Problem]]]
     ((("task",),), _check_first_points),
     ((("train", "epochs"), ("train", "warmup_epochs")), _check_warmup),
     ((("train", "epochs"), ("asha", "grace_epochs")), _check_grace),
-    ((("resources", "gpus_per_trial"),), _check_gpus),
+    ((("resources",),), _check_gpus),
+    ((("resources",), ("train",)), _check_workers),
 )

@@ -153,10 +153,21 @@ class ResourcesModel(_Section, frozen=True):
     gpus_per_trial: Annotated[
         Literal["auto"] | NonNegative, in_one_message("expected auto or a number of at least 0")
     ] = "auto"
+    workers_per_trial: Count = 1
     max_concurrent: Annotated[
         Literal["auto"] | Count, in_one_message("expected auto or a whole number of at least 1")
     ] = "auto"
     device: Device = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _cpu_for_each_worker(cls, values: Any) -> Any:
+        """Each process of a trial has a CPU, unless the job says how many."""
+        if isinstance(values, Mapping) and "cpus_per_trial" not in values:
+            workers = values.get("workers_per_trial", 1)
+            if isinstance(workers, int) and workers > 1:
+                return {**values, "cpus_per_trial": float(workers)}
+        return values
 
 
 def default_grace_epochs(epochs: int) -> int:

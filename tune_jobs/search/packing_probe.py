@@ -31,7 +31,7 @@ def packed(
 
     Once `is_stopped` says yes, the probe is abandoned and nothing recorded.
     """
-    if job.resources.gpus_per_trial != "auto" or slots.gpus_per_trial != 1:
+    if job.resources.gpus_per_trial != "auto" or slots.gpus_per_trial != 1 or slots.workers_per_trial > 1:
         return slots
     earlier = [event["data"]["gpus_per_trial"] for event in ledger.events() if event["kind"] == "pack"]
     if earlier:
@@ -53,7 +53,7 @@ def with_fewer(job: JobSpec, ledger: Ledger, slots: Slots, totals: Totals) -> Sl
 
 def _share_out(job: JobSpec, totals: Totals, share: float) -> Slots:
     resources = job.resources.model_copy(update={"gpus_per_trial": share})
-    return plan_slots(resources, totals.cpus, totals.gpus)
+    return plan_slots(resources, totals.cpus, totals.gpus, totals.nodes)
 
 
 def probe_packing(

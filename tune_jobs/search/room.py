@@ -34,7 +34,7 @@ class Room(ConcurrencyLimiter):
         self._looked_s = now
         totals = cluster_totals()
         try:
-            slots = plan_slots(self._resources, totals.cpus, totals.gpus).num_slots
+            slots = plan_slots(self._resources, totals.cpus, totals.gpus, totals.nodes).num_slots
         except JobError:  # the cluster has shrunk to nothing
             return
         if slots > self.max_concurrent:

@@ -208,7 +208,7 @@ def plan_resources(job: JobSpec) -> tuple[Slots, cluster.Totals]:
     if cluster.is_running_elsewhere():
         cluster.connect()
     totals = cluster.cluster_totals() if cluster.is_running_elsewhere() else cluster.local_totals()
-    return plan_slots(job.resources, totals.cpus, totals.gpus), totals
+    return plan_slots(job.resources, totals.cpus, totals.gpus, totals.nodes), totals
 
 
 def _search(

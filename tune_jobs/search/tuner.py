@@ -70,8 +70,13 @@ def _tune(recorder: Recorder, slots: Slots) -> None:
         folder=recorder.folder,
         code=recorder.code,
         task=recorder.task,
+        slots=slots,
     )
-    trainable = tune.with_resources(trainable, {"cpu": slots.cpus_per_trial, "gpu": slots.gpus_per_trial})
+    if slots.workers_per_trial == 1:
+        reserved: Any = {"cpu": slots.cpus_per_trial, "gpu": slots.gpus_per_trial}
+    else:
+        reserved = tune.PlacementGroupFactory(slots.bundles)
+    trainable = tune.with_resources(trainable, reserved)
     with (
         tempfile.TemporaryDirectory(prefix="tune-jobs-") as scratch,
         make_searcher(recorder) as search,

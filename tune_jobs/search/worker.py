@@ -9,6 +9,7 @@ import ray
 from ray import tune
 
 from tune_jobs.cluster.ray import end_at_sigterm, node_name
+from tune_jobs.cluster.slots import Slots
 from tune_jobs.job.code import OwnCode, uses_own_code
 from tune_jobs.job.spec import JobSpec
 from tune_jobs.search.checkpoints import Checkpoints
@@ -17,8 +18,11 @@ from zsharp.user_code import user_traceback
 
 if TYPE_CHECKING:
     from tune_jobs.search.own_loop import LoopRun
+    from tune_jobs.search.team import TeamRun
+    from zsharp.data.training_data import TrainingData
     from zsharp.training import Training
     from zsharp.training.epoch_row import EpochRow
+    from zsharp.training.spec import TrialSpec
 
 OWN_TRACEBACK = "in code of the user's own:\n"
 """Precedes, in an error's text, the traceback of the user's files; what comes before is Ray's and ours."""
@@ -45,6 +49,7 @@ class TrialRunner(tune.Trainable):
         folder: SearchFolder,
         code: OwnCode | None = None,
         task: Callable[..., Any] | None = None,
+        slots: Slots | None = None,
     ) -> None:
         """Prepares the worker once. The first trial is built by the first step, since only steps have a time limit."""
         import torch
@@ -59,8 +64,18 @@ class TrialRunner(tune.Trainable):
         self._node = node_name()
         self._studies = {study.name: study for study in self._job.studies()}
         # More threads than cores is many times slower than one thread a trial.
-        torch.set_num_threads(max(1, int(self._job.resources.cpus_per_trial)))
-        self._training: Training | LoopRun | None = None
+        resources = self._job.resources
+        torch.set_num_threads(max(1, int(resources.cpus_per_trial / resources.workers_per_trial)))
+        self._code = code
+        self._team = None
+        if slots is not None and slots.workers_per_trial > 1:
+            from tune_jobs.search.team import Team
+
+            timeout_s = self._job.failures.report_timeout_s
+            self._team = Team(
+                slots.workers_per_trial, slots.cpus_per_worker, slots.gpus_per_worker, timeout_s
+            )
+        self._training: Training | LoopRun | TeamRun | None = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Switches to the next trial; all state of the last one is dropped."""
@@ -99,10 +114,8 @@ class TrialRunner(tune.Trainable):
     def _row(self, report: "EpochRow") -> dict[str, Any]:
         return {**report, "node": self._node, "gpu_ids": self._gpu_ids, "worker_pid": os.getpid()}
 
-    def _begin(self, config: dict[str, Any]) -> "Training | LoopRun":
+    def _begin(self, config: dict[str, Any]) -> "Training | LoopRun | TeamRun":
         import torch
-
-        from tune_jobs.search.own_loop import build_run
 
         gpu_ids = ray.get_runtime_context().get_accelerator_ids()["GPU"]
         self._gpu_ids = ",".join(gpu_ids) or None
@@ -115,7 +128,7 @@ class TrialRunner(tune.Trainable):
             )
         study = self._studies[config["study"]]
         spec = self._job.trial_spec(study, config["params"], config["number"])
-        training = build_run(spec, self._task)
+        training = self._build(spec)
         file = self._checkpoints.fetch(config["trial_id"])
         if file is not None:
             try:
@@ -127,10 +140,15 @@ class TrialRunner(tune.Trainable):
                 return self._again(training)
         return training
 
-    def _again(self, run: "Training | LoopRun") -> "Training | LoopRun":
-        """Returns the same run from its first epoch."""
+    def _build(self, spec: "TrialSpec", data: "TrainingData | None" = None) -> "Training | LoopRun | TeamRun":
         from tune_jobs.search.own_loop import build_run
+
+        if self._team is not None:
+            return self._team.begin(spec, self._task, self._code)
+        return build_run(spec, self._task, data=data)
+
+    def _again(self, run: "Training | LoopRun | TeamRun") -> "Training | LoopRun | TeamRun":
+        """Returns the same run from its first epoch."""
         from zsharp.training import Training
 
-        data = run.data if isinstance(run, Training) and not self._job.own else None
-        return build_run(run.spec, self._task, data=data)
+        return self._build(run.spec, run.data if isinstance(run, Training) and not self._job.own else None)
