@@ -35,6 +35,10 @@ def plan(cpus: float = 16, gpus: float = 0, **section: object) -> Slots:
         (16, 4, {"max_concurrent": 2}, 2, 1),
         (16, 4, {"max_concurrent": 9}, 4, 1),
         (1, 0, {"max_concurrent": 1}, 1, 0),
+        (8, 0, {"workers_per_trial": 2, "cpus_per_trial": 4}, 2, 0),
+        (16, 5, {"workers_per_trial": 2, "cpus_per_trial": 2}, 2, 2),
+        (16, 4, {"workers_per_trial": 4, "gpus_per_trial": 1, "cpus_per_trial": 4}, 4, 1),
+        (16, 1, {"workers_per_trial": 2, "gpus_per_trial": 0.5, "cpus_per_trial": 2}, 2, 0.5),
     ],
 )
 def test_slots(cpus: float, gpus: float, section: dict, num_slots: int, gpus_per_trial: float):
@@ -56,6 +60,7 @@ def test_slots(cpus: float, gpus: float, section: dict, num_slots: int, gpus_per
         (4, 0, {"cpus_per_trial": 1e308}, 1e308, "more than the 4 CPUs here; valid: at most 4"),
         (4, 0, {"cpus_per_trial": 5}, 5.0, "more than the 4 CPUs here; valid: at most 4"),
         (1, 0, {"cpus_per_trial": 2}, 2.0, "more than the 1 CPU here; valid: at most 1"),
+        (8, 1, {"workers_per_trial": 2}, 2, "more than the 1 GPU here"),
     ],
 )
 def test_what_cannot_be(cpus, gpus, section: dict, value: object, words: str):
@@ -100,3 +105,35 @@ def test_never_more_than_there_is(cpus: float, gpus: int, cpus_per_trial: float,
     assert slots.num_slots >= 1
     assert slots.num_slots * slots.cpus_per_trial <= cpus + rounding
     assert slots.num_slots * slots.gpus_per_trial <= gpus + rounding
+
+
+def test_each_process_of_a_trial_has_a_cpu_unless_told_otherwise():
+    assert ResourcesModel.model_validate({"workers_per_trial": 3}).cpus_per_trial == 3
+    slots = plan(8, 4, workers_per_trial=4)
+    assert slots.bundles == [{"CPU": 1, "GPU": 1}] * 4
+    assert "4 processes train each trial together" in slots.explanation
+
+
+@pytest.mark.parametrize(
+    ("section", "nodes", "num_slots"),
+    [
+        ({}, [(2, 0), (1, 0), (0, 0)], 3),
+        ({"cpus_per_trial": 2}, [(3, 0), (1, 0), (4, 0)], 3),  # 4 by the sum, but no trial spans nodes
+        ({"workers_per_trial": 2}, [(1, 0), (1, 0), (1, 0)], 1),
+        ({"workers_per_trial": 4, "cpus_per_trial": 8}, [(5, 0), (5, 0), (6, 0)], 1),
+        ({"workers_per_trial": 2}, [(4, 1), (4, 2), (8, 0)], 1),
+        ({"gpus_per_trial": 0.5}, [(4, 1), (1, 2)], 3),
+    ],
+)
+def test_no_process_spans_two_nodes(section, nodes, num_slots):
+    cpus, gpus = map(sum, zip(*nodes, strict=True))
+    slots = plan_slots(ResourcesModel.model_validate(section), cpus, gpus, nodes)
+    assert slots.num_slots == num_slots
+
+
+def test_nodes_that_cannot_hold_a_trial_are_told():
+    resources = ResourcesModel.model_validate({"cpus_per_trial": 3})
+    slots = plan_slots(resources, 7, 0, [(2, 0), (5, 0)])
+    assert any("1 of 2 nodes cannot hold a trial" in line and "2 CPU" in line for line in slots.explanation)
+    with pytest.raises(JobError, match="needs 3 CPU on one node"):
+        plan_slots(resources, 4, 0, [(2, 0), (2, 0)])

@@ -38,7 +38,7 @@ def test_defaults_of_a_job():
     assert (job.search.sampler, job.search.seed, job.search.first_points) == ("tpe", 0, ())
     assert (job.asha.enabled, job.asha.reduction_factor) == (True, 3)
     auto = dict.fromkeys(("gpus_per_trial", "max_concurrent", "device"), "auto")
-    assert job.resources.model_dump() == {"cpus_per_trial": 1.0} | auto
+    assert job.resources.model_dump() == {"cpus_per_trial": 1.0, "workers_per_trial": 1} | auto
     assert job.storage == "results"
 
 

@@ -129,7 +129,7 @@ def _fits_on_gpus(share: float, gpus: int, explanation: list[str], workers: int)
     if share == 1:
         fits = gpus // workers
         if fits == 0:
-            _refuse("resources.gpus_per_trial", workers, f"more than the {counted(gpus, 'GPU')} here")
+            _refuse("resources.workers_per_trial", workers, f"more than the {counted(gpus, 'GPU')} here")
         explanation.append(f"{counted(gpus, 'GPU')}, {workers} for each trial{of_each}: room for {fits}")
         return fits
     units = _units("resources.gpus_per_trial", share)

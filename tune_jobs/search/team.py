@@ -36,7 +36,7 @@ _LOOK_EVERY_S = 0.5
 _COME_OUT_WITHIN_S = 20.0
 
 
-class TeamError(Exception):
+class _TeamError(Exception):
     """A process of the trial died."""
 
 
@@ -76,7 +76,7 @@ class Team:
         """Calls a method of all other processes and `lead` here, at the same time, and returns what `lead` does.
 
         Raises:
-            TeamError: If another process died. What one of them raised is raised here.
+            _TeamError: If another process died. What one of them raised is raised here.
         """
         answers = [getattr(member, method).remote(*args) for member in self._members]
         try:
@@ -309,4 +309,4 @@ def _cause(error: Exception) -> Exception:
     if isinstance(error, ray.exceptions.RayTaskError):
         cause = getattr(error, "cause", None)
         return cause if isinstance(cause, Exception) else error
-    return TeamError(f"a process of the trial died ({type(error).__name__})")
+    return _TeamError(f"a process of the trial died ({type(error).__name__})")
