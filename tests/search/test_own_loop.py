@@ -1,6 +1,9 @@
 """Training loops of a user's own: what they report, how they end, and what they find again."""
 
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -148,3 +151,46 @@ def test_what_a_program_passed_is_to_be_passed_again(job, keyword):
     spec = JobSpec.model_validate(values | job)
     with pytest.raises(JobError, match=rf"tune_jobs\.resume\(folder, {keyword}=\.\.\.\)"):
         with_code(spec, SearchFolder("nowhere"), None)
+
+
+EXITING = """
+import signal
+import torch
+from test_own_loop import build_run, spec_of
+
+def endless(trial):
+    model = torch.nn.Sequential(torch.nn.Linear(300, 300), torch.nn.ReLU(), torch.nn.Linear(300, 1))
+    optimizer = trial.optimizer(model)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = model(torch.randn(64, 300)).square().mean()
+        loss.backward()
+        return loss
+
+    for _ in range(50):
+        optimizer.step(closure)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    while True:
+        optimizer.step(closure)
+
+def leave(*_):
+    raise SystemExit(3)
+
+signal.signal(signal.SIGALRM, leave)
+run = build_run(spec_of(), endless)
+run.run_epoch()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attempt", range(3))  # without care most abort
+def test_a_program_that_ends_in_the_middle_of_a_loop_ends_quietly(attempt):
+    done = subprocess.run(
+        [sys.executable, "-c", EXITING],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (3, "")

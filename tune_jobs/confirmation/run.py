@@ -247,6 +247,8 @@ def _train(run: Confirmation, search: SearchFolder, slots: Slots, sharpness_imag
         training.run_epoch()
         if not _has_diverged(training):
             checkpoints.store(_file_name(run), training.save)
+    if not isinstance(training, Training):
+        training.close()  # one that diverged waits to go on
     report, status = training.last_report, "diverged" if _has_diverged(training) else "completed"
     assert report is not None
     row: Row = {

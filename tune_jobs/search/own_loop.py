@@ -1,5 +1,7 @@
 """Runs a training loop of the user's own as a trial: it reports, and waits each time for the decision."""
 
+import atexit
+import ctypes
 import io
 import math
 import queue
@@ -31,6 +33,7 @@ _GIVEN = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr")
 """What a loop may report under the names that our own reports have."""
 
 _END_WITHIN_S = 30.0
+_END_AT_EXIT_WITHIN_S = 5.0
 
 
 class LoopStopped(BaseException):
@@ -178,6 +181,7 @@ class LoopRun:
             self._seed(self.epoch)
             self._reported_s = time.perf_counter()
             self._thread = threading.Thread(target=self._call, name="training loop", daemon=True)
+            atexit.register(self._end_at_exit)
             self._thread.start()
         else:
             self._may_go_on.release()
@@ -231,6 +235,18 @@ class LoopRun:
         if self._thread is not None:
             self._thread.join(_END_WITHIN_S)
 
+    def _end_at_exit(self) -> None:
+        """Ends the loop wherever it is.
+
+        Python ends what still runs by unwinding its thread, and torch's C++, through which that goes, aborts then.
+        """
+        self._is_over = True
+        self._may_go_on.release()
+        if self._thread is not None and self._thread.is_alive():
+            ident = ctypes.c_ulong(self._thread.ident or 0)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(LoopStopped))
+            self._thread.join(_END_AT_EXIT_WITHIN_S)
+
     def watch(self, optimizer: Optimizer) -> None:
         """Counts the steps of an optimizer, and the parameters that it trains."""
 
@@ -271,7 +287,8 @@ class LoopRun:
         if self._pending is not None:
             self._kept, self._pending = (self._pending, row), None
         self._rows.put(row)
-        self._may_go_on.acquire()
+        if epoch < self.spec.train.epochs:
+            self._may_go_on.acquire()
         if self._is_over or epoch >= self.spec.train.epochs:
             raise LoopStopped
         self._reported_s = time.perf_counter()
@@ -329,8 +346,10 @@ class LoopRun:
         try:
             self._loop(LoopTrial(self))
         except LoopStopped:
-            return
+            pass
         except BaseException as error:
             self._rows.put(error)
         else:
             self._rows.put(None)
+        finally:
+            atexit.unregister(self._end_at_exit)
