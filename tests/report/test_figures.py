@@ -2,10 +2,11 @@
 
 import math
 
+import pandas as pd
 import pytest
 
 from tune_jobs.job.metric import VAL_ACCURACY, Metric
-from tune_jobs.report.figures import cut_axis, dash, log_ticks, symbol, whole_axis
+from tune_jobs.report.figures import at_edge, cut_axis, dash, log_ticks, symbol, whole_axis
 
 GOOD = [0.90, 0.91, 0.92, 0.93]
 LOSS = Metric("val_loss", "min")
@@ -32,6 +33,8 @@ def test_an_axis_is_cut_where_differences_would_not_show(metric, values, ends, n
         low, high = axis["range"]
         assert sum(not low <= value <= high for value in values if not math.isnan(value)) == num_hidden
         assert f"{num_hidden} of " in note
+        drawn = at_edge(axis, pd.Series(values))
+        assert drawn.between(low, high).sum() == sum(not math.isnan(value) for value in values)
 
 
 @pytest.mark.parametrize(

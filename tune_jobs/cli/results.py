@@ -132,7 +132,17 @@ def _answer_as_markdown(folders: list[Path]) -> str:
     from tune_jobs.report.data import load
     from tune_jobs.results.tables import escape_markdown
 
-    return "".join(f"- {escape_markdown(line)}\n" for line in answer_in_words(load(folders)))
+    def item(line: str) -> str:
+        pieces = line.split("`")  # every second one is a command
+        if len(pieces) % 2 == 0:
+            return escape_markdown(line)
+        return "".join(f"`{piece}`" if odd % 2 else _escaped(piece) for odd, piece in enumerate(pieces))
+
+    def _escaped(piece: str) -> str:
+        before, after = piece[: len(piece) - len(piece.lstrip())], piece[len(piece.rstrip()) :]
+        return f"{before}{escape_markdown(piece)}{after}"
+
+    return "".join(f"- {item(line)}\n" for line in answer_in_words(load(folders)))
 
 
 def local_folders(addresses: list[str]) -> list[Path]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
 import plotly.graph_objects as go
 
 from tune_jobs.job.metric import Metric
@@ -26,6 +27,9 @@ _OF_METHOD = {
 }
 _OTHERS = ("#8a63d2", "#3aa99f", "#b5544d", "#5b7f2b", "#c47ad8", "#96703a")
 _WIDE = 20  # largest value over smallest from which an axis is logarithmic
+AT_EDGE = " They are drawn at its edge."
+"""What captions add to the note of a cut axis where `at_edge` was used."""
+
 _MAX_TICKS = 12
 _FEWEST_TO_CUT = 4  # values that must remain in view
 _MOST_KEPT = 0.6  # of the whole axis: where this much would remain, it is not worth cutting
@@ -190,6 +194,15 @@ def cut_axis(
         f" The axis is cut: {num_hidden} of {len(shown)} points lie {worse} {metric.text(metric.sign * bar)}."
     )
     return {**axis, "range": [low, high]}, note
+
+
+def at_edge(axis: dict[str, Any], values: pd.Series) -> pd.Series:
+    """Returns values for a cut axis: those outside are drawn at its edge, so that no point is lost."""
+    if "range" not in axis:
+        return values
+    low, high = axis["range"]
+    inset = 0.02 * (high - low)
+    return values.clip(low + inset, high - inset)
 
 
 def symbol(label: str) -> str:

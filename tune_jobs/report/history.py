@@ -5,7 +5,9 @@ import plotly.graph_objects as go
 
 from tune_jobs.report.data import Report
 from tune_jobs.report.figures import (
+    AT_EDGE,
     Picture,
+    at_edge,
     colours,
     cut_axis,
     key,
@@ -49,19 +51,20 @@ def _history(report: Report, workload: str) -> Picture:
     # By row where an older file has no numbers.
     order = trials["number"].fillna(trials.groupby("label").cumcount()).astype("int64")
     trials = trials.assign(order=order).dropna(subset=["value"]).sort_values("order")
+    axis, note = cut_axis(metric, trials["value"], trials.loc[trials["status"] == "completed", "value"])
+    trials = trials.assign(shown=at_edge(axis, trials["value"]))
     for label in report.labels_on(workload):
         own = trials[trials["label"] == label]
         completed = own[own["status"] == "completed"]
         traces.append(key(label, colour[label]))
-        traces.append(trial_points(own, "order", "value", label=label, colour=colour[label]))
+        traces.append(trial_points(own, "order", "shown", label=label, colour=colour[label]))
         best = (metric.sign * (metric.sign * completed["value"]).cummax()).tolist()
         steps = {"color": colour[label], "width": 1.5, "shape": "hv"}
         traces.append(silent_line(label, completed["order"].tolist(), best, steps))
-    axis, note = cut_axis(metric, trials["value"], trials.loc[trials["status"] == "completed", "value"])
     return Picture(
         slug("history", workload),
         f"{workload}: last {metric.label} of {counted(len(trials), 'trial')} in the order proposed; lines are the best "
-        f"completed so far. A flat line means that more trials would hardly help.{note}",
+        f"completed so far. A flat line means that more trials would hardly help.{note}{AT_EDGE if note else ''}",
         new_figure(
             traces,
             title=f"{workload}: history",

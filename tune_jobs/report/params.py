@@ -9,7 +9,18 @@ import plotly.graph_objects as go
 
 from tune_jobs.job.space import choices_of, in_full
 from tune_jobs.report.data import Report, limits
-from tune_jobs.report.figures import Picture, colours, cut_axis, key, log_ticks, new_figure, slug, text
+from tune_jobs.report.figures import (
+    AT_EDGE,
+    Picture,
+    at_edge,
+    colours,
+    cut_axis,
+    key,
+    log_ticks,
+    new_figure,
+    slug,
+    text,
+)
 from tune_jobs.report.importance import MIN_TRIALS, Importance, bounds_reached, importance, warnings
 from tune_jobs.report.page import Bullets, Part, Section
 from tune_jobs.report.trials import is_names, shown_values, trial_points
@@ -119,12 +130,14 @@ def _slice(report: Report, workload: str, name: str) -> Picture:
     trials = report.of(report.trials, workload).dropna(subset=[column, "value"])
     metric = report.metric(workload)
     studies = report.of(report.studies, workload)
+    axis, note = cut_axis(metric, trials["value"], trials.loc[trials["status"] == "completed", "value"])
+    trials = trials.assign(shown=at_edge(axis, trials["value"]))
     for label in report.labels_on(workload):
         own = trials[trials["label"] == label]
         if not len(own):
             continue
         traces.append(key(label, colour[label]))
-        traces.append(trial_points(own, column, "value", label=label, colour=colour[label]))
+        traces.append(trial_points(own, column, "shown", label=label, colour=colour[label]))
         best = own[own["trial_id"].isin(studies.loc[studies["label"] == label, "best_trial_id"])]
         traces.append(
             go.Scatter(
@@ -138,7 +151,6 @@ def _slice(report: Report, workload: str, name: str) -> Picture:
             )
         )
     ends, is_log = _range(report, trials, name)
-    axis, note = cut_axis(metric, trials["value"], trials.loc[trials["status"] == "completed", "value"])
     at_bound = [
         f" The best {name} of {bound.label} is at the {bound.side} end of its range."
         for bound in bounds_reached(report, workload)
@@ -148,7 +160,7 @@ def _slice(report: Report, workload: str, name: str) -> Picture:
         slug("slice", workload, name),
         f"{workload}: last {metric.label} of n = {counted(len(trials), 'trial')} against {name}; rings are the "
         f"winners, crosses were stopped early{', dotted lines are the ends of the range' if ends else ''}."
-        f"{''.join(at_bound)}{note}",
+        f"{''.join(at_bound)}{note}{AT_EDGE if note else ''}",
         new_figure(
             traces,
             title=f"{workload}: {name}",
