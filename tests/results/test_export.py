@@ -20,7 +20,9 @@ from tune_jobs.job.metric import Metric
 from tune_jobs.ledger.rows import METRICS, Decision
 from tune_jobs.ledger.writer import Ledger
 from tune_jobs.provenance import git_state, provenance
-from tune_jobs.results.read import read_results
+from tune_jobs.report.data import collect
+from tune_jobs.results.compare import compare
+from tune_jobs.results.read import read_all, read_results
 from tune_jobs.results.schema import SCHEMA_VERSION, confirmations_schema, epochs_schema, trials_schema
 from tune_jobs.results.tables import records
 from tune_jobs.results.write import export
@@ -212,6 +214,18 @@ def test_read_results_gives_back_the_tables(search):
     assert list(results.epochs.columns) == EPOCHS
     assert results.trials["gradient_evaluations"].dtype == "Int64"  # a null does not make counts into floats
     assert results.trials["gradient_evaluations"].tolist()[0] == 300
+
+
+@pytest.mark.parametrize("name", [b"line\nbreak", b"not UTF-8 \xff", "\N{GRINNING FACE}".encode(), b"--help"])
+def test_a_folder_of_any_name_is_exported_and_compared(search, tmp_path, name):
+    folder = tmp_path / os.fsdecode(name)
+    try:
+        search.rename(folder)
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    export(folder)
+    assert set(compare([folder])["folder"]) == {os.fsencode(folder).decode(errors="backslashreplace")}
+    assert collect(read_all([folder])).trials["folder"].nunique() == 1
 
 
 def test_export_again_shows_what_happened_since(search):

@@ -62,7 +62,7 @@ def repeats(report: Report) -> list[Contest]:
     A setting is a method, together with the values of those parameters of which the method was tried with several.
     """
     repeated = {
-        str(result.folder)
+        result.folder_name
         for result in report.results
         if int(((result.metadata["job"] or {}).get("search") or {}).get("seeds") or 1) > 1
     }

@@ -94,7 +94,7 @@ class Report:
 
     def job(self, folder: str) -> Mapping[str, Any]:
         """Returns the job of a folder as its files have it; empty if they have none."""
-        by_folder = {str(result.folder): result.metadata["job"] for result in self.results}
+        by_folder = {result.folder_name: result.metadata["job"] for result in self.results}
         return by_folder[folder] or {}
 
     def space(self, folder: str) -> dict[str, Distribution]:
@@ -116,7 +116,7 @@ def load(folders: Iterable[Path | str]) -> Report:
 
 def collect(results: Sequence[Results]) -> Report:
     """Returns the tables of all searches side by side; `results` has at least one."""
-    names = [str(result.folder) for result in results]
+    names = [result.folder_name for result in results]
     trials = _together(names, [_with_values(result) for result in results])
     trials["status"] = trials["status"].fillna("running")
     study_names = _study_names(trials[[*_STUDY, "metric", "mode"]].drop_duplicates())

@@ -111,7 +111,7 @@ def _name_apart(pictures: Sequence[Picture]) -> None:
 
 def _provenance(report: Report) -> Section:
     rows = [
-        {"folder": str(result.folder), "fact": fact, "value": value}
+        {"folder": result.folder_name, "fact": fact, "value": value}
         for result in report.results
         for fact, value in _facts(result.metadata)
     ]
@@ -150,4 +150,4 @@ def _facts(metadata: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
 
 def _replace(file: Path, text: str) -> None:
     with atomic_write(file) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
+        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -70,7 +70,7 @@ def compare_results(results: Iterable[Results]) -> pd.DataFrame:
         for study, members in trials.groupby(_STUDY, sort=False):
             rows.append(
                 {
-                    "folder": str(result.folder),
+                    "folder": result.folder_name,
                     **dict(zip(_STUDY, study, strict=True)),
                     **_row(members, params, result.metric),
                 }

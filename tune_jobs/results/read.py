@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,11 @@ class Results:
     metadata: dict[str, Any]
 
     @property
+    def folder_name(self) -> str:
+        """The folder as text; bytes that are not UTF-8, which no table can hold, become escapes such as `\\xff`."""
+        return os.fsencode(self.folder).decode(errors="backslashreplace")
+
+    @property
     def metric(self) -> Metric:
         """What the search ranked its trials by."""
         return Metric.of_job(self.metadata["job"])
@@ -166,7 +172,8 @@ def _read(file: Path, expected: pa.Schema) -> pa.Table:
     if not is_there(file):
         raise ResultsError(f"{file}: no such file; expected a search folder with exported results")
     try:
-        table = pq.read_table(file, page_checksum_verification=True)
+        with file.open("rb") as opened:  # pyarrow takes only paths in UTF-8
+            table = pq.read_table(opened, page_checksum_verification=True)
         # Checksums cover pages, not what they decode to: check that text is UTF-8 and offsets are in range.
         table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError) as problem:  # ValueError: column names that are not text

@@ -176,7 +176,8 @@ def _write(
     remaining = iter(rows)
     with (
         atomic_write(file) as unfinished,
-        pq.ParquetWriter(unfinished, schema, compression="zstd", write_page_checksum=True) as writer,
+        unfinished.open("wb") as opened,  # pyarrow takes only paths in UTF-8
+        pq.ParquetWriter(opened, schema, compression="zstd", write_page_checksum=True) as writer,
     ):
         while batch := list(islice(remaining, _BATCH)):
             writer.write_table(pa.Table.from_pylist(batch, schema=schema))
