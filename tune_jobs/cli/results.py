@@ -1,6 +1,7 @@
 """The verbs that print and write results: compare, export."""
 
 import shlex
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -12,7 +13,7 @@ from rich.markup import escape
 from tune_jobs.cli.arguments import Folder, Folders
 from tune_jobs.cli.printing import console
 from tune_jobs.errors import JobError, Problem
-from tune_jobs.storage import room_problem
+from tune_jobs.storage import is_address, room_problem
 
 if TYPE_CHECKING:
     from tune_jobs.report.data import Report
@@ -38,9 +39,9 @@ def compare(
     page = None if html is None else _page(html)
     searched = local_folders(folders)
     if page is not None:
-        _write_report(searched, page)
+        _write_report(folders, searched, page)
     elif form == "table":
-        print_comparison(console(), searched, details=details)
+        print_comparison(console(), searched, folders, details=details)
     else:
         renderers = {
             "csv": comparison.to_csv,
@@ -49,7 +50,7 @@ def compare(
             "json": comparison.to_json,
         }
         if form == "markdown":
-            typer.echo(_answer_as_markdown(searched))
+            typer.echo(_answer_as_markdown(searched, folders))
         typer.echo(renderers[form](comparison.compare(searched)), nl=False)
 
 
@@ -57,16 +58,21 @@ def report(
     folders: Folders,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE", help="The page; by default report.html in the first folder."),
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="The page; by default report.html in a local folder.",
+        ),
     ] = None,
 ) -> None:
     """Write the report, one HTML page of words, tables and pictures: the same as `compare --html`."""
     given = None if out is None else _page(out, "--out")
     searched = local_folders(folders)
-    page = given or searched[0] / "report.html"
+    # What is copied from an object store does not last, so its page goes to the working folder.
+    page = given or (Path() if is_address(folders[0]) else searched[0]) / "report.html"
     if given is None and searched[0].is_dir():  # a missing search is an error of its own
         page = _page(page, "--out")
-    _write_report(searched, page, "--out")
+    _write_report(folders, searched, page, "--out")
 
 
 def report_hint(folder: str) -> str:
@@ -93,7 +99,9 @@ def load_libraries() -> None:
         import_module(f"tune_jobs.{name}")
 
 
-def print_comparison(screen: Console, folders: list[Path], *, details: bool = False) -> None:
+def print_comparison(
+    screen: Console, folders: list[Path], addresses: Sequence[str], *, details: bool = False
+) -> None:
     """Prints the answer in words, the other pairs, the table of results, and the audit of early stopping."""
     from tune_jobs.report.data import collect
     from tune_jobs.results import stopping_account, transfer
@@ -101,7 +109,7 @@ def print_comparison(screen: Console, folders: list[Path], *, details: bool = Fa
     from tune_jobs.results.read import read_all
 
     results = read_all(folders)
-    _print_answer(screen, collect(results))
+    _print_answer(screen, collect(results, addresses))
     screen.print()
     screen.print(render_table(compare_results(results), is_settled=True))
     account = stopping_account.describe if details else stopping_account.summarise
@@ -109,11 +117,11 @@ def print_comparison(screen: Console, folders: list[Path], *, details: bool = Fa
         screen.print(escape(line), soft_wrap=True)
 
 
-def print_answer(screen: Console, folders: list[Path]) -> None:
+def print_answer(screen: Console, folders: list[Path], addresses: Sequence[str]) -> None:
     """Prints the answer of the searches in words, and the pairs that it does not say."""
     from tune_jobs.report.data import load
 
-    _print_answer(screen, load(folders))
+    _print_answer(screen, load(folders, addresses))
 
 
 def _print_answer(screen: Console, report: "Report") -> None:
@@ -127,7 +135,7 @@ def _print_answer(screen: Console, report: "Report") -> None:
         screen.print(to_rich(table))
 
 
-def _answer_as_markdown(folders: list[Path]) -> str:
+def _answer_as_markdown(folders: list[Path], addresses: Sequence[str]) -> str:
     from tune_jobs.report.answer import answer_in_words
     from tune_jobs.report.data import load
     from tune_jobs.results.tables import escape_markdown
@@ -142,7 +150,7 @@ def _answer_as_markdown(folders: list[Path]) -> str:
         before, after = piece[: len(piece) - len(piece.lstrip())], piece[len(piece.rstrip()) :]
         return f"{before}{escape_markdown(piece)}{after}"
 
-    return "".join(f"- {item(line)}\n" for line in answer_in_words(load(folders)))
+    return "".join(f"- {item(line)}\n" for line in answer_in_words(load(folders, addresses)))
 
 
 def local_folders(addresses: list[str]) -> list[Path]:
@@ -192,11 +200,11 @@ def _not_a_page(option: str, html: Path, reason: str) -> JobError:
     return JobError([Problem(option, str(html), f"cannot be written: {reason}")])
 
 
-def _write_report(folders: list[Path], page: Path, option: str = "--html") -> None:
+def _write_report(addresses: list[str], folders: list[Path], page: Path, option: str = "--html") -> None:
     from tune_jobs.report.write import write_report
 
     try:
-        written = write_report(folders, page)
+        written = write_report(folders, page, addresses)
     except OSError as problem:
         raise _not_a_page(option, page, str(problem)) from None
     typer.echo(f"Report: {written.page}\nIts tables and figures as files: {written.files}")

@@ -142,7 +142,7 @@ def confirm(
         )
         screen.print(escape(f"Resume with: tune-jobs confirm {shlex.quote(folder)}{options}"), soft_wrap=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    results.print_answer(screen, results.local_folders([folder]))
+    results.print_answer(screen, results.local_folders([folder]), [folder])
     screen.print(escape(results.report_hint(folder)), soft_wrap=True)
     if not any(row["status"] == "completed" for row in rows):
         raise typer.Exit(EXIT_FAILED)
@@ -164,7 +164,7 @@ def _loading_results_early(on_change: Callable[["LiveTrial"], None]) -> Callable
 
 def _show_result(screen: Console, spec: "JobSpec", result: "SearchResult") -> None:
     if result.stop_kind != "error":  # an error may have left no results
-        results.print_comparison(screen, [result.folder])
+        results.print_comparison(screen, [result.folder], [result.search.address])
         screen.print(f"\nResults: {escape(str(result.folder / 'parquet'))}", soft_wrap=True)
         screen.print(escape(results.report_hint(result.search.address)), soft_wrap=True)
     if result.stopped is not None:

@@ -171,7 +171,7 @@ def _suggestion(report: Report, workload: str) -> str:
 
 
 def _confirm_command(report: Report) -> str:
-    folder = shlex.quote(str(report.folders[0])) if len(report.folders) == 1 else "DIR"
+    folder = shlex.quote(report.addresses[0]) if len(report.addresses) == 1 else "DIR"
     return f"tune-jobs confirm {folder} --seeds {{}}"
 
 

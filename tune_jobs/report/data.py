@@ -40,6 +40,9 @@ class Report:
     # `measure` what to call it.
     confirmations: pd.DataFrame
     studies: pd.DataFrame  # the rows of `tune_jobs.results.compare.compare`
+    addresses: Sequence[
+        str
+    ]  # what commands call the searches: folders, or the addresses that they were copied from
 
     @property
     def folders(self) -> list[Path]:
@@ -105,16 +108,20 @@ class Report:
             return {}
 
 
-def load(folders: Iterable[Path | str]) -> Report:
+def load(folders: Iterable[Path | str], addresses: Sequence[str] = ()) -> Report:
     """Reads the searches of a report.
+
+    Args:
+        folders: Local search folders.
+        addresses: What commands call them, where that is not their path.
 
     Raises:
         ResultsError: A folder has no results that can be read.
     """
-    return collect(read_all(folders))
+    return collect(read_all(folders), addresses)
 
 
-def collect(results: Sequence[Results]) -> Report:
+def collect(results: Sequence[Results], addresses: Sequence[str] = ()) -> Report:
     """Returns the tables of all searches side by side; `results` has at least one."""
     names = [result.folder_name for result in results]
     trials = _together(names, [_with_values(result) for result in results])
@@ -130,6 +137,7 @@ def collect(results: Sequence[Results]) -> Report:
         epochs=epochs.merge(of_trial, on=["folder", "trial_id"], how="inner"),
         confirmations=_confirmations(names, results, trials),
         studies=compare_results(results).merge(study_names, on=_STUDY, how="left"),
+        addresses=addresses or [str(result.folder) for result in results],
     )
 
 

@@ -33,15 +33,20 @@ class Written:
     missing: str | None  # what could not be written, and why
 
 
-def write_report(folders: Sequence[Path], page: Path) -> Written:
+def write_report(folders: Sequence[Path], page: Path, addresses: Sequence[str] = ()) -> Written:
     """Writes the report of search folders to `page`, and its tables and figures to `<stem>_files` beside it.
+
+    Args:
+        folders: Local search folders.
+        page: The page's file.
+        addresses: What commands call the searches, where that is not the path of their folder.
 
     Raises:
         ResultsError: A folder has no results that can be read.
         OSError: The page cannot be written.
     """
     page = Path(page)
-    report = load(folders)
+    report = load(folders, addresses)
     sections = _sections(report)
     title = "Search report: " + ", ".join(dict.fromkeys(report.trials["job"].astype(str)))
     num_studies = len(report.studies)
