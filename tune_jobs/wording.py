@@ -1,8 +1,16 @@
 """Words that many messages share: numbers with their nouns, errors in a line, and text that is safe to print."""
 
 import math
+import os
 import re
+import shlex
 import unicodedata
+
+CLUSTER_ADDRESS = "TUNE_JOBS_ADDRESS"
+"""The variable that tells a submitted search the address by which whoever reads its log reaches the cluster."""
+
+CLUSTER_ID = "TUNE_JOBS_ID"
+"""The variable with the search's id there."""
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -83,3 +91,21 @@ def printable(line: str) -> str:
 
 def _is_harmless(char: str) -> bool:
     return char.isprintable() or char == "\t" or unicodedata.category(char) == "Zs"  # all kinds of spaces
+
+
+def command_for(verb: str, folder: str, options: str = "") -> str:
+    """Returns the command for `resume`, `confirm` or `report` of a search, for whoever reads it.
+
+    What a submitted search prints is read on the machine that submitted it.
+    """
+    address = os.environ.get(CLUSTER_ADDRESS)
+    if address is None:
+        return f"tune-jobs {verb} {shlex.quote(folder)}{options}"
+    if verb == "report":
+        return f"tune-jobs fetch {os.environ.get(CLUSTER_ID, 'ID')} --address {shlex.quote(address)}"
+    return submit_command(verb, folder, address, options)
+
+
+def submit_command(verb: str, folder: str, address: str, options: str = "") -> str:
+    """Returns the command that resumes or confirms a search on a cluster."""
+    return f"tune-jobs submit --{verb} {shlex.quote(folder)}{options} --address {shlex.quote(address)}"

@@ -107,13 +107,36 @@ def test_fetch_brings_parquet_and_report(head, client, submitted):
     assert (code, err) == (0, ""), printed
     home = client.folder / job_id
     names = ["job.yaml", "parquet/trials.parquet", "parquet/epochs.parquet", "parquet/confirmations.parquet"]
-    assert printed.splitlines() == [f"{job_id}/{name}" for name in (*names, "report.html")]
+    assert printed.splitlines()[:-1] == [f"{job_id}/{name}" for name in (*names, "report.html")]
+    assert "--all" in printed.splitlines()[-1]
     for name in names:
         assert (home / name).read_bytes() == (out / name).read_bytes()
     assert "resnet8" in (home / "report.html").read_text()
     assert list(read_results(home).trials["status"]) == ["completed"]
     _, listed, _ = client("status", "--address", head.address, RAY_AUTH_TOKEN=head.token)
     assert [line.split()[0] for line in listed.splitlines()] == [job_id], "the job that fetched is gone"
+
+
+def test_a_search_is_extended_and_confirmed_there(head, client, submitted):
+    job_id, _, out = submitted
+    where, token = ("--address", head.address), {"RAY_AUTH_TOKEN": head.token}
+    changed = ("--set", "train.weight_decay=0.1", "--set", "train.batch_size=64")
+    code, printed, err = client("submit", "digits", *CHANGES, *changed, *where, "--out", out, **token)
+    assert (code, printed) == (2, "")
+    assert "train.weight_decay: 5e-05 -> 0.1" in err
+    assert len(err.splitlines()) == 1
+    more = ("--resume", out, "--set", "search.num_trials=2", "--follow")
+    code, printed, err = client("submit", *more, *where, **token)
+    assert (code, err) == (0, ""), printed + err
+    assert f"tune-jobs submit --confirm {out}" in printed, "what to do next, for this end"
+    code, printed, err = client("submit", "--confirm", out, "--seeds", 2, "--follow", *where, **token)
+    assert (code, err) == (0, ""), printed + err
+    code, printed, err = client("fetch", job_id, "--all", *where, **token)
+    assert (code, err) == (0, ""), printed
+    home = client.folder / job_id
+    assert len(read_results(home).confirmations) == 2
+    code, printed, err = client("export", home)
+    assert (code, err) == (0, ""), "the ledger is whole"
 
 
 def test_the_job_server_listens_on_loopback_alone(head):

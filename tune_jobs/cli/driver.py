@@ -15,6 +15,8 @@ from tune_jobs.cluster.slots import plan_slots
 from tune_jobs.errors import JobError
 from tune_jobs.job.load import load_job
 from tune_jobs.job.spec import JobSpec
+from tune_jobs.search.extend import extended
+from tune_jobs.search.folder import SearchFolder
 from tune_jobs.submit.protocol import JOB_FILE, JOB_VARIABLE
 from tune_jobs.wording import counted
 
@@ -27,6 +29,13 @@ def main() -> None:
     parser.add_argument(
         "--wait-for-workers", type=float, default=0.0, metavar="S", help="seconds to wait for machines"
     )
+    parser.add_argument(
+        "--verb", choices=("run", "resume", "confirm"), default="run", help="what to do there"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], dest="sets", help="a change of the job to resume"
+    )
+    parser.add_argument("--seeds", help="fresh seeds of a confirmation")
     options = parser.parse_args()
     import ray
 
@@ -35,8 +44,18 @@ def main() -> None:
         options.job = str(Path(tempfile.mkdtemp(prefix="tune-jobs-")) / JOB_FILE)
         Path(options.job).write_bytes(base64.b64decode(os.environ[JOB_VARIABLE]))
     if options.wait_for_workers > 0:
-        wait_for_workers(load_job(options.job), options.wait_for_workers)
-    app.main(["run", options.job, f"--out={options.out}"])
+        job = load_job(options.job) if options.verb == "run" else _job_of(options.out)
+        wait_for_workers(job, options.wait_for_workers)
+    if options.verb == "run":
+        app.main(["run", options.job, f"--out={options.out}"])
+    seeds = [] if options.seeds is None else [f"--seeds={options.seeds}"]
+    app.main([options.verb, *seeds, *(f"--set={change}" for change in options.sets), "--", options.out])
+
+
+def _job_of(folder: str) -> JobSpec:
+    with SearchFolder(folder).open(read_only=True) as ledger:
+        job, _ = extended(ledger, ())
+    return job
 
 
 def wait_for_workers(job: JobSpec, within_s: float) -> None:

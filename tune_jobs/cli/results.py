@@ -1,6 +1,5 @@
 """The verbs that print and write results: compare, export."""
 
-import shlex
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +13,7 @@ from tune_jobs.cli.arguments import Folder, Folders
 from tune_jobs.cli.printing import console
 from tune_jobs.errors import JobError, Problem
 from tune_jobs.storage import is_address, room_problem
+from tune_jobs.wording import command_for
 
 if TYPE_CHECKING:
     from tune_jobs.report.data import Report
@@ -77,7 +77,7 @@ def report(
 
 def report_hint(folder: str) -> str:
     """Returns the line that says how to get the report of a search."""
-    return f"Report, with pictures: tune-jobs report {shlex.quote(folder)}"
+    return f"Report, with pictures: {command_for('report', folder)}"
 
 
 def export(folder: Folder) -> None:

@@ -1,6 +1,5 @@
 """The verbs that train models: run, resume, confirm."""
 
-import shlex
 from collections.abc import Callable
 from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,7 +12,7 @@ from tune_jobs.cli import results
 from tune_jobs.cli.arguments import ChangedCode, Folder, Job, Out, Sets
 from tune_jobs.cli.printing import console
 from tune_jobs.errors import EXIT_FAILED, EXIT_INTERRUPTED
-from tune_jobs.wording import counted, duration
+from tune_jobs.wording import command_for, counted, duration
 
 if TYPE_CHECKING:
     from tune_jobs.job.spec import JobSpec
@@ -140,7 +139,7 @@ def confirm(
         screen.print(
             "Interrupted. Finished runs are recorded, and the others continue from their last epoch."
         )
-        screen.print(escape(f"Resume with: tune-jobs confirm {shlex.quote(folder)}{options}"), soft_wrap=True)
+        screen.print(escape(f"Resume with: {command_for('confirm', folder, options)}"), soft_wrap=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     results.print_answer(screen, results.local_folders([folder]), [folder])
     screen.print(escape(results.report_hint(folder)), soft_wrap=True)
@@ -193,7 +192,7 @@ def _suggest_confirmation(screen: Console, search: "SearchFolder") -> None:
         suggestion = suggest_confirmation(ledger)
     if suggestion is None:
         return
-    command = f"tune-jobs confirm {shlex.quote(search.address)} --seeds {suggestion.num_seeds}"
+    command = command_for("confirm", search.address, f" --seeds {suggestion.num_seeds}")
     cost = counted(suggestion.num_runs, "run")
     if suggestion.seconds is not None:
         cost += f", about {duration(suggestion.seconds)}"

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tune_jobs.cli.arguments import Job, Sets
+from tune_jobs.cli.arguments import Sets
 from tune_jobs.cli.printing import Printable
-from tune_jobs.errors import EXIT_FAILED, ClusterError
+from tune_jobs.errors import EXIT_FAILED, NOTHING, ClusterError, JobError, Problem
 from tune_jobs.submit.protocol import FOLDER
-from tune_jobs.wording import printable
+from tune_jobs.wording import printable, submit_command
 
 if TYPE_CHECKING:
     from tune_jobs.submit.client import Cluster
@@ -30,9 +30,26 @@ JobId = Annotated[str, typer.Argument(metavar="ID", help="The id that `submit` p
 
 
 def submit(
-    job: Job,
     address: Address,
+    job: Annotated[
+        str | None, typer.Argument(metavar="JOB", help="A preset's name (see `list`) or a YAML file.")
+    ] = None,
     sets: Sets = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            "--resume", metavar="DIR", help="Instead of JOB: resume or extend the search in a folder there."
+        ),
+    ] = None,
+    confirm: Annotated[
+        str | None,
+        typer.Option(
+            "--confirm", metavar="DIR", help="Instead of JOB: confirm the winners of a search there."
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", metavar="N", min=1, help="Fresh seeds of a confirmation.")
+    ] = None,
     out: Annotated[
         str | None,
         typer.Option("--out", metavar="DIR", help="Search folder on the cluster; by default storage/name."),
@@ -63,21 +80,53 @@ def submit(
         ),
     ] = 0.0,
 ) -> None:
-    """Run a search on a Ray cluster, or resume it if it stopped there."""
+    """Run a search on a Ray cluster, resume or extend it there, or confirm its winners."""
+    given = [name for name, value in (("JOB", job), ("--resume", resume), ("--confirm", confirm)) if value]
+    if len(given) != 1:
+        text = f"got {' and '.join(given) or 'none'}; expected one of JOB, --resume DIR and --confirm DIR"
+        raise JobError([Problem("JOB", NOTHING, text)])
+    _refuse("--set", sets, confirm is not None, "a confirmation trains what the search found")
+    _refuse("--seeds", seeds, confirm is None, "only --confirm takes fresh seeds")
+    _refuse("--out", out, job is None, f"{given[0]} names the folder")
     from tune_jobs.job.load import load_job
 
-    spec = load_job(job, sets or [])
+    spec = None if job is None else load_job(job, sets or [])
     with _cluster(address) as cluster:
+        from tune_jobs.submit.submit import go_on
         from tune_jobs.submit.submit import submit as submit_job
 
-        submission = submit_job(
-            spec, cluster, out=out, python=python, pip=pip, image=image, wait_for_workers_s=wait_for_workers
-        )
+        if spec is not None:
+            submission = submit_job(
+                spec,
+                cluster,
+                out=out,
+                python=python,
+                pip=pip,
+                image=image,
+                wait_for_workers_s=wait_for_workers,
+            )
+        else:
+            submission = go_on(
+                "resume" if resume is not None else "confirm",
+                resume or confirm or "",
+                cluster,
+                sets=sets or [],
+                seeds=seeds,
+                python=python,
+                pip=pip,
+                image=image,
+                wait_for_workers_s=wait_for_workers,
+            )
         typer.echo(f"Submitted: {submission.id}")
         typer.echo(f"Dashboard: {submission.dashboard}")
         typer.echo(f"Folder: {submission.folder}")
         if follow:
             _follow(cluster, submission.id)
+
+
+def _refuse(option: str, value: object, is_wrong: bool, why: str) -> None:
+    if value and is_wrong:
+        raise JobError([Problem(option, NOTHING, f"not with this: {why}; remove it")])
 
 
 def status(
@@ -132,14 +181,16 @@ def logs(
 
 
 def stop(job_id: JobId, address: Address) -> None:
-    """Stop a submitted search after its running epochs; submit the same job again to resume it."""
+    """Stop a submitted search after its running epochs; `submit --resume DIR` resumes it."""
     with _cluster(address, job_id) as cluster:
         from tune_jobs.submit.watch import stop as stop_job
 
         job = stop_job(cluster, job_id)
     typer.echo(f"{job_id}: {job.status.value}")
-    if job.status == "STOPPED":
-        typer.echo("Resume by submitting the same job again.")
+    folder = (job.metadata or {}).get(FOLDER)
+    if job.status == "STOPPED" and folder is not None:
+        verb = "confirm" if "--verb=confirm" in (job.entrypoint or "") else "resume"
+        typer.echo(printable(f"Resume with: {submit_command(verb, folder, cluster.url)}"))
 
 
 def fetch(
@@ -149,13 +200,21 @@ def fetch(
         Path | None,
         typer.Option("--out", metavar="DIR", help="Folder to write to; by default one named after the id."),
     ] = None,
+    all_files: Annotated[
+        bool, typer.Option("--all", help="Fetch the ledger too, from which everything can be made again.")
+    ] = False,
 ) -> None:
     """Copy a submitted search's Parquet files and report to this machine."""
+    target = out if out is not None else Path(job_id)
     with _cluster(address, job_id) as cluster:
         from tune_jobs.submit.fetch import fetch as fetch_job
 
-        for file in fetch_job(cluster, job_id, out if out is not None else Path(job_id)):
+        for file in fetch_job(cluster, job_id, target, with_ledger=all_files):
             typer.echo(file)
+    if not all_files:
+        typer.echo(
+            "Not fetched: the ledger, which `export` and `confirm` need (--all fetches it), and checkpoints."
+        )
 
 
 @contextmanager

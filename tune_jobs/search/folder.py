@@ -1,7 +1,6 @@
 """A search folder, on a disk or at an address: what is in it, and how it is opened."""
 
 import atexit
-import shlex
 import shutil
 import tempfile
 import zipfile
@@ -19,6 +18,7 @@ from tune_jobs.ledger.mirror import RemoteRecord
 from tune_jobs.ledger.writer import Ledger
 from tune_jobs.search.changes import another_job
 from tune_jobs.storage import RemoteFolder, is_address, room_problem
+from tune_jobs.wording import command_for
 
 _PUBLISHED = ("job.yaml", "optuna.journal", "parquet/trials.parquet", "parquet/epochs.parquet")
 _CODE = f"{FOLDER_NAME}.zip"  # at an address, code is one object
@@ -65,7 +65,7 @@ class SearchFolder:
     @property
     def resume_hint(self) -> str:
         """Advice on how to continue the search, for messages."""
-        return f"Resume with: tune-jobs resume {shlex.quote(self.address)}"
+        return f"Resume with: {command_for('resume', self.address)}"
 
     def __str__(self) -> str:
         return self.address

@@ -16,7 +16,7 @@ from typing import Any
 
 from tune_jobs.errors import ClusterError, JobError, Problem
 from tune_jobs.submit.client import Cluster, answers
-from tune_jobs.submit.protocol import END, ENVIRONMENT, FAILED, FILES, FOLDER, MAX_BYTES, PART, PYTHON
+from tune_jobs.submit.protocol import END, ENVIRONMENT, FAILED, FILES, FOLDER, LEDGER, MAX_BYTES, PART, PYTHON
 from tune_jobs.submit.submit import interpreter, start
 from tune_jobs.submit.watch import ENDED, details, logs
 from zsharp.atomic import atomic_write
@@ -36,11 +36,14 @@ _RECORD = ".fetched.json"  # in the target: the hashes of what `fetch` wrote the
 _LARGEST_RECORD_BYTES = 2**16
 
 
-def fetch(cluster: Cluster, job_id: str, target: Path) -> list[Path]:
+def fetch(cluster: Cluster, job_id: str, target: Path, *, with_ledger: bool = False) -> list[Path]:
     """Writes a search's files into the folder `target` and returns them; the search may still be running.
 
     A job server offers no files, only logs. So a small Ray job on the cluster packs the files and prints them to its
     log as text.
+
+    Args:
+        with_ledger: Whether to fetch the ledger too, from which all else can be made again.
 
     Raises:
         JobError: If there is no such job, or `tune-jobs submit` did not start it, or files would be replaced that
@@ -53,7 +56,7 @@ def fetch(cluster: Cluster, job_id: str, target: Path) -> list[Path]:
         raise JobError([Problem("ID", job_id, "not a search that `tune-jobs submit` started")])
     environment = checked_environment(metadata.get(ENVIRONMENT, "{}"))
     python = interpreter(cluster, metadata.get(PYTHON), environment)
-    words = ["-m", "tune_jobs.submit.pack", metadata[FOLDER]]
+    words = ["-m", "tune_jobs.submit.pack", metadata[FOLDER], *([LEDGER] if with_ledger else [])]
     fetch_id = start(cluster, python, words, environment, name=f"fetch-{job_id}")
     until_s = time.monotonic() + _PACKED_WITHIN_S
     while (status := details(cluster, fetch_id).status) not in ENDED:
@@ -131,7 +134,7 @@ def checked_environment(text: str) -> dict[str, Any]:
 
 
 def unpack(log: str) -> dict[str, bytes]:
-    """Returns the files in the log of `tune_jobs.submit.pack`, by name; all names are among `FILES`.
+    """Returns the files in the log of `tune_jobs.submit.pack`, by name; all names are among `FILES` and `LEDGER`.
 
     The cluster may be anybody's, so nothing in the log is trusted.
 
@@ -163,7 +166,7 @@ def _unzip(packed: bytes) -> dict[str, bytes]:
         if len({entry.filename for entry in entries}) < len(entries):
             raise ClusterError("The cluster sent two files of one name")
         for entry in entries:
-            if entry.filename not in FILES:  # it could lead out of the folder
+            if entry.filename not in (*FILES, LEDGER):  # it could lead out of the folder
                 raise ClusterError(
                     f"The cluster sent a file of another name: {entry.filename[:_LONGEST_SHOWN]!r}"
                 )

@@ -3,14 +3,17 @@
 import base64
 import hashlib
 import io
+import sqlite3
 import sys
 import tempfile
 import zipfile
+from contextlib import closing
 from pathlib import Path
 
 from tune_jobs.errors import LedgerError, ResultsError
 from tune_jobs.results.write import export
-from tune_jobs.submit.protocol import END, FAILED, FILES, MAX_BYTES, PART
+from tune_jobs.search.folder import SearchFolder
+from tune_jobs.submit.protocol import END, FAILED, FILES, LEDGER, MAX_BYTES, PART
 
 _PART_BYTES = 48 * 1024
 
@@ -18,15 +21,18 @@ _PART_BYTES = 48 * 1024
 def main() -> None:
     """Prints the files of the search folder named by the first argument."""
     try:
-        packed = pack(sys.argv[1])
+        packed = pack(sys.argv[1], with_ledger=sys.argv[2:] == [LEDGER])
     except (LedgerError, ResultsError, OSError, ValueError) as error:
         print(FAILED + " ".join(str(error).split()))
         sys.exit(2)
     print("\n".join(lines(packed)), flush=True)
 
 
-def pack(address: str) -> bytes:
+def pack(address: str, *, with_ledger: bool = False) -> bytes:
     """Returns a zip file with those of `FILES` that a search has, after exporting its ledger once more.
+
+    Args:
+        with_ledger: Whether to add the ledger as it is at this moment.
 
     Raises:
         LedgerError: If there is no search.
@@ -43,6 +49,8 @@ def pack(address: str) -> bytes:
         for name, file in files.items():
             if file.is_file():
                 archive.writestr(name, file.read_bytes())
+        if with_ledger:
+            archive.writestr(LEDGER, _ledger(address, Path(scratch)))
         sizes = {entry.filename: entry.compress_size for entry in archive.infolist()}
     if len(packed.getvalue()) > MAX_BYTES:
         listed = ", ".join(f"{name} ({size / 2**20:.0f} MiB)" for name, size in sorted(sizes.items()))
@@ -61,12 +69,23 @@ def lines(packed: bytes) -> list[str]:
 
 def _local_folder(address: str) -> Path:
     if "://" in address:
-        from tune_jobs.search.folder import SearchFolder
-
         return SearchFolder(address).results()
     folder = Path(address)
     export(folder)
     return folder
+
+
+def _ledger(address: str, scratch: Path) -> bytes:
+    """Returns a ledger that may be written meanwhile, in one file."""
+    search = SearchFolder(address)
+    with search.open(read_only=True):  # brings a remote search's ledger to this machine
+        copy = scratch / LEDGER
+        with (
+            closing(sqlite3.connect(search.local / LEDGER)) as source,
+            closing(sqlite3.connect(copy)) as target,
+        ):
+            source.backup(target)
+        return copy.read_bytes()
 
 
 def _report(folder: Path, page: Path) -> Path:

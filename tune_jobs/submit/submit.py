@@ -9,21 +9,26 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import requires, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from packaging.requirements import Requirement
 
-from tune_jobs.errors import NOTHING, JobError, Problem
+from tune_jobs.errors import NOTHING, JobError, Problem, StorageError
 from tune_jobs.job.code import FOLDER_NAME as OWN_FOLDER
 from tune_jobs.job.code import check_own_code
 from tune_jobs.job.load import dump_job
 from tune_jobs.job.spec import JobSpec
+from tune_jobs.search.extend import extended
+from tune_jobs.search.folder import SearchFolder, check_folder
+from tune_jobs.storage import is_address
 from tune_jobs.submit.client import Cluster, answers
 from tune_jobs.submit.code import pack_code
 from tune_jobs.submit.protocol import ENVIRONMENT, FOLDER, JOB_FILE, JOB_VARIABLE, PYTHON, STOP_WAIT_S
+from tune_jobs.wording import CLUSTER_ADDRESS, CLUSTER_ID
 
 _ENV_VARS = {
     "RAY_JOB_STOP_SIGNAL": "SIGTERM",
@@ -70,14 +75,10 @@ def submit(
         ClusterError: If the cluster fails.
     """
     folder = folder_on_cluster(job, out, cluster.is_here)
-    if pip and image is not None:
-        message = "not with --image, which has its own packages; give one of the two"
-        raise JobError([Problem("--pip", NOTHING, message)])
-    environment: dict[str, Any] = {}
-    if image is not None:
-        environment["image_uri"] = image
-    elif pip:
-        environment["pip"] = _pip(_extras(job))
+    if cluster.is_here or is_address(folder):
+        with suppress(StorageError):  # the cluster may have credentials that this machine lacks
+            check_folder(job, SearchFolder(folder))
+    environment = _environment(_extras(job), pip=pip, image=image)
     python = interpreter(cluster, python, environment)
     words = ["-m", "tune_jobs.cli.driver", JOB_FILE, f"--out={folder}"]
     if wait_for_workers_s:
@@ -96,6 +97,50 @@ def submit(
         name=job.name,
         metadata={FOLDER: folder, PYTHON: python, ENVIRONMENT: json.dumps(environment)},
     )
+    return Submission(submission_id, dashboard(cluster, submission_id), folder)
+
+
+def go_on(
+    verb: Literal["resume", "confirm"],
+    folder: str,
+    cluster: Cluster,
+    *,
+    sets: Sequence[str] = (),
+    seeds: int | None = None,
+    python: str | None = None,
+    pip: bool = False,
+    image: str | None = None,
+    wait_for_workers_s: float = 0.0,
+) -> Submission:
+    """Resumes or extends a search in a folder of the cluster, or confirms its winners there.
+
+    Args:
+        sets: Changes of the job to resume, as `path=value`.
+        seeds: Fresh seeds of a confirmation; None leaves the number to it.
+        python: As for `submit`, and so are the rest.
+
+    Raises:
+        JobError: If the machines of the cluster would not share the folder or, where this machine can see it, it holds
+            no search.
+        ClusterError: If the cluster fails.
+    """
+    folder = shared_folder(f"--{verb}", folder, cluster.is_here)
+    name = folder.rstrip("/").rpartition("/")[2] or "search"
+    extras: set[str] = set()
+    if cluster.is_here or is_address(folder):
+        with suppress(StorageError), SearchFolder(folder).open(read_only=True) as ledger:
+            job, _ = extended(ledger, sets)
+            name, extras = job.name, _extras(job)
+    environment = _environment(extras, pip=pip, image=image)
+    python = interpreter(cluster, python, environment)
+    words = ["-m", "tune_jobs.cli.driver", f"--verb={verb}", f"--out={folder}"]
+    words += [f"--set={change}" for change in sets]
+    if seeds is not None:
+        words.append(f"--seeds={seeds}")
+    if wait_for_workers_s:
+        words.append(f"--wait-for-workers={wait_for_workers_s:g}")
+    metadata = {FOLDER: folder, PYTHON: python, ENVIRONMENT: json.dumps(environment)}
+    submission_id = start(cluster, python, words, environment, name=f"{name}-{verb}", metadata=metadata)
     return Submission(submission_id, dashboard(cluster, submission_id), folder)
 
 
@@ -118,7 +163,10 @@ def start(
         environment: Ray's `runtime_env` apart from what is added here: `pip`, `image_uri` or nothing.
     """
     submission_id = f"{re.sub('[^A-Za-z0-9_-]', '-', name)[:60]}-{secrets.token_hex(4)}"
-    runtime_env = {**environment, "env_vars": dict(_ENV_VARS)}
+    runtime_env = {
+        **environment,
+        "env_vars": {**_ENV_VARS, CLUSTER_ADDRESS: cluster.url, CLUSTER_ID: submission_id},
+    }
     with tempfile.TemporaryDirectory(prefix="tune-jobs-") as scratch, answers():
         if "image_uri" not in environment:
             archive = Path(scratch) / "code.zip"
@@ -161,9 +209,17 @@ def folder_on_cluster(job: JobSpec, out: str | None, is_here: bool) -> str:
         JobError: If it is relative or starts with ~, and the cluster does not run on this machine.
     """
     if out is not None:
-        option, value, folder = "--out", out, out
-    else:
-        option, value, folder = "storage", job.storage, f"{job.storage.rstrip('/')}/{job.name}"
+        return shared_folder("--out", out, is_here)
+    return shared_folder("storage", f"{job.storage.rstrip('/')}/{job.name}", is_here, shown=job.storage)
+
+
+def shared_folder(option: str, folder: str, is_here: bool, *, shown: str | None = None) -> str:
+    """Returns a folder that an option names, as `folder_on_cluster` does.
+
+    Args:
+        shown: What the option says, for messages; by default the folder.
+    """
+    value = folder if shown is None else shown
     if not folder.isprintable():
         raise JobError([Problem(option, value, "expected a path without control characters")])
     if "://" in folder or folder.startswith("/"):
@@ -190,6 +246,20 @@ def _send(cluster: Cluster, request: dict[str, Any]) -> str:
                 raise
         else:
             return str(request["submission_id"])  # ours, whatever the server makes of it
+
+
+def _environment(extras: Iterable[str], *, pip: bool, image: str | None) -> dict[str, Any]:
+    """Returns Ray's `runtime_env` for the packages that a search needs.
+
+    Raises:
+        JobError: If both ways to get them are asked for.
+    """
+    if pip and image is not None:
+        message = "not with --image, which has its own packages; give one of the two"
+        raise JobError([Problem("--pip", NOTHING, message)])
+    if image is not None:
+        return {"image_uri": image}
+    return {"pip": _pip(extras)} if pip else {}
 
 
 def _extras(job: JobSpec) -> set[str]:
