@@ -10,7 +10,7 @@ TEST_ENV := OMP_NUM_THREADS=1; export OMP_NUM_THREADS; if ! ($(BROWSER)) >/dev/n
 # uv leaves compiling to the first import. Where this variable forbids keeping the result, every start takes twice as long.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: search test test-slow test-both test-all browser latex check docs dist format bench clean
+.PHONY: search test test-slow test-both test-all browser latex check docs reference dist format bench clean
 
 search: .venv/runs
 	$(BIN)/tune-jobs run digits --out $(RESULTS) --fresh
@@ -60,6 +60,10 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/search_overhead.py
 	$(BIN)/python benchmarks/ledger.py --out benchmarks/results/ledger-cpu.json
 	$(BIN)/python benchmarks/scale.py --out benchmarks/results/scale-cpu.json
+
+# Pages that are made from the code; a test says when they are out of date.
+reference: .venv/installed
+	$(BIN)/python docs/make.py
 
 docs: .venv/installed
 	$(BIN)/mkdocs build --strict

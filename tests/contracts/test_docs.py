@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from typer.main import get_command
 from tune_jobs.cli.app import app
 from tune_jobs.job.checks import check_job
 from tune_jobs.job.load import load_job
+from tune_jobs.job.load import schema as job_schema
 from tune_jobs.report.glossary import as_markdown
 from tune_jobs.results import schema
 from tune_jobs.submit.code import LIMIT_BYTES
@@ -226,7 +228,11 @@ def test_every_column_is_described(table):
     }
     columns = set(getattr(schema, f"{table}_schema")().names)
     assert len(columns) > 15
-    groups = {"metric.NAME", *(["sharpness.NAME"] if table == "confirmations" else [])}
+    groups = {
+        "metric.NAME",
+        *(["param.NAME"] if table != "epochs" else []),
+        *(["sharpness.NAME"] if table == "confirmations" else []),
+    }
     assert described == columns | groups
 
 
@@ -311,3 +317,18 @@ def test_the_front_page_is_short():
 
 def test_changelog_and_version_agree():
     assert f"## {PYPROJECT['project']['version']}" in PAGES["CHANGELOG.md"]
+
+
+def test_the_pages_made_from_the_code_are_up_to_date():
+    run = runpy.run_path(str(ROOT / "docs" / "make.py"))
+    for page, text in run["pages"]().items():
+        assert page.read_text(encoding="utf-8") == text, f"{page}: run `make reference`"
+
+
+def test_every_field_of_the_job_file_is_described():
+    whole = job_schema()
+    sections = [whole, *(part for name, part in whole["$defs"].items() if name.endswith("Model"))]
+    assert len(sections) == 10
+    for section in sections:
+        for name, field in section["properties"].items():
+            assert len(field.get("description", "").split()) > 1, (section["title"], name)

@@ -13,10 +13,11 @@ from simulated_search import Driver, small_job
 
 from tune_jobs.cli.printing import Printable, printable
 from tune_jobs.errors import ClusterError, JobError
+from tune_jobs.ledger.writer import Ledger
 from tune_jobs.results.read import read_results
 from tune_jobs.submit.fetch import unpack, write_files
 from tune_jobs.submit.pack import lines, pack
-from tune_jobs.submit.protocol import FILES
+from tune_jobs.submit.protocol import FILES, LEDGER
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,6 +38,9 @@ def test_results_and_report_survive_a_log(search, monkeypatch):
     assert files["parquet/trials.parquet"] == (search / "parquet" / "trials.parquet").read_bytes()
     assert files["report.html"].startswith(b"<!")
     assert read_results(search).trials.shape[0] == 3
+    (search / LEDGER).write_bytes(unpack("\n".join(lines(pack(str(search), with_ledger=True))))[LEDGER])
+    with Ledger.open(search) as ledger:
+        assert len(ledger.trials()) == 3
 
 
 def test_a_search_that_has_not_begun_is_said(tmp_path):

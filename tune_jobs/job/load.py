@@ -13,10 +13,8 @@ from tune_jobs.job.checks import check_job
 from tune_jobs.job.code import has_named_module, uses_own_code
 from tune_jobs.job.overrides import apply_sets
 from tune_jobs.job.plain_yaml import MAX_BYTES, read_mapping, write_mapping
-from tune_jobs.job.spec import JobSpec
+from tune_jobs.job.spec import JobSpec, descriptions
 from zsharp.names import did_you_mean
-from zsharp.settings import settings_of
-from zsharp.training.spec import AugmentSpec, DataSpec, TrainSpec
 
 __all__ = ["JobError", "Problem", "dump_job", "load_job", "presets", "schema"]
 
@@ -117,13 +115,10 @@ def schema() -> dict[str, Any]:
     schema["anyOf"] = [{"required": ["task"]}, without_task]
     properties["methods"] |= {"items": {"enum": list(METHODS)}, "uniqueItems": True}
     schema["$defs"]["DataModel"]["properties"]["name"]["anyOf"] = [{"enum": list(DATASETS)}, reference]
-    for model, declaration in (
-        ("DataModel", DataSpec),
-        ("TrainModel", TrainSpec),
-        ("AugmentModel", AugmentSpec),
-    ):
-        for setting in settings_of(declaration).values():
-            schema["$defs"][model]["properties"][setting.name]["description"] = setting.summary
+    for model, fields in descriptions().items():
+        of_model = schema if model == JobSpec.__name__ else schema["$defs"][model]
+        for name, text in fields.items():
+            of_model["properties"][name]["description"] = text
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 

@@ -31,6 +31,7 @@ from tune_jobs.job.space import (
     is_among,
 )
 from tune_jobs.storage import address_problem, is_address
+from zsharp.settings import settings_of
 from zsharp.training.spec import AugmentSpec, DataSpec, Device, InitSpec, TrainSpec, TrialSpec
 from zsharp.training.spec import Value as AnyValue
 from zsharp.user_code import is_reference
@@ -84,7 +85,7 @@ class TrainModel(_Section, TrainSpec, frozen=True):
     lr_scale: dict[Text, NonNegative] = Field(default_factory=dict)
 
     seed: Seed = TrainSpec.seed  # repeats and confirmations count up from it
-    augment: AugmentModel = AugmentModel()
+    augment: Annotated[AugmentModel, "section: random changes of the training images"] = AugmentModel()
 
 
 class SearchModel(_Section, frozen=True):
@@ -96,16 +97,32 @@ class SearchModel(_Section, frozen=True):
     tried first.
     """
 
-    num_trials: Count
-    sampler: Sampler = "tpe"
-    seed: Seed = 0
-    keep_checkpoints: CountOrZero = 3
-    seeds: Count = 1
-    shared_configurations: bool = False
+    num_trials: Annotated[Count, "trials of each study"]
+    sampler: Annotated[
+        Sampler,
+        "how configurations are suggested: `tpe` and `gp` learn from results, `random` and `grid` do not",
+    ] = "tpe"
+    seed: Annotated[Seed, "seed of the suggestions; not that of training, which is `train.seed`"] = 0
+    keep_checkpoints: Annotated[
+        CountOrZero, "how many checkpoints of a study are kept: those of its best trials"
+    ] = 3
+    seeds: Annotated[
+        Count,
+        "how many times every configuration is trained: with `train.seed`, then `train.seed + 1`, ...",
+    ] = 1
+    shared_configurations: Annotated[
+        bool, "whether the studies of a method try the same configurations for every architecture"
+    ] = False
     first_points: Annotated[
-        tuple[Annotated[dict[str, Value], Field(min_length=1)], ...], Field(strict=False)
+        tuple[Annotated[dict[str, Value], Field(min_length=1)], ...],
+        Field(strict=False),
+        "configurations that are tried first, as values by name of the space",
     ] = ()
-    warm_start: Annotated[tuple[Text, ...], Field(strict=False)] = ()
+    warm_start: Annotated[
+        tuple[Text, ...],
+        Field(strict=False),
+        "folders of earlier searches, whose best configurations are tried first",
+    ] = ()
 
     @property
     def num_configurations(self) -> int:
@@ -120,44 +137,71 @@ class AshaModel(_Section, frozen=True):
     never stopped at all.
     """
 
-    enabled: bool = True
-    grace_epochs: Count | None = None
-    reduction_factor: Annotated[int, Field(ge=2, le=100)] = 3
-    protect_top: CountOrZero = 3
-    immortal_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    enabled: Annotated[bool, "whether weak trials are stopped early"] = True
+    grace_epochs: Annotated[
+        Count | None,
+        "epochs that every trial trains before it can be stopped; null makes it a quarter of the epochs",
+    ] = None
+    reduction_factor: Annotated[
+        int,
+        Field(ge=2, le=100),
+        "of so many trials at a rung, one goes on; rungs are that many times further apart each time",
+    ] = 3
+    protect_top: Annotated[CountOrZero, "so many of the best trials of a rung are never stopped there"] = 3
+    immortal_fraction: Annotated[
+        float, Field(ge=0, le=1), "share of all trials that is never stopped at all"
+    ] = 0.0
 
 
 class BudgetModel(_Section, frozen=True):
     """Limits that end a search early, whichever comes first; `resume --set budget.hours=...` raises them."""
 
-    hours: Positive | None = None
-    epochs: Count | None = None
-    gradient_evaluations: Annotated[int, Field(ge=1)] | None = None
-    gpu_hours: Positive | None = None
-    target_accuracy: Annotated[float, Field(gt=0, le=1)] | None = None
-    target: float | None = None  # of the metric, in its mode
+    hours: Annotated[Positive | None, "hours of wall time, over all sessions"] = None
+    epochs: Annotated[Count | None, "epochs of all trials together"] = None
+    gradient_evaluations: Annotated[
+        Annotated[int, Field(ge=1)] | None,
+        "forward and backward passes of all trials together; a step of SAM takes two",
+    ] = None
+    gpu_hours: Annotated[Positive | None, "hours of GPU time, a share of a GPU counted as such"] = None
+    target_accuracy: Annotated[
+        Annotated[float, Field(gt=0, le=1)] | None,
+        "the search ends when a trial reaches this validation accuracy",
+    ] = None
+    target: Annotated[
+        float | None, "the search ends when a trial reaches this value of the metric, in its mode"
+    ] = None
 
 
 class FailuresModel(_Section, frozen=True):
     """How often a trial is retried, and what share of failed trials fails the search."""
 
-    max_retries: CountOrZero = 2
-    report_timeout_s: Positive = 1800.0
-    max_failed_fraction: Annotated[float, Field(ge=0, le=1)] = 0.5
+    max_retries: Annotated[
+        CountOrZero, "how often a trial that failed is started again from its checkpoint"
+    ] = 2
+    report_timeout_s: Annotated[Positive, "seconds without a report after which a trial counts as failed"] = (
+        1800.0
+    )
+    max_failed_fraction: Annotated[
+        float, Field(ge=0, le=1), "share of failed trials above which the search counts as failed"
+    ] = 0.5
 
 
 class ResourcesModel(_Section, frozen=True):
     """What each trial reserves of the machine, and how many trials run at once."""
 
-    cpus_per_trial: Positive = 1.0
+    cpus_per_trial: Annotated[Positive, "CPUs that each trial reserves"] = 1.0
     gpus_per_trial: Annotated[
-        Literal["auto"] | NonNegative, in_one_message("expected auto or a number of at least 0")
+        Literal["auto"] | NonNegative,
+        in_one_message("expected auto or a number of at least 0"),
+        "share of a GPU that each trial reserves, at most 1; `auto`: one, or a share that is measured to be faster",
     ] = "auto"
     workers_per_trial: Count = 1
     max_concurrent: Annotated[
-        Literal["auto"] | Count, in_one_message("expected auto or a whole number of at least 1")
+        Literal["auto"] | Count,
+        in_one_message("expected auto or a whole number of at least 1"),
+        "how many trials run at once at most; `auto` is as many as fit",
     ] = "auto"
-    device: Device = "auto"
+    device: Annotated[Device, "`auto` uses a GPU if there is one"] = "auto"
 
     @model_validator(mode="before")
     @classmethod
@@ -192,28 +236,48 @@ class JobSpec(_Section, frozen=True):
 
     # Each section is checked by itself here; `tune_jobs.job.checks` checks names, and what sections say together.
 
-    name: FolderName
-    data: DataModel = DataModel()
-    architectures: Annotated[tuple[str, ...], Field(strict=False)] = ()  # none with a task
-    task: Text | None = None
-    methods: Names
-    metric: Text = "val_accuracy"
-    mode: Literal["max", "min"] = "max"
-    train: TrainModel = TrainModel()
-    init: InitModel = InitModel()
-    model: dict[Text, Argument] = Field(default_factory=dict)
-    # Found out when a search starts: which arguments in `model` and `space` each architecture takes.
-    model_arguments: dict[Text, Annotated[tuple[Text, ...], Field(strict=False)]] = Field(
+    name: Annotated[FolderName, "name of the search, and of its folder below `storage`"]
+    data: Annotated[DataModel, "section: which images, and how they are split"] = DataModel()
+    architectures: Annotated[
+        tuple[str, ...],
+        Field(strict=False),
+        "names of `tune-jobs list`, `timm/NAME`, `torchvision/NAME`, `module:function`; none with a task",
+    ] = ()
+    task: Annotated[
+        Text | None,
+        "`module:function` that brings model, batches, loss and validation, instead of data and architectures",
+    ] = None
+    methods: Annotated[Names, "which optimizers are compared: names of `tune-jobs list`"]
+    metric: Annotated[
+        Text,
+        "the number that trials are ranked by: one that every report has, or any that a task of your own returns",
+    ] = "val_accuracy"
+    mode: Annotated[Literal["max", "min"], "whether more (`max`) or less (`min`) of the metric is better"] = (
+        "max"
+    )
+    train: Annotated[TrainModel, "section: how every trial trains"] = TrainModel()
+    init: Annotated[InitModel, "section: which weights every trial starts from"] = InitModel()
+    model: Annotated[dict[Text, Argument], "arguments of your own models or task, by name"] = Field(
         default_factory=dict
     )
-    code: Annotated[tuple[Text, ...], Field(strict=False)] = ()
-    space: dict[str, Distribution]
-    search: SearchModel
-    asha: AshaModel = AshaModel()
-    budget: BudgetModel = BudgetModel()
-    failures: FailuresModel = FailuresModel()
-    resources: ResourcesModel = ResourcesModel()
-    storage: Text = "results"
+    model_arguments: Annotated[
+        dict[Text, Annotated[tuple[Text, ...], Field(strict=False)]],
+        "which arguments of `model` and `space` each architecture takes; a search adds it, job files do not",
+    ] = Field(default_factory=dict)
+    code: Annotated[
+        tuple[Text, ...],
+        Field(strict=False),
+        "folders that `module:function` is looked up in; by default that of the job file, then the working folder",
+    ] = ()
+    space: Annotated[dict[str, Distribution], "section: which settings are searched, and where"]
+    search: Annotated[SearchModel, "section: how many trials, and who suggests them"]
+    asha: Annotated[AshaModel, "section: when weak trials are stopped"] = AshaModel()
+    budget: Annotated[BudgetModel, "section: what ends a search early"] = BudgetModel()
+    failures: Annotated[FailuresModel, "section: what failed trials mean"] = FailuresModel()
+    resources: Annotated[ResourcesModel, "section: what a trial reserves of the machine"] = ResourcesModel()
+    storage: Annotated[
+        Text, "folder, or address such as `s3://bucket/folder`, below which search folders are made"
+    ] = "results"
 
     @field_validator("train", mode="before")
     @classmethod
@@ -454,6 +518,28 @@ def _sections(
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from _sections(field.annotation, (*at, name))
+
+
+def descriptions() -> dict[str, dict[str, str]]:
+    """Returns what each field of each section means, by the section's class and the field's name."""
+    models: list[type[_Section]] = [JobSpec, DataModel, AugmentModel, InitModel, TrainModel]
+    models += [SearchModel, AshaModel, BudgetModel, FailuresModel, ResourcesModel]
+    found: dict[str, dict[str, str]] = {}
+    for model in models:
+        inherited = {
+            name: setting.summary
+            for base in model.__mro__
+            if "__dataclass_fields__" in vars(base)  # not inherited
+            for name, setting in settings_of(base).items()
+        }
+        own = {
+            name: note
+            for name, field in model.model_fields.items()
+            for note in field.metadata
+            if isinstance(note, str)
+        }
+        found[model.__name__] = inherited | own
+    return found
 
 
 SECTIONS: Mapping[tuple[str, ...], tuple[str, ...]] = {

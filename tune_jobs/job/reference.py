@@ -1,0 +1,107 @@
+"""Describes every field of the job file as Markdown, from the JSON Schema that `validate --schema` prints."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tune_jobs.job.load import schema
+from tune_jobs.job.space import PARAMETERS
+
+_HEAD = """# The job file
+
+What each field means, what is valid, and its value where a job does not say. `make reference` makes this page from
+the job's declarations, which `tune-jobs validate --schema` prints as JSON Schema; [Searching](searching.md) shows how
+to use them.
+"""
+_SPACE = """
+## space
+
+Settings by name, each with what is tried: `{uniform: [low, high]}`, `{loguniform: [low, high]}`, `{int: [low, high]}`,
+`{choice: [value, ...]}`, or one value for all trials; with `when: {name: value}` only in trials where that holds.
+Beyond the names below: any number or name of `train`, such as `train.batch_size`, and of `train.augment`,
+`data.image_size`, and `model.NAME`, an argument of your own model or task.
+
+| name | valid | meaning |
+|---|---|---|
+"""
+_LONGEST_LIST = 6  # names in a cell
+
+
+def job_reference() -> str:
+    """Returns the page on the job file."""
+    whole = schema()
+    lines = [_HEAD, *_table(whole, whole, "")]
+    for name, field in whole["properties"].items():
+        if name == "space":
+            rows = (f"| `{row.name}` | {row.valid} | {row.summary} |" for row in PARAMETERS.values())
+            lines.append(_SPACE + "\n".join(rows))
+        elif (section := _section(whole, field)) is not None:
+            lines += _of_section(whole, section, name)
+    return "\n".join(lines) + "\n"
+
+
+def _of_section(whole: Mapping[str, Any], section: Mapping[str, Any], path: str) -> Iterator[str]:
+    yield f"\n## {path}\n\n{section['description']}\n"
+    yield from _table(whole, section, f"{path}.")
+    for name, field in section["properties"].items():
+        if (inner := _section(whole, field)) is not None:
+            yield from _of_section(whole, inner, f"{path}.{name}")
+
+
+def _table(whole: Mapping[str, Any], section: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    yield "| field | valid | default | meaning |\n|---|---|---|---|"
+    for name, field in section["properties"].items():
+        is_section = name == "space" or _section(whole, field) is not None
+        if name in section.get("required", ()):
+            default = "needed"
+        elif is_section or "default" not in field:
+            default = ""
+        else:
+            default = f"`{json.dumps(field['default'])}`"
+        valid = f"[section](#{_anchor(prefix + name)})" if is_section else _valid(field)
+        meaning = field["description"].removeprefix("section: ").replace("|", "\\|")
+        yield f"| `{prefix}{name}` | {valid} | {default} | {meaning} |"
+
+
+def _anchor(path: str) -> str:
+    return path.replace(".", "")
+
+
+def _section(whole: Mapping[str, Any], field: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    name = str(field.get("$ref", "")).rpartition("/")[2]
+    return whole["$defs"][name] if name else None
+
+
+def _valid(field: Mapping[str, Any]) -> str:
+    """Returns in words what a field's schema allows."""
+    if "anyOf" in field:
+        return " or ".join(dict.fromkeys(map(_valid, field["anyOf"])))
+    if "const" in field:
+        return f"`{field['const']}`"
+    if "enum" in field:
+        names = [f"`{name}`" for name in field["enum"]]
+        return ", ".join(names) if len(names) <= _LONGEST_LIST else "a name of `tune-jobs list`"
+    match field.get("type"):
+        case "integer" | "number":
+            return _range(field)
+        case "array":
+            return f"list of: {_valid(field['items'])}" if field.get("items") else "list"
+        case "object":
+            return "values by name"
+        case "boolean":
+            return "true, false"
+        case "null":
+            return "null"
+    return "`module:function`" if "pattern" in field and ":" in field["pattern"] else "text"
+
+
+def _range(field: Mapping[str, Any]) -> str:
+    words = {
+        "minimum": "at least",
+        "exclusiveMinimum": "above",
+        "maximum": "at most",
+        "exclusiveMaximum": "below",
+    }
+    kind = "whole number" if field["type"] == "integer" else "number"
+    ends = [f"{word} {field[key]:,}" for key, word in words.items() if key in field]
+    return " ".join([kind, " and ".join(ends)]).strip()
