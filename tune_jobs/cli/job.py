@@ -1,6 +1,8 @@
 """The verbs that inspect a job without running it: list, validate, plan."""
 
 import json
+import os
+from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +12,7 @@ from rich.table import Table
 
 from tune_jobs.cli.arguments import Job, Out, Sets
 from tune_jobs.cli.printing import console
+from tune_jobs.errors import UsageError
 from tune_jobs.wording import counted
 
 if TYPE_CHECKING:
@@ -65,7 +68,7 @@ def validate(
         typer.echo(json.dumps(load.schema(), indent=2))
         return
     if job is None:
-        raise typer.BadParameter("give a job, or use --schema", param_hint="JOB")
+        raise UsageError("tune-jobs validate: missing JOB: a preset's name or a YAML file; or give --schema")
     spec = load.load_job(job, sets or [])
     shown = _rehearsal(spec) if spec.own else _models(spec)
     if spec.search.warm_start:
@@ -73,13 +76,40 @@ def validate(
 
         num_points = sum(map(len, warm_points(spec).values()))
         shown = [*shown, f"{counted(num_points, 'configuration')} of earlier searches will be tried first"]
+    shown = [*shown, *map(escape, _not_for_here(spec))]
     screen = console()
     screen.print(
         f"[green]valid[/green]: {escape(spec.name)}, {counted(len(spec.studies()), 'study', 'studies')}, "
         f"{counted(spec.num_trials, 'trial')}"
     )
     for part in shown:
-        screen.print(part)
+        screen.print(part, soft_wrap=isinstance(part, str))
+
+
+def _not_for_here(job: "JobSpec") -> Iterator[str]:
+    """Yields what `run` would refuse on this machine, and what was not looked at; elsewhere the job may run."""
+    import torch
+
+    from tune_jobs.cluster.slots import plan_slots
+    from tune_jobs.errors import JobError, LedgerError, StorageError
+    from tune_jobs.search.folder import check_folder, search_folder
+    from zsharp.cpu import num_cpus
+
+    if os.environ.get("RAY_ADDRESS"):
+        yield "Not checked: whether trials fit the Ray of RAY_ADDRESS; `tune-jobs plan` does."
+    else:
+        try:
+            plan_slots(
+                job.resources, num_cpus(), torch.cuda.device_count() if torch.cuda.is_available() else 0
+            )
+        except JobError as error:
+            yield f"Not on this machine: {error}"
+    try:
+        check_folder(job, search_folder(job))
+    except (JobError, LedgerError) as error:
+        yield f"Not in its default folder: {error}"
+    except StorageError as error:
+        yield f"Not checked: its folder. {error}"
 
 
 def _rehearsal(job: "JobSpec") -> list[str]:
@@ -107,7 +137,8 @@ def _models(job: "JobSpec") -> list[Table | str]:
         is_elsewhere = [problem.path for problem in error.problems] == ["data"]
         if not is_elsewhere or is_reference(job.data.name):
             raise
-        return [f"Models were not built, since the data cannot be read here. {escape(str(error))}"]
+        unseen = "the models, and train.batch_size and data.max_images against the number of images"
+        return [f"Not checked, since the data cannot be read here: {unseen}. {escape(str(error))}"]
     return [_models_table(job, tried), *map(escape, tried.notes)]
 
 

@@ -28,7 +28,8 @@ def _explain(details: ErrorDetails, values: object) -> Problem:
     if kind == "missing":
         if keys and isinstance(keys[-1], int):  # a list that is too short
             return Problem(show_path(keys[:-1]), _value_at(values, keys[:-1]), _TWO_NUMBERS)
-        return Problem(path, NOTHING, "missing; every job needs it")
+        example = f", as in `{path}: {_EXAMPLES[path]}`" if path in _EXAMPLES else ""
+        return Problem(path, NOTHING, f"missing; every job needs it{example}")
     if kind == "extra_forbidden":
         section = tuple(str(key) for key in keys[:-1])
         return Problem(
@@ -79,6 +80,13 @@ _SAMPLER_GONE = (
     "this version no longer has that sampler; use tpe or gp in a new search. A finished search that used it can still "
     "be exported and compared, but not resumed or extended"
 )
+_EXAMPLES = {
+    "name": "my_search",
+    "methods": "[zsharp, sam, base]",
+    "space": "{lr: {loguniform: [1.0e-4, 1.0e-1]}}",
+    "search": "{num_trials: 16}",
+    "search.num_trials": "16",
+}
 _TWO_NUMBERS = "expected exactly two numbers, [low, high]"
 
 _WORDS: Mapping[str, Callable[[Context], str]] = {

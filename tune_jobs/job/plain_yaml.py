@@ -63,7 +63,7 @@ def read_value(text: str, name: str) -> object:
         path = name if error.problem_mark is None else f"{name}, line {error.problem_mark.line + 1}"
         message = ", ".join(part for part in (error.context, error.problem) if part)
         if not isinstance(error, _RefusedError):
-            message = f"not YAML: {message}"
+            message = f"not YAML: {message}{_remedy(error)}"
         raise JobError([Problem(path, NOTHING, message)]) from None
     except yaml.YAMLError as error:
         raise JobError([Problem(name, NOTHING, f"not YAML: {str(error).splitlines()[0]}")]) from None
@@ -71,6 +71,15 @@ def read_value(text: str, name: str) -> object:
         message = "not YAML: an escape that stands for no character"
         raise JobError([Problem(name, NOTHING, message)]) from None
     return value
+
+
+def _remedy(error: yaml.MarkedYAMLError) -> str:
+    """Returns what usually lies behind an error of the parser."""
+    if "'\\t'" in (error.problem or ""):
+        return "; indent with spaces, not with tabs"
+    if "parsing a flow" in (error.context or "") and error.context_mark is not None:
+        return f"; perhaps the bracket of line {error.context_mark.line + 1} is not closed"
+    return ""
 
 
 class _RefusedError(yaml.MarkedYAMLError):
