@@ -193,9 +193,12 @@ class ResourcesModel(_Section, frozen=True):
     gpus_per_trial: Annotated[
         Literal["auto"] | NonNegative,
         in_one_message("expected auto or a number of at least 0"),
-        "share of a GPU that each trial reserves, at most 1; `auto`: one, or a share that is measured to be faster",
+        "GPUs that each trial reserves: below 1, trials share one; `auto`: one a worker, or a share measured to be faster",
     ] = "auto"
-    workers_per_trial: Count = 1
+    workers_per_trial: Annotated[
+        Count,
+        "processes that train one trial together, each on a share of every batch and with its own GPU or CPUs",
+    ] = 1
     max_concurrent: Annotated[
         Literal["auto"] | Count,
         in_one_message("expected auto or a whole number of at least 1"),
