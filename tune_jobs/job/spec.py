@@ -193,7 +193,7 @@ class ResourcesModel(_Section, frozen=True):
     gpus_per_trial: Annotated[
         Literal["auto"] | NonNegative,
         in_one_message("expected auto or a number of at least 0"),
-        "GPUs that each trial reserves: below 1, trials share one; `auto`: one a worker, or a share measured to be faster",
+        "GPUs that each trial reserves: below 1, trials share one; `auto`: one a worker, or a share that is faster",
     ] = "auto"
     workers_per_trial: Annotated[
         Count,
