@@ -30,7 +30,7 @@ from tune_jobs.results.tables import (
     short,
 )
 from tune_jobs.results.trained import trained_in_words
-from tune_jobs.results.verdicts import Standing, asked_pairs, suggestion_in_words, verdict_in_words
+from tune_jobs.results.verdicts import Standing, asked_pairs, listed, suggestion_in_words, verdict_in_words
 from tune_jobs.wording import counted
 
 _MANY_TIMES = 4
@@ -106,7 +106,7 @@ def _lines(report: Report, confirmed: list[Contest], repeated: list[Contest]) ->
         verdicts.append(_how_to_settle(report, searched, command))
     tuned = [workload for workload in report.workloads if workload not in {c.workload for c in repeated}]
     settings = [line for workload in tuned for line in _winner(report, workload, compared)]
-    settings += [line for workload in tuned for line in _cautions(report, workload)]
+    settings += [line for workload in tuned for line in _caution(report, workload)]
     return [
         verdicts,
         [
@@ -178,10 +178,7 @@ def _confirm_command(report: Report) -> str:
 def _how_to_settle(report: Report, workloads: Sequence[str], command: str) -> str:
     most = max(max(len(report.labels_on(workload)) for workload in workloads), 2)
     num_seeds = smallest_n(most)
-    return (
-        f"It suggests only: each study's best is one trial with one seed. `{command.format(num_seeds)}` settles it "
-        f"with {num_seeds} fresh seeds and the test data."
-    )
+    return f"It suggests only: each study's best is one trial with one seed. `{command.format(num_seeds)}` settles it."
 
 
 def _winner(report: Report, workload: str, compared: Sequence[Contest]) -> Iterator[str]:
@@ -199,9 +196,7 @@ def _winner(report: Report, workload: str, compared: Sequence[Contest]) -> Itera
     )
     name = _names(report, workload, _methods_on(report, workload))[best]
     where = f" on {workload}" if len(report.workloads) > 1 else ""
-    tuned = (
-        f"the best of {counted(row['num_trials'], 'trial')}, {row['num_completed']} of them trained in full"
-    )
+    tuned = f"best of {counted(row['num_trials'], 'trial')}, {row['num_completed']} trained in full"
     ends = [bound for bound in bounds_reached(report, workload) if bound.label == best]
     at_end = "".join(
         f" Its {bound.parameter} is at the {bound.side} end of the range that was searched: a wider one may do better."
@@ -210,8 +205,8 @@ def _winner(report: Report, workload: str, compared: Sequence[Contest]) -> Itera
     yield f"Best{where}: {name} with {settings or 'its defaults'}, {tuned}.{at_end}"
 
 
-def _cautions(report: Report, workload: str) -> Iterator[str]:
-    """Yields named pairs whose winners were trained with very different learning rates."""
+def _caution(report: Report, workload: str) -> Iterator[str]:
+    """Yields a line if winners that are compared were trained with very different learning rates."""
     rates = {
         row["label"]: row[f"{PARAM_PREFIX}lr"]
         for row in _ranked_studies(report, workload)
@@ -219,15 +214,20 @@ def _cautions(report: Report, workload: str) -> Iterator[str]:
     }
     methods = {label: method for label, method in _methods_on(report, workload).items() if label in rates}
     names = _names(report, workload, methods)
-    for a, b in named_pairs(methods):
-        high, low = max(rates[a], rates[b]), min(rates[a], rates[b])
-        if low > 0 and high >= _MANY_TIMES * low:
-            where = f" on {workload}" if len(report.workloads) > 1 else ""
-            yield (
-                f"Caution{where}: the best lr of {names[a]} is {setting(rates[a])} and that of {names[b]} "
-                f"{setting(rates[b])}, {high / low:.2g} times apart. Part of their difference may be due to it; more "
-                "trials narrow it down."
-            )
+    apart = [
+        (a, b)
+        for a, b in named_pairs(methods)
+        if max(rates[a], rates[b]) >= _MANY_TIMES * min(rates[a], rates[b]) > 0
+    ]
+    if apart:
+        labels = dict.fromkeys(label for pair in apart for label in pair)
+        most = max(max(rates[a], rates[b]) / min(rates[a], rates[b]) for a, b in apart)
+        where = f" on {workload}" if len(report.workloads) > 1 else ""
+        found = listed([f"{names[label]} {setting(rates[label])}" for label in labels], "and")
+        yield (
+            f"Caution{where}: the best learning rates lie up to {most:.2g} times apart ({found}). Part of a "
+            "difference may be due to that; more trials narrow it down."
+        )
 
 
 def _long_names(report: Report) -> Iterator[str]:

@@ -51,8 +51,8 @@ def trials_schema(
 ) -> pa.Schema:
     """Returns the schema of `trials.parquet`: one row per trial, however it ended; `status` is null while it runs.
 
-    Losses, accuracies and `metric.*` are those of the trial's last epoch, `best_val_accuracy` is the maximum over its
-    epochs, what counts or measures the whole trial is from its last report, `error` is its text's last line,
+    Losses, accuracies and `metric.*` are those of the trial's last epoch, `best_val_accuracy` is the running maximum
+    over its epochs, what counts or measures the whole trial is from its last report, `error` is its text's last line,
     `ended_after` the `seq` of the last report of any trial before it ended, `node` the name of its Ray node (the
     address where it has no name of its own; nodes with the same name end in different ids), `origin` says where the
     configuration is from: "sampler", "first_point" or "warm_start: FOLDER TRIAL".

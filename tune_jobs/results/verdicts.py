@@ -125,9 +125,9 @@ def _clauses(standing: Standing, pairs: Mapping[tuple[str, str], _Pair]) -> Iter
         if len(undecided) == len(against_base) == 2:
             yield f"neither {'of the two ' if said_n is None else ''}beat {standing.names[base]}{seeds}"
         elif len(undecided) == len(against_base) > 2:
-            yield f"none of {_listed(names, 'and')} beat {standing.names[base]}{seeds}"
+            yield f"none of {listed(names, 'and')} beat {standing.names[base]}{seeds}"
         else:
-            yield f"{_listed(names, 'and')} did not beat {standing.names[base]}{seeds}"
+            yield f"{listed(names, 'and')} did not beat {standing.names[base]}{seeds}"
 
 
 def _clause(standing: Standing, pair: _Pair, said_n: int | None) -> str:
@@ -173,7 +173,7 @@ def _too_few(standing: Standing, pairs: Mapping[tuple[str, str], _Pair], command
     for pair in known:
         by = _by(pair.lead, standing.metric, standing.measure if not leads else "")
         leads.append(f"{standing.names[pair.ahead]} is ahead of {standing.names[pair.behind]}{by}")
-    names = _listed([standing.names[label] for label in standing.methods], "and")
+    names = listed([standing.names[label] for label in standing.methods], "and")
     return f"{_few(standing, n, names, command)} So far {'; '.join(leads)} (n = {n})"
 
 
@@ -203,11 +203,11 @@ def _best_against_all(standing: Standing, command: str | None) -> str:
     parts = [opening]
     if beaten:
         is_all = len(beaten) == len(standing.summaries) - 1 and len(beaten) > 2
-        parts.append(f"it beat {f'all {len(beaten)} other {nouns}' if is_all else _listed(beaten, 'and')}")
+        parts.append(f"it beat {f'all {len(beaten)} other {nouns}' if is_all else listed(beaten, 'and')}")
     if same := rivals.get(_NO_DIFFERENCE):
-        parts.append(f"no difference is shown to {_listed(same, 'or')}")
+        parts.append(f"no difference is shown to {listed(same, 'or')}")
     if few := rivals.get(_TOO_FEW):
-        names = _listed([standing.names[best], *few], "and")
+        names = listed([standing.names[best], *few], "and")
         parts.append(_few(standing, summary.n, names, command).rstrip("."))
     return "; ".join(parts)
 
@@ -216,7 +216,8 @@ def _seeds(n: int) -> str:
     return f"{n} seed{'' if n == 1 else 's'}"
 
 
-def _listed(names: Sequence[str], conjunction: str) -> str:
+def listed(names: Sequence[str], conjunction: str) -> str:
+    """Returns `a, b and c`."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {conjunction} {names[-1]}"
 
 
