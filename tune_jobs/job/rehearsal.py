@@ -96,6 +96,9 @@ def _take_a_step(
     from zsharp.user_code import TookTooLongError, UserCodeError, told_as_theirs
 
     spec = job.trial_spec(study, example_params(job, study))
+    spec = replace(
+        spec, train=replace(spec.train, compile="false")
+    )  # a compilation takes longer than all of this
     label = f"{job.task} with {study.method}"
     notes = []
     try:

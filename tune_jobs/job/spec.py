@@ -87,6 +87,12 @@ class TrainModel(_Section, TrainSpec, frozen=True):
     seed: Seed = TrainSpec.seed  # repeats and confirmations count up from it
     augment: Annotated[AugmentModel, "section: random changes of the training images"] = AugmentModel()
 
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _compile_as_text(cls, value: Any) -> Any:
+        """YAML's true and false are no texts."""
+        return str(value).lower() if isinstance(value, bool) else value
+
 
 class SearchModel(_Section, frozen=True):
     """How many trials each study runs, and which sampler suggests their configurations.

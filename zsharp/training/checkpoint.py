@@ -89,6 +89,8 @@ def _identity(spec: TrialSpec) -> str:
         del fields["train"]["epochs"]  # no epoch depends on how many follow: more of them continue the run
     del fields["device"], fields["data"]["root"], fields["data"]["download"], fields["data"]["on_device"]
     del fields["code"], fields["metric"], fields["train"]["sharding"]
+    if fields["train"]["compile"] == "false":
+        del fields["train"]["compile"]
     # Settings that version 0.1 did not have are left out as long as they have no effect.
     for section, names in _LATER.items():
         for name in names:

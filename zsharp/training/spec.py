@@ -18,6 +18,7 @@ Schedule = Literal["constant", "cosine", "multistep", "paper"]
 Precision = Literal["auto", "fp32", "bf16"]
 Device = Literal["auto", "cpu", "cuda"]
 Sharding = Literal["none", "full"]
+Compile = Literal["auto", "true", "false"]
 
 Value = bool | int | float | str
 """What an argument of a model, a task or a function that makes data may be."""
@@ -129,6 +130,11 @@ class TrainSpec:
     loop: Annotated[
         str | None, MinLen(3), "`module:function` of a training loop of the user's own, which does all of it"
     ] = None
+    compile: Annotated[
+        Compile,
+        "whether `torch.compile` compiles the model for training; `auto` does so where a trial is long: from five "
+        "million examples on, epochs times images times gradients a step",
+    ] = "false"
     sync_ascent: Annotated[
         bool,
         "with several processes: whether they ascend along their averaged gradient; otherwise each along that of its "

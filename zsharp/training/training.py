@@ -22,6 +22,7 @@ from zsharp.optim import SharpnessAware, find_method, frozen_batch_norm
 from zsharp.optim.ascent.layer import local_part
 from zsharp.training.build_optimizer import DEFAULT_LR, build_optimizer, freeze
 from zsharp.training.checkpoint import read_checkpoint, rng_state, set_rng_state, write_checkpoint
+from zsharp.training.compile import check_compiler, compile_model, compiles
 from zsharp.training.deterministic import repeatable
 from zsharp.training.device import choose_device, device_name
 from zsharp.training.epoch_row import MEASURES, EpochRow, metric_of
@@ -114,6 +115,13 @@ class Training:
             self.loaded = load_weights(self.model, spec.init.weights)
             checksum = file_checksum(spec.init.weights)
             self._identity = replace(spec, init=replace(spec.init, weights=checksum))
+        self._is_compiled = compiles(
+            train, self.task.steps_per_epoch, self.method.gradient_evaluations_per_step
+        )
+        self._identity = _with_compile(self._identity, self._is_compiled)
+        if self._is_compiled:
+            check_compiler()
+            compile_model(self.model)
         freeze(self.model, train)
         self._is_sharded = processes.size > 1 and train.sharding == "full"
         if self._is_sharded:
@@ -550,7 +558,9 @@ class Training:
         params = self._weights() if self._average else []
         trained = [param.clone() for param in params]
         try:
-            with torch.no_grad(), self._autocast():
+            # One pass over the validation images does not earn another compilation.
+            eagerly = torch.compiler.set_stance("force_eager") if self._is_compiled else nullcontext()
+            with eagerly, torch.no_grad(), self._autocast():
                 for param, average in zip(params, self._average, strict=True):
                     param.copy_(average)
                 yield
@@ -560,6 +570,11 @@ class Training:
 
     def _autocast(self) -> Any:
         return torch.autocast(self.device.type, torch.bfloat16) if self._bf16 else nullcontext()
+
+
+def _with_compile(spec: TrialSpec, is_compiled: bool) -> TrialSpec:
+    """What checkpoints belong to: whatever `auto` comes to, since compiled sums are rounded otherwise."""
+    return replace(spec, train=replace(spec.train, compile="true" if is_compiled else "false"))
 
 
 _NO_BATCH = object()
