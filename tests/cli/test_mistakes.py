@@ -66,6 +66,7 @@ COMMANDS = [
     ("compare nowhere", "nowhere"),
     ("compare search --html nowhere/deep/x.html", "make it first"),
     ("compare search --format excel", "csv"),
+    ("compare search --trials", "--format csv"),
     ("export", "Missing argument 'DIR'"),
     ("fetch x", "--address"),
     ("status --address 127.0.0.1:1", "8265"),

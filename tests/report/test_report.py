@@ -344,7 +344,7 @@ def test_tables_stand_beside_the_page_in_three_forms(confirmed, confirmed_report
     summary = read_results(confirmed).confirmations.query("place == 1").groupby(["architecture", "method"])
     means = summary["test_accuracy"].mean()
     for row in rows:
-        assert float(row["test_mean"]) == pytest.approx(means[row["workload"], row["label"]])
+        assert float(row["test_mean"]) == pytest.approx(means[row["architecture"], row["method"]])
     for name in names:
         html = MarkdownIt("commonmark").enable("table").render((files / f"{name}.md").read_text())
         latex = (files / f"{name}.tex").read_text()

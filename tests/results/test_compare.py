@@ -21,7 +21,16 @@ from tune_jobs.errors import ResultsError
 from tune_jobs.ledger.rows import Decision
 from tune_jobs.ledger.writer import Ledger
 from tune_jobs.results import tables
-from tune_jobs.results.compare import comparison, render_table, to_csv, to_json, to_latex, to_markdown
+from tune_jobs.results.compare import (
+    comparison,
+    render_table,
+    to_csv,
+    to_json,
+    to_latex,
+    to_markdown,
+    trials_of,
+)
+from tune_jobs.results.read import read_all
 from tune_jobs.results.write import export
 from tune_jobs.wording import printable
 
@@ -223,6 +232,17 @@ def parsed(markdown):
             assert {child.type for child in token.children} <= {"text", "text_special"}, token.content
             (rows[-1] if inside else paragraphs).append("".join(child.content for child in token.children))
     return paragraphs, rows
+
+
+def test_trials_are_rows_for_a_spreadsheet(folder):
+    make_search(folder / "one", "one", [trial("a-0000", 0.5), trial("a-0001", 0.7)])
+    make_search(folder / "two", "two", [trial("b-0000", 0.6)])
+    both = read_all([folder / "one", folder / "two"])
+    rows = list(csv.DictReader(io.StringIO(to_csv(trials_of(both)))))
+    assert [row["trial_id"] for row in rows] == ["a-0000", "a-0001", "b-0000"]
+    assert [float(row["val_accuracy"]) for row in rows] == [0.5, 0.7, 0.6]
+    assert list(rows[0])[1:] == list(both[0].trials.columns)
+    assert rows[0]["started_at"].startswith("20")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from tune_jobs.cli.arguments import Folder, Folders
 from tune_jobs.cli.printing import console
-from tune_jobs.errors import JobError, Problem
+from tune_jobs.errors import NOTHING, JobError, Problem
 from tune_jobs.storage import is_address, room_problem
 from tune_jobs.wording import command_for
 
@@ -32,10 +32,17 @@ def compare(
         bool,
         typer.Option("--details", help="Say where early stopping came close to a winner, study by study."),
     ] = False,
+    trials: Annotated[
+        bool,
+        typer.Option("--trials", help="With --format csv: one row for each trial, not for each study."),
+    ] = False,
 ) -> None:
     """Say which method beat which, and compare architectures and methods side by side."""
     from tune_jobs.results import compare as comparison
+    from tune_jobs.results.read import read_all
 
+    if trials and (form != "csv" or html is not None):
+        raise JobError([Problem("--trials", NOTHING, "expected it with --format csv")])
     page = None if html is None else _page(html)
     searched = local_folders(folders)
     if page is not None:
@@ -51,7 +58,8 @@ def compare(
         }
         if form == "markdown":
             typer.echo(_answer_as_markdown(searched, folders))
-        typer.echo(renderers[form](comparison.compare(searched)), nl=False)
+        table = comparison.trials_of(read_all(searched)) if trials else comparison.compare(searched)
+        typer.echo(renderers[form](table), nl=False)
 
 
 def report(

@@ -155,10 +155,10 @@ def _rungs_table(report: Report, judged: pd.DataFrame) -> Table:
     columns = [
         Column("architecture", lambda row: row["workload"], False),
         Column("method", lambda row: row["label"], False),
-        Column("epochs", lambda row: count(row["rung"])),
+        Column("rung", lambda row: count(row["rung"])),
         Column("arrived", lambda row: count(row["arrived"])),
         Column("stopped", lambda row: count(row["stopped"])),
-        Column("share", lambda row: share(row["stopped_fraction"])),
+        Column("stopped fraction", lambda row: share(row["stopped_fraction"])),
         Column("last cutoff", lambda row: measured(row["last_cutoff"], report.metric(row["workload"]))),
     ]
     return Table("rungs", "How many trials arrived at each rung and were stopped there.", columns, rows)

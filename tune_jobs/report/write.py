@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +63,19 @@ def write_report(folders: Sequence[Path], page: Path, addresses: Sequence[str] =
     drawn = {} if missing else _images(pictures, files)
     _replace(page, render_page(title, subtitle, sections, drawn))
     for table in (table for section in sections for table in section.tables):
-        for ending, text in (("csv", to_csv), ("md", to_markdown), ("tex", to_latex)):
+        for ending, text in (("csv", _to_csv), ("md", to_markdown), ("tex", to_latex)):
             _replace(files / f"{table.name}.{ending}", text(table))
     return Written(page, files, missing)
+
+
+# What the page's columns are called whose values have other names in code.
+_HEADERS = {"workload": "architecture", "label": "method"}
+
+
+def _to_csv(table: Table) -> str:
+    """Returns a table as CSV, whose columns have the names that they have on the page."""
+    rows = [{_HEADERS.get(name, name): value for name, value in row.items()} for row in table.rows]
+    return to_csv(replace(table, rows=rows))
 
 
 def _sections(report: Report) -> list[Section]:

@@ -85,6 +85,16 @@ def compare_results(results: Iterable[Results]) -> pd.DataFrame:
     return _ranked(pd.DataFrame(rows, columns=columns))
 
 
+def trials_of(results: Iterable[Results]) -> pd.DataFrame:
+    """Returns one row for each trial of the searches: `folder`, then the columns of `trials.parquet`."""
+    frames = [result.trials.assign(folder=str(result.folder)).pipe(_first, "folder") for result in results]
+    return pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
+
+
+def _first(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    return table[[name, *(column for column in table.columns if column != name)]]
+
+
 def render_table(table: pd.DataFrame, *, is_settled: bool = False) -> Group:
     """Returns a comparison for a terminal of 100 columns: by dataset, the winner in words and a table.
 
