@@ -7,7 +7,7 @@ from rich.console import Console
 
 from tune_jobs.cli.confirming import Confirming, describe
 from tune_jobs.confirmation.forecast import Countdown, Outlook, expected_seconds, suggest_confirmation
-from tune_jobs.confirmation.plan import done_already, plan_confirmations, result_row, winners
+from tune_jobs.confirmation.plan import done_already, num_compared, plan_confirmations, result_row, winners
 from tune_jobs.errors import JobError
 from tune_jobs.job.load import load_job
 from tune_jobs.job.metric import Metric
@@ -103,6 +103,7 @@ def test_seeds_are_fresh_and_common_to_all_methods_and_nothing_is_held_out(tmp_p
     used = {trial["seed"] for trial in ledger.trials()}
     assert used == {7} and not used & {run.spec.train.seed for run in runs}
     assert {run.spec.data.val_fraction for run in runs} == {0.0}
+    assert num_compared(run.winner for run in runs) == 2, "methods, however many seeds each has"
     assert {run.spec.train.epochs for run in runs} == {4}
     assert len({run.key for run in runs}) == 6
 
@@ -152,8 +153,8 @@ def test_a_forecast_by_hand(tmp_path):
     # An epoch took 2 s, and has a quarter more images: 4 runs of 10 s, two at once, and the start.
     told = outlook(job, ledger, 2)
     assert told.countdown.left_s == pytest.approx(8 + 2 * 10)
-    # Of 500 images in 130 gradient evaluations each, 500 a second, SAM does 250 and base 500.
-    assert outlook(job, ledger, 2, 500).sharpness_s == pytest.approx(2 * 65 + 2 * 130)
+    # Of 500 images in 70 gradient evaluations each, 500 a second, SAM trains with two of them an image and base one.
+    assert outlook(job, ledger, 2, 500).sharpness_s == pytest.approx(2 * 35 + 2 * 70)
     suggestion = suggest_confirmation(ledger)
     assert (suggestion.num_seeds, suggestion.num_runs, suggestion.seconds) == (6, 12, None)
     ledger.record_event("start", {"slots": 3})

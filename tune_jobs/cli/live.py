@@ -1,7 +1,7 @@
 """Lines at the bottom of a terminal that are drawn again and again, also after the terminal became narrower."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderableType, RenderResult
 from rich.control import Control
@@ -51,9 +51,19 @@ class _Measured:
         self._renderable, self._live = renderable, live
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        lines = console.render_lines(self._renderable, options, pad=False)
+        rendered = console.render_lines(self._renderable, options, pad=False)
+        # As rich does: lines that scroll away cannot be erased.
+        lines = [list(_without_end(line)) for line in rendered[: options.size.height]]
         self._live._note([Segment.get_line_length(line) for line in lines])
         for number, line in enumerate(lines):
             if number:
                 yield Segment.line()
             yield from line
+
+
+def _without_end(line: list[Segment]) -> Iterator[Segment]:
+    """Yields a line without the spaces at its end, which terminals would wrap."""
+    length = len("".join(segment.text for segment in line).rstrip())
+    for segment in line:
+        yield Segment(segment.text[:length], segment.style)
+        length = max(0, length - len(segment.text))

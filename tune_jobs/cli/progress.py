@@ -10,7 +10,7 @@ from rich.text import Text
 
 from tune_jobs.cli.epochs_left import epochs_left
 from tune_jobs.cli.live import LiveLines
-from tune_jobs.cli.progress_table import StudyState, params_in_words, running_table, studies_table
+from tune_jobs.cli.progress_table import StudyState, best_lines, params_in_words, running_table, studies_table
 from tune_jobs.cluster.slots import Slots
 from tune_jobs.job.metric import Metric
 from tune_jobs.job.spec import JobSpec
@@ -19,6 +19,8 @@ from tune_jobs.search.wind_down import show_with
 from tune_jobs.wording import clock, counted, last_line
 
 _LONGEST_ERROR = 200
+_NARROW = 60  # columns, to which all is cut that a narrower terminal would wrap
+_LOW = 12  # rows of a terminal below which the best trial has no lines
 _LINES_AROUND = 5  # two headings, studies left out, footer, and the line that the cursor is on
 
 
@@ -140,24 +142,22 @@ class Progress:
         return Group(*lines, *notes)  # type: ignore[arg-type]
 
     def _notes(self) -> Iterator[Text]:
-        footer = self._footer()
-        if any(study.best_now(self._metric)[1] for study in list(self._studies.values())):
-            footer += "  (* still training)"
-        yield Text(footer, style="dim", no_wrap=True, overflow="ellipsis")
+        best = best_lines(self._studies, self._metric) if self._console.size.height >= _LOW else []
+        for line in (*best, self._footer()):
+            yield Text(line, style="dim", no_wrap=True, overflow="ellipsis")
         if self._said:
-            width = self._console.width
             text = Text(" ".join(self._said[-1].split()), style="bold yellow")
-            yield from text.wrap(self._console, width)
+            yield from text.wrap(self._console, min(_NARROW, self._console.width))
 
     def _footer(self) -> str:
         now = time.monotonic()
-        so_far = f"{clock(now - self._started_s)} so far"
+        passed = clock(now - self._started_s)
         if self._first_report_s is None:
             num_loading = len(self._epochs_of)
             if not num_loading:
-                return f"starting Ray, {so_far}"
-            return f"loading torch on {counted(num_loading, 'worker')}, then a first epoch; {so_far}"
-        text = f"{counted(self._num_epochs, 'epoch')}, {so_far}"
+                return f"starting Ray, {passed} so far"
+            return f"loading torch on {counted(num_loading, 'worker')}, then a first epoch; {passed}"
+        text = f"{counted(self._num_epochs, 'epoch')} in {passed}"
         timed_s = now - self._first_report_s  # leaves out the time that workers take to start
         if self._num_epochs > 1 and timed_s > 0:
             rate = (self._num_epochs - 1) / timed_s

@@ -1,4 +1,8 @@
-"""The tables of a running search: its studies, and the trials that train now."""
+"""The tables of a running search: its studies, and the trials that train now.
+
+They are narrow on a wide terminal too. A terminal that becomes narrower wraps longer lines, and may push them to where
+nothing can erase them.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,7 +18,6 @@ from tune_jobs.wording import short_value
 
 _WIDTH_OF_COUNTS = 46  # the columns of numbers, for studies of 9,999 trials
 _WIDTH_OF_EPOCHS = 24  # likewise, of the table of trials
-_WIDTH_WITH_PARAMS = 80  # of a terminal on which settings have a column
 
 
 @dataclass
@@ -49,7 +52,6 @@ def studies_table(studies: Mapping[str, StudyState], metric: Metric, width: int,
     table.add_column("study", width=min(longest, max(16, room)))
     for name in ("done", "running", "pruned", "failed", best_name):
         table.add_column(name, justify="right", no_wrap=True, min_width=len("0.1234"))
-    table.add_column("with")  # with `no_wrap`, rich would shrink all columns on a narrow terminal
     shown = _shown(studies, metric, num_rows)
     for name in shown:
         study = studies[name]
@@ -63,7 +65,6 @@ def studies_table(studies: Mapping[str, StudyState], metric: Metric, width: int,
             str(study.ended["pruned"] or ""),
             str(lost or ""),
             f"{value}*" if is_running else value,
-            "" if best is None else _ellipsed(params_in_words(best)),
         )
     hidden = [study for name, study in studies.items() if name not in shown]
     if not hidden:
@@ -83,16 +84,27 @@ def running_table(
     table.add_column(heading, width=max(len(heading), min(longest, width - _WIDTH_OF_EPOCHS)), no_wrap=True)
     table.add_column("epoch", justify="right", no_wrap=True)
     table.add_column(metric.short_label, justify="right", no_wrap=True)
-    if width >= _WIDTH_WITH_PARAMS:
-        table.add_column("with")
     for trial in trials:
         table.add_row(
             _ellipsed(trial.trial_id),
             f"{trial.epoch}/{max_epochs}",
             "" if trial.value is None else metric.text(trial.value),
-            *([_ellipsed(params_in_words(trial))] if width >= _WIDTH_WITH_PARAMS else []),
         )
     return table
+
+
+def best_lines(studies: Mapping[str, StudyState], metric: Metric) -> list[str]:
+    """Returns which trial is the best of all so far, and its settings; nothing before the first report."""
+    now = [study.best_now(metric) for study in list(studies.values())]
+    known = [
+        (trial, is_running) for trial, is_running in now if trial is not None and trial.value is not None
+    ]
+    if not known:
+        return []
+    best, _ = max(known, key=lambda item: item[0].merit)
+    assert best.value is not None
+    legend = "  (* still training)" if any(is_running for _, is_running in known) else ""
+    return [f"best so far: {best.trial_id} {metric.text(best.value)}{legend}", f"  {params_in_words(best)}"]
 
 
 def params_in_words(trial: LiveTrial) -> str:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -107,9 +107,10 @@ def plan_confirmations(
     ]
 
 
-def num_compared(best: Sequence[Winner]) -> int:
+def num_compared(best: Iterable[Winner]) -> int:
     """Returns how many methods are compared with one another: those of the architecture that has most."""
-    return max(Counter(winner.study.architecture for winner in best if winner.rank == 1).values())
+    methods = {(winner.study.architecture, winner.study.method) for winner in best}
+    return max(Counter(architecture for architecture, _ in methods).values())
 
 
 def deciding_seeds(num_methods: int) -> int:

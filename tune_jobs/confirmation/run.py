@@ -129,7 +129,7 @@ def _outlook(
 ) -> Outlook:
     expected, sharpness_s = expected_seconds(job, waiting, ledger.reports(), sharpness_images)
     recorded = ledger.confirmations()
-    num_methods = num_compared([run.winner for run in runs])
+    num_methods = num_compared(run.winner for run in runs)
     return Outlook(
         runs,
         waiting,
