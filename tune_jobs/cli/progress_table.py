@@ -101,10 +101,11 @@ def best_lines(studies: Mapping[str, StudyState], metric: Metric) -> list[str]:
     ]
     if not known:
         return []
-    best, _ = max(known, key=lambda item: item[0].merit)
+    best, is_running = max(known, key=lambda item: item[0].merit)
     assert best.value is not None
-    legend = "  (* still training)" if any(is_running for _, is_running in known) else ""
-    return [f"best so far: {best.trial_id} {metric.text(best.value)}{legend}", f"  {params_in_words(best)}"]
+    lines = [f"best so far: {best.trial_id} {metric.text(best.value)}{'*' if is_running else ''}"]
+    lines.append(f"  {params_in_words(best)}")
+    return [*lines, "* still training"] if any(is_running for _, is_running in known) else lines
 
 
 def params_in_words(trial: LiveTrial) -> str:

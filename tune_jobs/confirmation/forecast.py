@@ -13,8 +13,8 @@ from tune_jobs.ledger.writer import Ledger
 from zsharp.optim.methods import find_method
 
 _STARTUP_S = 8.0  # that Ray and the first workers take before anything trains
-# Over the images, in gradient evaluations of training, whose batches are smaller. `zsharp.sharpness.measure` says at most
-# 130; on digits half as many were measured.
+# Over the images, in gradient evaluations of training, whose batches are smaller. The docstring of `measure` says at
+# most 130; on digits half as many were measured.
 _PASSES_OF_SHARPNESS = 70
 
 
