@@ -180,7 +180,7 @@ class Screen:
         return self.lines
 
 
-@pytest.mark.parametrize(("height", "num_rows"), [(24, 16), (10, 4), (5, 1), (2, 1)])
+@pytest.mark.parametrize(("height", "num_rows"), [(24, 15), (10, 4), (5, 1), (2, 1)])
 def test_thirty_studies_fit_on_a_low_terminal(height, num_rows):
     job = small_job(
         "architectures=[resnet8, resnet20, resnet32, vit_tiny, resnet44]",
