@@ -1,6 +1,6 @@
 """Contests: which method, or setting, is better where each was trained with several seeds."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -39,7 +39,9 @@ def contests(report: Report) -> list[Contest]:
     confirmed = []
     for (workload, budget, measure), members in rows.groupby(["workload", "budget", "measure"], sort=False):
         metric = report.metric(str(workload))
-        values = _by_seed(members, members["label"], "test_value")
+        by_label = _by_seed(members, members["label"], "test_value")
+        # In the order of the job, not of which run ended first.
+        values = {label: by_label[label] for label in report.labels if label in by_label}
         comparisons = compare_methods(values, higher_is_better=metric.mode == "max")
         confirmed.append(
             Contest(
@@ -50,7 +52,7 @@ def contests(report: Report) -> list[Contest]:
                 comparisons,
                 metric,
                 str(measure),
-                _methods(members, members["label"]),
+                _methods(members, members["label"], values),
             )
         )
     return confirmed
@@ -84,7 +86,7 @@ def repeats(report: Report) -> list[Contest]:
                 comparisons,
                 metric,
                 metric.label,
-                _methods(members, settings),
+                _methods(members, settings, values),
                 True,
             )
         )
@@ -103,8 +105,9 @@ def _by_seed(rows: pd.DataFrame, competitors: pd.Series, column: str) -> dict[st
     }
 
 
-def _methods(rows: pd.DataFrame, competitors: pd.Series) -> dict[str, str]:
-    return {str(name): str(own["method"].iloc[0]) for name, own in rows.groupby(competitors, sort=False)}
+def _methods(rows: pd.DataFrame, competitors: pd.Series, order: Iterable[str]) -> dict[str, str]:
+    methods = dict(zip(competitors, rows["method"], strict=True))
+    return {name: methods[name] for name in order}
 
 
 def _summaries(values: Mapping[str, Mapping[int, float]], metric: Metric) -> dict[str, Summary]:
