@@ -28,6 +28,7 @@ class TimePlan:
     num_runs: int = 0  # likewise, in all
     is_busy: bool = False  # whether other programs use the cores, which the larger numbers account for
     is_without_validation: bool = False
+    is_stopping: bool = False  # whether stopping trials early saves anything
     took_s: float = 0.0
     problem: str | None = None  # why it is not known
 
@@ -77,6 +78,7 @@ def plan_time(job: JobSpec, timing: Timing, slots: Slots, epochs: Band) -> TimeP
         num_runs=num_seeds * len(studies),
         is_busy=min(one.worked_share for one in timed) < BUSY,
         is_without_validation=not all(one.validates for one in timed),
+        is_stopping=share_left < 1,
         took_s=timing.took_s,
     )
 
@@ -92,7 +94,7 @@ def time_lines(job: JobSpec, plan: TimePlan, folder: str) -> Iterator[str]:
     hours = job.budget.hours
     if hours is not None and low < 3600 * hours < high:
         high = 3600 * hours
-    yield f"Time: the search takes {duration_band(low, high)}{_why(job, plan)}."
+    yield f"Time: the search takes {duration_band(low, high)}{_why(plan)}."
     if hours is not None and 3600 * hours <= low:
         yield f"Time: budget.hours ends it after {duration(3600 * hours)}."
     yield (
@@ -114,11 +116,11 @@ def time_lines(job: JobSpec, plan: TimePlan, folder: str) -> Iterator[str]:
     yield f"Timed on this machine: {how}."
 
 
-def _why(job: JobSpec, plan: TimePlan) -> str:
+def _why(plan: TimePlan) -> str:
     """Returns what the ends of the search's band stand for."""
     if plan.is_busy:
-        return f" (the least {'with early stopping and ' if job.asha.enabled else ''}without other programs)"
-    return " (the least with early stopping, the most without)" if job.asha.enabled else ""
+        return f" (the least {'with early stopping and ' if plan.is_stopping else ''}without other programs)"
+    return " (the least with early stopping, the most without)" if plan.is_stopping else ""
 
 
 def _run_s(timed: Timed, num_epochs: float, share: float) -> float:
