@@ -1,16 +1,52 @@
 #!/usr/bin/env bash
-# Everything that only a GPU can show, in one go: the tests marked gpu, the benchmarks on CUDA, how trials share it.
-# Results go to benchmarks/results/*-cuda.json. Needs no installation; Ray is needed for the last part alone.
-#   benchmarks/gpu.sh [FOLDER with CIFAR-10 as Parquet, for the last part]
+# Everything that only a GPU can show, most valuable step first. Each step has its limit in seconds, a step that has
+# ended is not run again, and the whole stops after so many seconds. Results go to benchmarks/results/*-cuda.*.
+# Needs no installation; steps that need Ray, or data, are left out where these are missing.
+#   benchmarks/gpu.sh [--seconds 540] [--data FOLDER with CIFAR-10 as Parquet] [--device cpu, to rehearse] [STEP ...]
 set -uo pipefail
 cd "$(dirname "$0")/.."
-python="${PYTHON:-python3}"
+python="${PYTHON:-python3}" seconds=540 data="" device=cuda wanted=()
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --seconds) seconds="$2"; shift 2 ;;
+        --data) data="$2"; shift 2 ;;
+        --device) device="$2"; shift 2 ;;
+        *) wanted+=("$1"); shift ;;
+    esac
+done
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" OMP_NUM_THREADS=1
-"$python" -m pytest -m gpu -p no:benchmark tests/optim tests/data tests/training
-"$python" benchmarks/training.py --models resnet20 vgg16_bn vit_7_8_8_384 --seconds 0.3
-"$python" benchmarks/optimizer_step.py --device cuda
-"$python" benchmarks/augmentation.py --device cuda
-"$python" benchmarks/loading.py --device cuda
-if "$python" -c 'import ray' 2>/dev/null && [ $# -ge 1 ]; then
-    "$python" benchmarks/packing.py cifar10 --set data.name=parquet --set "data.root=$1"
+results=benchmarks/results
+done_file="${DONE_FILE:-$results/.gpu-steps-$device}"
+begin=$SECONDS
+mkdir -p "$results" && touch "$done_file"
+
+# step NAME LIMIT COMMAND...: runs it if it is wanted, has not ended before and there is time; keeps what it prints.
+step() {
+    local name="$1" limit="$2" left=$((seconds - (SECONDS - begin))) code
+    shift 2
+    if [ ${#wanted[@]} -gt 0 ] && [[ " ${wanted[*]} " != *" $name "* ]]; then return; fi
+    if grep -qx "$name" "$done_file"; then echo "== $name: done before"; return; fi
+    if [ "$left" -lt 20 ]; then echo "== $name: no time left"; return; fi
+    [ "$limit" -le "$left" ] || limit="$left"
+    echo "== $name: at most $limit s"
+    timeout --signal=INT --kill-after=10 "$limit" "$@" 2>&1 | tee "$results/$name-$device.txt" | tail -n 40
+    code=${PIPESTATUS[0]}
+    echo "== $name: exit code $code after $((SECONDS - begin)) s in all"
+    if [ "$code" -eq 0 ]; then echo "$name" >>"$done_file"; fi
+}
+has() { "$python" -c "import $1" 2>/dev/null; }
+
+step tests 150 "$python" -m pytest -q -m gpu -p no:benchmark tests/optim tests/data tests/training
+step profile 180 "$python" benchmarks/gpu_profile.py --device "$device" --seconds 0.3 \
+    --out "$results/gpu_profile-$device.json"
+if [ "$device" = cuda ]; then
+    step training 150 "$python" benchmarks/training.py --models resnet20 resnet56 vgg16_bn vit_7_8_8_384 --seconds 0.3
 fi
+if has ray && [ -n "$data" ]; then
+    step packing 120 "$python" benchmarks/packing.py cifar10 --set data.name=parquet --set "data.root=$data"
+    step search 300 "$python" -m tune_jobs run cifar10 --set data.name=parquet --set "data.root=$data" \
+        --set search.num_trials=8 --set train.epochs=10 --out "/tmp/search-$device"
+fi
+step optimizer_step 120 "$python" benchmarks/optimizer_step.py --device "$device"
+step augmentation 60 "$python" benchmarks/augmentation.py --device "$device"
+step loading 60 "$python" benchmarks/loading.py --device "$device"
