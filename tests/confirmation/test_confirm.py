@@ -217,7 +217,7 @@ def test_rows_reach_parquet(tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [((0, 1, "epochs"), "--seeds"), ((3, 0, "epochs"), "--top"), ((3, 1, "hours"), "--budget")],
+    [((0, 1, "epochs"), "--seeds"), ((3, 0, "epochs"), "--top"), ((3, 1, "hours"), "--equal")],
 )
 def test_wrong_numbers_are_refused(tmp_path, arguments, message):
     job, ledger = search(tmp_path, [(0.5, 0.001)])

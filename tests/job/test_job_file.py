@@ -610,3 +610,17 @@ def test_any_text_gives_problems(tmp_path_factory, text: str):
         lines = str(caught.value).splitlines()
         assert len(lines) == len(caught.value.problems)
         assert all(line.isprintable() for line in lines)
+
+
+def test_renamed_settings_have_both_names(write):
+    sets = ["search.sampler=random", "search.first_points=[]"]
+    search = {"num_trials": 8, "sampler": "random"}
+    old = load_job(write(JOB | {"search": search | {"seeds": 2, "seed": 3}}))
+    new = write(JOB | {"search": search | {"repeats": 2, "sampler_seed": 3}})
+    assert load_job(new) == old
+    assert load_job(new, ["search.seeds=4"]).search.seeds == 4
+    sets = [*sets, "search.num_trials=8", "search.repeats=2", "search.sampler_seed=3"]
+    assert load_job(write(JOB), sets) == old
+    assert list(problems_of(write(JOB | {"search": search | {"repeats": 2, "seeds": 2}}))) == [
+        "search.repeats"
+    ]

@@ -90,7 +90,9 @@ def confirm(
     ] = 1,
     budget: Annotated[
         Literal["epochs", "gradients"],
-        typer.Option("--budget", help="What all methods get equally: epochs or gradient evaluations."),
+        typer.Option(
+            "--equal", "--budget", help="What all methods get equally: epochs or gradient evaluations."
+        ),
     ] = "epochs",
     sharpness: Annotated[
         bool,
@@ -132,7 +134,7 @@ def confirm(
         given = {
             "--seeds": seeds,
             "--top": top if top > 1 else None,
-            "--budget": budget if budget != "epochs" else None,
+            "--equal": budget if budget != "epochs" else None,
             "--sharpness-images": sharpness_images or None,
         }
         options = "".join(f" {name} {value}" for name, value in given.items() if value is not None)

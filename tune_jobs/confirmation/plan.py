@@ -91,7 +91,7 @@ def plan_confirmations(
         if value is not None and not 1 <= value <= most
     ]
     if budget not in BUDGETS:
-        problems.append(Problem("--budget", budget, f"expected one of {', '.join(BUDGETS)}"))
+        problems.append(Problem("--equal", budget, f"expected one of {', '.join(BUDGETS)}"))
     if problems:
         raise JobError(problems)
     best = winners(job, ledger.trials(), ledger.reports(), top)

@@ -13,6 +13,7 @@ from tune_jobs.job.checks import check_job
 from tune_jobs.job.code import has_named_module, uses_own_code
 from tune_jobs.job.overrides import apply_sets
 from tune_jobs.job.plain_yaml import MAX_BYTES, read_mapping, write_mapping
+from tune_jobs.job.renamed import RENAMED, to_stored_names
 from tune_jobs.job.spec import JobSpec, descriptions
 from zsharp.names import did_you_mean
 
@@ -39,7 +40,7 @@ def load_job(
         JobError: With all problems of the file and of the changes.
     """
     values = read_mapping(_read(source), source) if isinstance(source, str) else deepcopy(dict(source))
-    problems = apply_sets(values, sets)
+    problems = [*to_stored_names(values), *apply_sets(values, sets)]
     if task is not None:
         values["task"] = task
     if loop is not None:
@@ -119,6 +120,11 @@ def schema() -> dict[str, Any]:
         of_model = schema if model == JobSpec.__name__ else schema["$defs"][model]
         for name, text in fields.items():
             of_model["properties"][name]["description"] = text
+    search = schema["$defs"]["SearchModel"]["properties"]
+    for (section, name), stored in RENAMED.items():
+        search[name] = dict(search[stored])
+        earlier = f"earlier name of `{section}.{name}`, which searches are stored with"
+        search[stored] |= {"description": earlier, "deprecated": True}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 

@@ -97,7 +97,7 @@ class TrainModel(_Section, TrainSpec, frozen=True):
 class SearchModel(_Section, frozen=True):
     """How many trials each study runs, and which sampler suggests their configurations.
 
-    With `seeds` above 1 every configuration is trained that many times: the first round of trials uses `train.seed`,
+    With `repeats` above 1 every configuration is trained that many times: the first round of trials uses `train.seed`,
     the next one `train.seed + 1`, and so on. With `shared_configurations` the studies of a method try the same
     configurations for every architecture. `warm_start` names folders of earlier searches, whose best configurations are
     tried first.

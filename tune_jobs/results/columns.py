@@ -29,7 +29,7 @@ _WHICH = {
 COLUMNS: Mapping[str, Mapping[str, str]] = {
     "trials": {
         **_WHICH,
-        "seed": "seed of its training (`train.seed` of the job, counted up with `search.seeds`)",
+        "seed": "seed of its training (`train.seed` of the job, counted up with `search.repeats`)",
         "status": "`completed`, `pruned` (stopped by ASHA), `diverged`, `failed`, `interrupted`; null while it runs",
         "stop_reason": "why it ended",
         "epochs_trained": "epochs that it trained",
