@@ -32,6 +32,7 @@ _STEPS_S = 6.0  # of stepping, shared out among the studies
 _LONGEST_STEPS_S = 1.5  # of one of them
 _LIMIT_S, _LIMIT_PER_STUDY_S, _LONGEST_LIMIT_S = 20.0, 6.0, 120.0  # after which timing is given up
 _MOST_AT_ONCE = 4  # processes: more of them tell little more of how trials slow each other down
+_FORMAT = 1  # of what is kept; raise it when that changes
 _BUSY_TIMES_LAST_S = 600.0  # how long times are kept that were taken while other programs used the cores
 _UNTIMED = (
     "epochs",
@@ -77,16 +78,16 @@ def time_job(job: JobSpec, slots: Slots, gpus: Sequence[str], checksums: Sequenc
     at_once = 1 if slots.gpus_per_trial else min(slots.num_slots, job.num_trials, _MOST_AT_ONCE)
     threads = max(1, int(slots.cpus_per_trial))
     machine = [platform.node(), cpu_model(), num_cpus(), *gpus, at_once, threads, slots.gpus_per_trial > 0]
-    base = [_own_checksum(), version("torch"), machine, *checksums]
+    base = [_FORMAT, _own_checksum(), version("torch"), machine, *checksums]
     keys = {study.name: _key(job, study, base) for study in job.studies()}
-    cached = {name: _read(key) for name, key in {**keys, "": _key_of(base[:3])}.items()}
+    cached = {name: _read(key) for name, key in {**keys, "": _key_of(base[:4])}.items()}
     missing = [name for name in keys if cached[name] is None]
     started, problem = time.monotonic(), None
     answers: dict[str, dict[str, Any]] = {}
     if missing:
         answers, problem = _time(job, missing, at_once, threads, bool(slots.gpus_per_trial))
         for name, answer in answers.items():
-            _write(keys[name] if name else _key_of(base[:3]), answer)
+            _write(keys[name] if name else _key_of(base[:4]), answer)
     known = {**cached, **answers}
     timed = {name: Timed(**known[name]) for name in keys if known[name] is not None}  # type: ignore[arg-type]
     startup_s = (known[""] or {"startup_s": 0.0})["startup_s"]
