@@ -10,6 +10,19 @@ from zsharp.names import nearest
 _MIN_SIMILARITY = 0.8  # among all names of all sections, some are always a bit alike
 
 
+OTHER_WORDS = {
+    "learning_rate": "lr",
+    "optimizer": "base_optimizer",
+    "batch": "batch_size",
+    "trials": "num_trials",
+    "n_trials": "num_trials",
+    "num_epochs": "epochs",
+    "gpus": "gpus_per_trial",
+    "cpus": "cpus_per_trial",
+}
+"""What others call some settings."""
+
+
 def unknown_key(key: str, section: tuple[str, ...], valid: Sequence[str]) -> str:
     """Returns a message about a key that a section does not have: where it belongs, and which keys are valid."""
     paths = paths_of(key)
@@ -29,7 +42,7 @@ def paths_of(key: str) -> Sequence[str]:
         if section:
             for name in names:
                 paths.setdefault(name, []).append(".".join((*section, name)))
-    name = _spelling(key)
+    name = OTHER_WORDS.get(_spelling(key), _spelling(key))
     meant = get_close_matches(name, paths, n=1, cutoff=_MIN_SIMILARITY)
     return paths[meant[0]] if meant else ()
 

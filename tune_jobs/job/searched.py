@@ -86,9 +86,8 @@ def unknown_parameter(name: str, *, any_name: bool) -> str:
     more = "any number or name of train as train.NAME, arguments of the model as model.NAME"
     if any_name:
         more += ", any other name for an argument of the task"
-    return (
-        f"unknown parameter {show(name)}; {did_you_mean(name, valid)}valid: {', '.join(PARAMETERS)}; {more}"
-    )
+    meant = "did you mean lr? " if name.endswith("learning_rate") else did_you_mean(name, valid)
+    return f"unknown parameter {show(name)}; {meant}valid: {', '.join(PARAMETERS)}; {more}"
 
 
 def converted(name: str, value: Value) -> Value:
