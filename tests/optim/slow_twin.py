@@ -59,6 +59,8 @@ def perturb(weights, grads, *, rho, q=0.0, ascent="sam", kind="none", threshold=
 def perturb_by(row, weights, grads):
     """As a row of the table of methods says, with its default numbers."""
     rules, numbers = row.rules, row.defaults
+    if rules.ascent == "centred_sam":
+        grads = [g - g.mean() for g in grads]
     return perturb(
         weights, grads, rho=numbers["rho"], q=numbers.get("q_p", 0.0), ascent=rules.ascent, kind=rules.filter,
         threshold=rules.threshold, scale=rules.norm, one_dim=rules.one_dim,

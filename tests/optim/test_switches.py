@@ -12,7 +12,7 @@ from zsharp.optim.ascent import ascent
 from zsharp.optim.methods import SWITCHES
 
 CHOICES = {
-    "ascent": "none, sam, asam, friendly_sam",
+    "ascent": "none, sam, asam, friendly_sam, centred_sam",
     "filter": "none, zscore, magnitude, random",
     "threshold": "layer, global",
     "norm": "layer, global",

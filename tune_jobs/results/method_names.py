@@ -13,6 +13,7 @@ _NAMES: Mapping[str, tuple[str, str | None]] = {
     "zsharp_official": ("ZSharp (official)", "ZSharp as in the authors' code, each layer by itself"),
     "magnitude_sam": ("the magnitude control", "ZSharp that keeps the largest components instead"),
     "random_sam": ("the random control", "ZSharp that keeps a random set of the same size instead"),
+    "centred_sam": ("the centring control", "SAM along each layer's gradient less its mean, without a mask"),
     "layer_sam": ("the layer control", "ZSharp (official) without its mask"),
     "sam_sqrt_l": ("the radius control", "SAM with the radius that ZSharp (official) has"),
     "zsharp_asam": ("ZSharp-ASAM", "ASAM with ZSharp's filter"),

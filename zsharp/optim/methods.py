@@ -7,7 +7,7 @@ from typing import Literal
 
 from zsharp.names import did_you_mean
 
-Ascent = Literal["none", "sam", "asam", "friendly_sam"]
+Ascent = Literal["none", "sam", "asam", "friendly_sam", "centred_sam"]
 Filter = Literal["none", "zscore", "magnitude", "random"]
 Scope = Literal["layer", "global"]
 OneDim = Literal["dense", "filter", "skip"]
@@ -20,7 +20,7 @@ class Rules:
 
     Attributes:
         ascent: Which perturbation: `sam`, `asam` (scaled by abs(w)), `friendly_sam` (less the running
-            gradient), or `none`: the weights stay at w.
+            gradient), `centred_sam` (each tensor's gradient less its mean), or `none`: the weights stay at w.
         filter: Which components take part.
         threshold: Whether the percentile is taken per parameter tensor or over all of them at once.
         norm: Whether all kept components together have norm rho, or each tensor's.
@@ -109,6 +109,12 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 "control: as zsharp, but keeps a random set of the same size",
                 Rules(filter="random"),
                 _SAM | _FILTER,
+            ),
+            Method(
+                "centred_sam",
+                "control: the Z-score's centring without its mask: SAM along g - mean(g) of each layer",
+                Rules(ascent="centred_sam"),
+                _SAM,
             ),
             Method(
                 "layer_sam",

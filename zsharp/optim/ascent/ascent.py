@@ -12,7 +12,7 @@ from zsharp.optim.ascent import host as host_ascent
 from zsharp.optim.ascent import sharded as sharded_ascent
 from zsharp.optim.ascent.backups import Backups
 from zsharp.optim.ascent.host_filter import Scratch
-from zsharp.optim.ascent.layer import Layer, Observed, is_sharded
+from zsharp.optim.ascent.layer import Layer, Observed, is_sharded, local_part
 from zsharp.optim.ascent.radius import norms, total
 from zsharp.optim.checks import check_names
 from zsharp.optim.methods import SWITCHES, Rules
@@ -69,18 +69,37 @@ def _layers(group: dict[str, Any], progress: Progress, scaler: GradScaler | None
     check_names(group)
     rules = Rules(**{name: group[name] for name in SWITCHES})
     rho = -group["rho"] if group.get("maximize") else group["rho"]
-    layers = []
-    for param in group["params"]:
-        direction = param.grad
-        if direction is None:
-            continue
-        if direction.is_sparse:
-            raise RuntimeError("sparse gradients have no per-layer statistics: use dense embeddings")
-        if rules.ascent == "friendly_sam":
-            sigma, lmbda = group["sigma"], group["lmbda"]
-            direction = progress.running.direction(param, direction, sigma, lmbda, scaler)
-        layers.append(Layer(param, direction, rules, rho, group["q_p"], group["eta"]))
-    return layers
+    params = [param for param in group["params"] if param.grad is not None]
+    directions = [param.grad for param in params]
+    if any(gradient.is_sparse for gradient in directions):
+        raise RuntimeError("sparse gradients have no per-layer statistics: use dense embeddings")
+    if rules.ascent == "friendly_sam":
+        sigma, lmbda = group["sigma"], group["lmbda"]
+        directions = [
+            progress.running.direction(param, gradient, sigma, lmbda, scaler)
+            for param, gradient in zip(params, directions, strict=True)
+        ]
+    elif rules.ascent == "centred_sam":
+        directions = _centred(directions)
+    return [
+        Layer(param, direction, rules, rho, group["q_p"], group["eta"])
+        for param, direction in zip(params, directions, strict=True)
+    ]
+
+
+def _centred(gradients: list[Tensor]) -> list[Tensor]:
+    """Returns gradients less their means; of sharded ones this process's parts, less the means of the whole tensors.
+
+    As for the filter, means are summed in float64 and rounded once.
+    """
+    if gradients and is_sharded(gradients[0]):
+        sums = list(sharded_ascent.total_sums(gradients))
+    else:
+        sums = [gradient.sum(dtype=torch.float64) for gradient in gradients]
+    return [
+        local_part(gradient) - (total_of / max(1, gradient.numel())).to(gradient.dtype)
+        for gradient, total_of in zip(gradients, sums, strict=True)
+    ]
 
 
 def _norms(gradients: list[Tensor], home: torch.device) -> Tensor:

@@ -82,6 +82,11 @@ def norms(values: Sequence[Tensor]) -> Tensor:
     return _all_reduce(squares, values).sqrt().to(wide)
 
 
+def total_sums(values: Sequence[Tensor]) -> Tensor:
+    """Returns the sum of each whole tensor from its shards, float64 [L]; all processes call it together."""
+    return _all_reduce(torch.stack([local(value).sum(dtype=torch.float64) for value in values]), values)
+
+
 def _masks(
     layers: Sequence[Layer], directions: Sequence[Tensor], generator: torch.Generator
 ) -> dict[int, Tensor]:
