@@ -3,7 +3,7 @@
 import socket
 import threading
 from concurrent import futures
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import grpc
@@ -19,7 +19,7 @@ def says(*answers):
     """A server that sends the first answer at once, and each of the others after it was told something."""
 
     def talk(connection):
-        with closing(connection):
+        with closing(connection), suppress(OSError):  # the other side may go at any time
             for number, answer in enumerate(answers):
                 if number and not connection.recv(1000):
                     return

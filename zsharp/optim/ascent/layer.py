@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -65,12 +64,7 @@ def is_sharded(tensor: Tensor) -> bool:
 
     Compares names of types: importing torch.distributed would cost every user half a second.
     """
-    return _is_distributed(type(tensor))
-
-
-@lru_cache
-def _is_distributed(kind: type) -> bool:
-    return any(base.__name__ == "DTensor" for base in kind.__mro__)
+    return any(kind.__name__ == "DTensor" for kind in type(tensor).__mro__)
 
 
 def local_part(tensor: Any) -> Tensor:
