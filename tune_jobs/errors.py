@@ -9,7 +9,8 @@ Each error carries the exit code that the command line ends with::
     |   `-- LedgerLostError (ValueError) 1   a ledger that vanished or was replaced while it was open
     |-- ResultsError (ValueError)   2   Parquet files that are missing, or that this version cannot read
     |-- StorageError (OSError)      1   an object store that does not answer, or refuses
-    `-- ClusterError (RuntimeError) 1   a Ray cluster that does not answer, or that cannot do what you asked
+    |-- ClusterError (RuntimeError) 1   a Ray cluster that does not answer, or that cannot do what you asked
+    `-- TrackerError (RuntimeError) 1   a tracker, such as an MLflow server, that does not answer, or refuses
 
 Each is also the built-in error in parentheses, so `except ValueError` catches all bad input.
 """
@@ -108,6 +109,10 @@ class StorageError(TuneJobsError, OSError):
 
 class ClusterError(TuneJobsError, RuntimeError):
     """A Ray cluster that does not answer, or that cannot do what you asked."""
+
+
+class TrackerError(TuneJobsError, RuntimeError):
+    """A tracker, such as an MLflow server, that does not answer, or refuses."""
 
 
 def show(value: object) -> str:

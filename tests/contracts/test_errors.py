@@ -19,6 +19,7 @@ from tune_jobs import errors
         (errors.ResultsError, ValueError, 2),
         (errors.StorageError, OSError, 1),
         (errors.ClusterError, RuntimeError, 1),
+        (errors.TrackerError, RuntimeError, 1),
     ],
 )
 def test_an_error_has_the_base_class_an_exit_code_and_a_built_in_one(

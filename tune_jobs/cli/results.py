@@ -1,9 +1,10 @@
 """The verbs that print and write results: compare, export."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -13,10 +14,11 @@ from tune_jobs.cli.arguments import Folder, Folders
 from tune_jobs.cli.printing import console
 from tune_jobs.errors import NOTHING, JobError, Problem
 from tune_jobs.storage import is_address, room_problem
-from tune_jobs.wording import command_for
+from tune_jobs.wording import command_for, counted
 
 if TYPE_CHECKING:
     from tune_jobs.report.data import Report
+    from tune_jobs.search.folder import SearchFolder
 
 
 def compare(
@@ -88,17 +90,49 @@ def report_hint(folder: str) -> str:
     return f"Report, with pictures: {command_for('report', folder)}"
 
 
-def export(folder: Folder) -> None:
-    """Write a search's Parquet files again from its ledger."""
+def export(
+    folder: Folder,
+    to: Annotated[
+        Literal["parquet", "tensorboard", "mlflow", "wandb"],
+        typer.Option("--to", help="What to write: Parquet files, or what a tracker lacks."),
+    ] = "parquet",
+) -> None:
+    """Write a search's Parquet files again from its ledger, or send it to a tracker."""
     from tune_jobs.results.write import export as export_folder
     from tune_jobs.search.folder import SearchFolder
 
     search = SearchFolder(folder)
-    with search.open(read_only=True):  # brings a remote search's ledger to this machine
-        files = export_folder(search.local)
+    with search.open(read_only=True) as ledger:  # brings a remote search's ledger to this machine
+        job = ledger.job
+        if to == "parquet":
+            files = export_folder(search.local)
+    if to != "parquet":
+        _export_to_tracker(to, search, job)
+        return
     search.publish()
     for file in files:
         typer.echo(file)
+
+
+def _export_to_tracker(
+    kind: Literal["tensorboard", "mlflow", "wandb"], search: "SearchFolder", job: Mapping[str, Any]
+) -> None:
+    """Sends a search to a tracker with a report of its own, made in a folder that does not last."""
+    from tune_jobs.report.write import write_page
+    from tune_jobs.results.write import export as export_folder
+    from tune_jobs.trackers.export import export_to
+    from tune_jobs.trackers.targets import shown_target, target_of
+
+    target = target_of(kind, job)
+    if kind != "mlflow" and search.remote is not None:
+        text = f"{kind} writes to the folder of a search; expected one on this machine, such as a copy"
+        raise JobError([Problem("DIR", search.address, text)])
+    export_folder(search.local)
+    with TemporaryDirectory() as scratch:
+        page = write_page([search.local], Path(scratch) / "report.html", [search.address])
+        written = export_to(kind, target, search.local, page)
+    trials, reports = counted(written.num_trials, "trial"), counted(written.num_reports, "report")
+    typer.echo(f"{shown_target(kind, target, search.local)}: {trials} and {reports} written")
 
 
 def load_libraries() -> None:

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import islice
 
 from pydantic import ValidationError
@@ -40,6 +41,9 @@ _MODES: Mapping[str, str] = {
     "train_loss": "min",
     "train_accuracy": "max",
 }
+
+TRACKER_PACKAGES: Mapping[str, str] = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
+"""The package that each tracker needs, by its name in `track`, which is also that of our optional requirement."""
 
 # Stand in for required values that are missing or wrong, so that the rest can be checked.
 _PLACEHOLDERS: Mapping[str, object] = {
@@ -386,6 +390,24 @@ def _check_workers(checked: _Checked) -> Iterator[Problem]:
         )
 
 
+def _check_track(checked: _Checked) -> Iterator[Problem]:
+    track = checked.job.track
+    if track.mlflow is not None and has_credentials(track.mlflow):
+        # The value is not shown, since it holds a secret.
+        text = "an address with a user or password; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
+        yield Problem("track.mlflow", NOTHING, text)
+    for name, package in TRACKER_PACKAGES.items():
+        value = getattr(track, name)
+        if value and find_spec(package) is None:
+            text = f"{package} is not installed; install it with: pip install 'zsharp-tune[{name}]'"
+            yield Problem(f"track.{name}", NOTHING, text)
+
+
+def has_credentials(address: str) -> bool:
+    """Whether an address holds a user or password."""
+    return "@" in re.sub(r"^[^:]*://", "", address).partition("/")[0]
+
+
 def _value_at(values: Mapping[str, object], *keys: str) -> object:
     value: object = values
     for key in keys:
@@ -421,4 +443,5 @@ _CHECKS: tuple[tuple[tuple[_Keys, ...], Callable[[_Checked], Iterator[Problem]]]
     ((("train", "epochs"), ("asha", "grace_epochs")), _check_grace),
     ((("resources",),), _check_gpus),
     ((("resources",), ("train",)), _check_workers),
+    ((("track",),), _check_track),
 )

@@ -223,6 +223,16 @@ class ResourcesModel(_Section, frozen=True):
         return values
 
 
+class TrackModel(_Section, frozen=True):
+    """Where else a search is shown while it runs: docs/trackers.md. Keys stand only in the environment."""
+
+    tensorboard: Annotated[
+        bool, "writes TensorBoard's event files to `tensorboard/` in the search folder"
+    ] = False
+    mlflow: Annotated[Text | None, "the tracking URI of an MLflow server, without credentials"] = None
+    wandb: Annotated[Text | None, "a Weights & Biases project, or ENTITY/PROJECT"] = None
+
+
 def default_grace_epochs(epochs: int) -> int:
     """Returns `asha.grace_epochs` where a job does not give it: a quarter of the epochs."""
     return max(1, math.ceil(epochs / 4))
@@ -284,6 +294,7 @@ class JobSpec(_Section, frozen=True):
     budget: Annotated[BudgetModel, "section: what ends a search early"] = BudgetModel()
     failures: Annotated[FailuresModel, "section: what failed trials mean"] = FailuresModel()
     resources: Annotated[ResourcesModel, "section: what a trial reserves of the machine"] = ResourcesModel()
+    track: Annotated[TrackModel, "section: where else the search is shown while it runs"] = TrackModel()
     storage: Annotated[
         Text, "folder, or address such as `s3://bucket/folder`, below which search folders are made"
     ] = "results"
@@ -532,7 +543,7 @@ def _sections(
 def descriptions() -> dict[str, dict[str, str]]:
     """Returns what each field of each section means, by the section's class and the field's name."""
     models: list[type[_Section]] = [JobSpec, DataModel, AugmentModel, InitModel, TrainModel]
-    models += [SearchModel, AshaModel, BudgetModel, FailuresModel, ResourcesModel]
+    models += [SearchModel, AshaModel, BudgetModel, FailuresModel, ResourcesModel, TrackModel]
     found: dict[str, dict[str, str]] = {}
     for model in models:
         inherited = {

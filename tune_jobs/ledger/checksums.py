@@ -92,6 +92,23 @@ def checked_rows(connection: sqlite3.Connection, table: str) -> Iterator[tuple[i
         )
 
 
+def matching_rows(
+    connection: sqlite3.Connection, table: str, condition: str, values: Sequence[Any]
+) -> Iterator[tuple[int, list[Any]]]:
+    """Yields the rows of a table for which an SQL condition holds, each checked against its own checksum only.
+
+    Raises:
+        sqlite3.DatabaseError: If a row does not match its checksum.
+    """
+    sealed = has_checksums(connection)
+    columns = ", ".join(COLUMNS[table])
+    query = f"SELECT rowid, {'checksum' if sealed else 'NULL'}, {columns} FROM {table} WHERE {condition}"
+    for seq, checksum, *row in connection.execute(query, values):
+        if sealed and checksum != _checksum(table, seq, row):
+            raise sqlite3.DatabaseError(f"row {seq} of {table} is damaged: it does not match its checksum")
+        yield seq, row
+
+
 def _checksum(table: str, seq: int, row: Sequence[Any]) -> int:
     """Returns 64 bits as SQLite's signed integers; of a value that no row of ours has, those of its description."""
     text = json.dumps([table, seq, row], default=repr)

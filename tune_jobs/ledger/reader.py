@@ -9,7 +9,7 @@ from typing import Any
 
 from tune_jobs.errors import LedgerError
 from tune_jobs.ledger.checks import check_metrics, checked
-from tune_jobs.ledger.checksums import COLUMNS, checked_rows
+from tune_jobs.ledger.checksums import COLUMNS, checked_rows, matching_rows
 from tune_jobs.ledger.rows import OWN_METRICS
 
 
@@ -114,6 +114,31 @@ class LedgerReader:
                 if trial_id is None or trials[trial] == trial_id:
                     report = {"seq": seq, "trial_id": trials[trial], "val_accuracy": None, OWN_METRICS: {}}
                     yield {**report, **metrics, **row}
+
+    def num_reports(self) -> dict[str, int]:
+        """Returns how many reports each trial has, without reading them."""
+        query = (
+            "SELECT trial_id, (SELECT MAX(epoch) FROM reports WHERE trial = t.seq) FROM trials t ORDER BY seq"
+        )
+        with self._translated():
+            return {trial_id: epochs or 0 for trial_id, epochs in self._connection.execute(query)}
+
+    def reports_after(self, trial_id: str, epoch: int) -> list[dict[str, Any]]:
+        """Returns a trial's reports after an epoch, as `iter_reports` yields them, without reading any others."""
+        reports: list[dict[str, Any]] = []
+        with self._translated():
+            number, _ = self._trial(trial_id)
+            query = "trial = ? AND epoch > ? ORDER BY epoch"
+            for seq, row in matching_rows(self._connection, "reports", query, (number, epoch)):
+                values = checked("reports", COLUMNS["reports"], row)
+                metrics = values.pop("metrics")
+                del values["trial"]
+                check_metrics(metrics)
+                if values["epoch"] != epoch + len(reports) + 1:
+                    raise self._error(f"trial {trial_id}: epoch {epoch + len(reports) + 1} is missing")
+                report = {"seq": seq, "trial_id": trial_id, "val_accuracy": None, OWN_METRICS: {}}
+                reports.append({**report, **metrics, **values})
+        return reports
 
     def metric_names(self) -> list[str]:
         """Returns the names of all numbers that a task of the user's own measured, sorted."""

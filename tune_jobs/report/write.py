@@ -46,14 +46,7 @@ def write_report(folders: Sequence[Path], page: Path, addresses: Sequence[str] =
         OSError: The page cannot be written.
     """
     page = Path(page)
-    report = load(folders, addresses)
-    sections = _sections(report)
-    title = "Search report: " + ", ".join(dict.fromkeys(report.trials["job"].astype(str)))
-    num_studies = len(report.studies)
-    subtitle = (
-        f"{counted(len(report.trials), 'trial')} in {counted(num_studies, 'study', 'studies')}; "
-        f"{counted(len(report.confirmations), 'confirmation')}."
-    )
+    title, subtitle, sections = _content(folders, addresses)
     pictures = [picture for section in sections for picture in section.pictures]
     _name_apart(pictures)
     page.parent.mkdir(parents=True, exist_ok=True)
@@ -66,6 +59,24 @@ def write_report(folders: Sequence[Path], page: Path, addresses: Sequence[str] =
         for ending, text in (("csv", _to_csv), ("md", to_markdown), ("tex", to_latex)):
             _replace(files / f"{table.name}.{ending}", text(table))
     return Written(page, files, missing)
+
+
+def write_page(folders: Sequence[Path], page: Path, addresses: Sequence[str] = ()) -> Path:
+    """Writes only the page of a report, as `write_report` does, and returns its file."""
+    _replace(page, render_page(*_content(folders, addresses), {}))
+    return page
+
+
+def _content(folders: Sequence[Path], addresses: Sequence[str]) -> tuple[str, str, list[Section]]:
+    """Returns a report's title, subtitle and sections."""
+    report = load(folders, addresses)
+    title = "Search report: " + ", ".join(dict.fromkeys(report.trials["job"].astype(str)))
+    num_studies = len(report.studies)
+    subtitle = (
+        f"{counted(len(report.trials), 'trial')} in {counted(num_studies, 'study', 'studies')}; "
+        f"{counted(len(report.confirmations), 'confirmation')}."
+    )
+    return title, subtitle, _sections(report)
 
 
 # What the page's columns are called whose values have other names in code.

@@ -22,6 +22,7 @@ _FREE = (
     "resources",
     "search.num_trials",
     "search.keep_checkpoints",
+    "track",
     "train.epochs",
 )
 _NUM_SHOWN = 6

@@ -25,6 +25,7 @@ from tune_jobs.search.recorder import Recorder
 from tune_jobs.search.trial import LiveTrial
 from tune_jobs.search.warm_start import warm_points
 from tune_jobs.search.wind_down import StopKind, stopped_by_signals
+from tune_jobs.trackers.follow import followed
 from zsharp.atomic import atomic_write
 
 _logger = logging.getLogger(__name__)
@@ -229,7 +230,11 @@ def _search(
     if not recorder.is_over:
         cluster.check_can_start()
     wind_down = recorder.wind_down
-    with stopped_by_signals(wind_down, folder) as listen, _failing_storage_stops(recorder):
+    with (
+        followed(job.model_dump(mode="json"), folder.local, folder.address),
+        stopped_by_signals(wind_down, folder) as listen,
+        _failing_storage_stops(recorder),
+    ):
         with atomic_write(folder.local / "job.yaml") as unfinished:
             unfinished.write_text(dump_job(job))
         if code is not None:

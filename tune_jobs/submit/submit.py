@@ -264,7 +264,8 @@ def _environment(extras: Iterable[str], *, pip: bool, image: str | None) -> dict
 
 def _extras(job: JobSpec) -> set[str]:
     """Returns which of our optional requirements a job needs."""
-    return {"timm"} if any(name.startswith("timm/") for name in job.architectures) else set()
+    trackers = {name for name, target in job.track.model_dump().items() if target}
+    return trackers | ({"timm"} if any(name.startswith("timm/") for name in job.architectures) else set())
 
 
 def _pip(extras: Iterable[str] = ()) -> list[str]:
