@@ -23,7 +23,7 @@ from zsharp.optim.methods import Rules
 NUM_STEPS = 20
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 RULES = {
-    **{method: method for method in SHARP},
+    **{method: method for method in [*SHARP, "msam", "zsharp_stale_sam"]},
     "pooled": Rules("sam", "zscore", threshold="global"),
     "adaptive": Rules("asam", "magnitude", norm="layer", one_dim="dense"),
 }

@@ -12,7 +12,7 @@ from zsharp.optim.ascent import ascent
 from zsharp.optim.methods import SWITCHES
 
 CHOICES = {
-    "ascent": "none, sam, asam, friendly_sam, centred_sam",
+    "ascent": "none, sam, asam, friendly_sam, centred_sam, msam, stale_sam",
     "filter": "none, zscore, magnitude, random",
     "threshold": "layer, global",
     "norm": "layer, global",
@@ -77,7 +77,7 @@ def test_a_switch_of_all_groups_is_the_switch_of_the_optimizer(name, value):
         model, (batch,) = classifier(), batches(1)
         first = [] if in_added_group else model.parameters()
         groups = [{"params": first, **(in_group or {})}]
-        optimizer = ZSharp(groups, torch.optim.SGD, lr=0.1, q_p=0.6, **settings)
+        optimizer = ZSharp(groups, torch.optim.SGD, lr=0.1, momentum=0.9, q_p=0.6, **settings)
         if in_added_group:
             optimizer.add_param_group({"params": model.parameters(), **in_added_group})
         return optimizer.param_groups[-1][name], step_of(model, optimizer, batch)

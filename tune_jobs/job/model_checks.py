@@ -65,8 +65,8 @@ def memory_bytes(job: JobSpec, facts: "ModelFacts") -> int:
 
     methods = [find_method(method) for method in job.methods]
     copies = 1 + num_copies(job)  # the gradient, and what the optimizer keeps
-    copies += any(method.gradient_evaluations_per_step > 1 for method in methods)
-    copies += any(method.rules.ascent == "friendly_sam" for method in methods)
+    copies += any(method.rules.ascent != "none" for method in methods)
+    copies += any(method.rules.remembers_gradients for method in methods)
     return _FLOAT_BYTES * (facts.num_stored + copies * facts.num_trained)
 
 

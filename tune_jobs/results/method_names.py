@@ -9,6 +9,8 @@ _NAMES: Mapping[str, tuple[str, str | None]] = {
     "sam": ("SAM", "sharpness-aware minimization"),
     "asam": ("ASAM", "adaptive SAM, whose radius scales with the weights"),
     "friendly_sam": ("Friendly-SAM", "SAM along the batch's own part of the gradient"),
+    "msam": ("MSAM", "Momentum-SAM, which perturbs along the momentum and takes one gradient a step"),
+    "stale_sam": ("stale SAM", "SAM along the gradient of the step before, one gradient a step"),
     "zsharp": ("ZSharp", "SAM along the gradient components with the largest Z-scores"),
     "zsharp_official": ("ZSharp (official)", "ZSharp as in the authors' code, each layer by itself"),
     "magnitude_sam": ("the magnitude control", "ZSharp that keeps the largest components instead"),
@@ -18,6 +20,8 @@ _NAMES: Mapping[str, tuple[str, str | None]] = {
     "sam_sqrt_l": ("the radius control", "SAM with the radius that ZSharp (official) has"),
     "zsharp_asam": ("ZSharp-ASAM", "ASAM with ZSharp's filter"),
     "zsharp_friendly_sam": ("ZSharp-Friendly-SAM", "Friendly-SAM with ZSharp's filter"),
+    "zsharp_msam": ("ZSharp-MSAM", "MSAM with ZSharp's filter"),
+    "zsharp_stale_sam": ("ZSharp-stale-SAM", "stale SAM with ZSharp's filter"),
 }
 
 # The method without the filter comes first, then the controls.
@@ -26,8 +30,12 @@ _RIVALS = {
     "zsharp_official": ("sam", "layer_sam", "sam_sqrt_l"),
     "zsharp_asam": ("asam",),
     "zsharp_friendly_sam": ("friendly_sam",),
+    "zsharp_msam": ("msam",),
+    "zsharp_stale_sam": ("stale_sam",),
 }
-_CONTROLS = {rival for rivals in _RIVALS.values() for rival in rivals} - {*("sam", "asam", "friendly_sam")}
+_CONTROLS = {rival for rivals in _RIVALS.values() for rival in rivals} - {
+    *("sam", "asam", "friendly_sam", "msam", "stale_sam")
+}
 _OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
 
 

@@ -132,8 +132,8 @@ def _checkpoint_bytes(job: JobSpec, num_stored: Mapping[str, int] | None, num_sl
         return None
     sizes: dict[str, int] = {}
     for study in job.studies():
-        # Beside the weights and what belongs to all methods, Friendly-SAM's running gradient.
-        copies = 1 + num_copies(job) + (find_method(study.method).rules.ascent == "friendly_sam")
+        # Beside the weights and what belongs to all methods, the gradients that some remember.
+        copies = 1 + num_copies(job) + find_method(study.method).rules.remembers_gradients
         sizes[study.name] = _BYTES_PER_CHECKPOINT + 4 * copies * num_stored[study.architecture]
     kept = min(job.search.keep_checkpoints, job.search.num_trials) * sum(sizes.values())
     return kept + 2 * min(num_slots, job.num_trials) * max(sizes.values())

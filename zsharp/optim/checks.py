@@ -82,6 +82,16 @@ def check_base(base_optimizer: object, ours: Iterable[str]) -> None:
         )
 
 
+def check_momentum(group: Mapping[str, Any]) -> None:
+    """Raises ValueError if `msam` should ascend against a momentum that the base optimizer does not have."""
+    if group["ascent"] == "msam" and not group.get("momentum") and "betas" not in group:
+        given = f"momentum is {group['momentum']}" if "momentum" in group else "it has none"
+        raise ValueError(
+            f"msam ascends against the base optimizer's momentum, and {given}; "
+            "valid: SGD with a momentum such as 0.9, Adam, AdamW"
+        )
+
+
 def params_or_groups(params: Any) -> Any:
     """Returns parameters or groups as they were given; raises TypeError if they are a model or its method."""
     if isinstance(params, torch.nn.Module) or callable(params):

@@ -7,7 +7,9 @@ from typing import Literal
 
 from zsharp.names import did_you_mean
 
-Ascent = Literal["none", "sam", "asam", "friendly_sam", "centred_sam"]
+Ascent = Literal["none", "sam", "asam", "friendly_sam", "centred_sam", "msam", "stale_sam"]
+# Ascents whose direction is known before the gradient is: a step needs one gradient, at w + e.
+ONE_PASS = ("msam", "stale_sam")
 Filter = Literal["none", "zscore", "magnitude", "random"]
 Scope = Literal["layer", "global"]
 OneDim = Literal["dense", "filter", "skip"]
@@ -20,7 +22,8 @@ class Rules:
 
     Attributes:
         ascent: Which perturbation: `sam`, `asam` (scaled by abs(w)), `friendly_sam` (less the running
-            gradient), `centred_sam` (each tensor's gradient less its mean), or `none`: the weights stay at w.
+            gradient), `centred_sam` (each tensor's gradient less its mean), `msam` (against the base optimizer's
+            momentum), `stale_sam` (along the gradient of the step before), or `none`: the weights stay at w.
         filter: Which components take part.
         threshold: Whether the percentile is taken per parameter tensor or over all of them at once.
         norm: Whether all kept components together have norm rho, or each tensor's.
@@ -32,6 +35,11 @@ class Rules:
     threshold: Scope = "layer"
     norm: Scope = "global"
     one_dim: OneDim = "filter"
+
+    @property
+    def remembers_gradients(self) -> bool:
+        """Whether a copy of the gradients is kept from step to step."""
+        return self.ascent in ("friendly_sam", "stale_sam")
 
 
 SWITCHES = tuple(switch.name for switch in fields(Rules))
@@ -61,11 +69,12 @@ class Method:
     @property
     def gradient_evaluations_per_step(self) -> int:
         """Gradient evaluations (forward and backward passes) per step of the method."""
-        return 1 if self.rules.ascent == "none" else 2
+        return 1 if self.rules.ascent in ("none", *ONE_PASS) else 2
 
 
 _SAM = {"rho": 0.05}
 _ASAM = {"rho": 0.5, "eta": 0.01}
+_MSAM = {"rho": 0.3}  # as in the authors' code
 _FRIENDLY = {"rho": 0.05, "sigma": 1.0, "lmbda": 0.9}
 _FILTER = {"q_p": 0.95}
 
@@ -83,6 +92,18 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 "Friendly-SAM (Li et al. 2024): ascend along the batch's own part of the gradient",
                 Rules(ascent="friendly_sam"),
                 _FRIENDLY,
+            ),
+            Method(
+                "msam",
+                "Momentum-SAM (Becker et al. 2024): one gradient a step, at w - rho * v / ||v||, v the momentum",
+                Rules(ascent="msam"),
+                _MSAM,
+            ),
+            Method(
+                "stale_sam",
+                "SAM along the gradient of the step before (after AsyncSAM, Jo et al. 2025): one gradient a step",
+                Rules(ascent="stale_sam"),
+                _SAM,
             ),
             Method(
                 "zsharp",
@@ -141,6 +162,20 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 "Friendly-SAM with ZSharp's filter",
                 Rules(ascent="friendly_sam", filter="zscore"),
                 _FRIENDLY | _FILTER,
+                "paper",
+            ),
+            Method(
+                "zsharp_msam",
+                "Momentum-SAM with ZSharp's filter",
+                Rules(ascent="msam", filter="zscore"),
+                _MSAM | _FILTER,
+                "paper",
+            ),
+            Method(
+                "zsharp_stale_sam",
+                "stale_sam with ZSharp's filter",
+                Rules(ascent="stale_sam", filter="zscore"),
+                _SAM | _FILTER,
                 "paper",
             ),
         )

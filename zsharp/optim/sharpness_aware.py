@@ -20,6 +20,7 @@ from zsharp.optim.checks import (
     check_base_class,
     check_group,
     check_model,
+    check_momentum,
     check_params,
     check_removed,
     check_scaler,
@@ -27,7 +28,7 @@ from zsharp.optim.checks import (
     checked_loss,
     params_or_groups,
 )
-from zsharp.optim.methods import Rules
+from zsharp.optim.methods import ONE_PASS, Rules
 from zsharp.optim.state import Progress, scaled_step
 
 Closure = Callable[[], Tensor]
@@ -54,6 +55,8 @@ class SharpnessAware(Optimizer):
 
     Special cases: `rho=0` is the base optimizer, bit for bit; with a global norm, `q_p=0` or `filter="none"`
     is the ascent without a filter.
+
+    `msam` and `stale_sam` know e before the gradient: a step moves to w + e first and takes one gradient there.
 
     Parameters may be sharded by `torch.distributed.fsdp.fully_shard`: norms, means and percentiles are those of whole
     tensors, and all processes ascend along the averaged gradient.
@@ -119,6 +122,8 @@ class SharpnessAware(Optimizer):
         super().__init__(params_or_groups(params), defaults)
         self.base_optimizer = base_optimizer(self.param_groups, **base_kwargs)
         check_base(self.base_optimizer, defaults)
+        for group in self.base_optimizer.param_groups:
+            check_momentum(group)
         self._share()
         self.defaults = {**self.base_optimizer.defaults, **defaults}
         self._is_built = True
@@ -161,7 +166,7 @@ class SharpnessAware(Optimizer):
 
     @property
     def running_gradients(self) -> list[Tensor]:
-        """Friendly-SAM's running gradients, to be averaged in place where processes have different ones."""
+        """The gradients that Friendly-SAM and `stale_sam` remember, to be averaged in place where processes differ."""
         return list(self._progress.running.values.values())
 
     @property
@@ -169,6 +174,12 @@ class SharpnessAware(Optimizer):
         """Whether the next step ascends; always, unless `interval` or `start_step` say otherwise."""
         since_start = self._progress.num_steps - self._start_step
         return since_start >= 0 and since_start % self._interval == 0
+
+    @property
+    def is_one_pass(self) -> bool:
+        """Whether a step takes one gradient, at w + e: call `first_step` before it, not after one at w."""
+        ascents = {group["ascent"] for group in self.param_groups} - {"none"}
+        return bool(ascents) and ascents <= set(ONE_PASS)
 
     @torch.no_grad()
     def step(  # type: ignore[override]
@@ -183,14 +194,14 @@ class SharpnessAware(Optimizer):
 
         Args:
             closure: Zeroes the gradients, runs forward and backward over one batch, or over several that
-                accumulate, and returns the loss. Called twice, or once where no ascent is due.
+                accumulate, and returns the loss. Called twice, or once where no ascent is due or `is_one_pass`.
             model: Its batch-norm statistics are left alone in the second pass. If it is a
                 `DistributedDataParallel`, each process ascends along its own gradients (m-sharpness).
             scaler: If the closure scales its loss; see `second_step`.
             sync_ascent: Average the gradients of the first pass over processes too.
 
         Returns:
-            The loss at w, detached.
+            The loss at w, detached; with `is_one_pass` the loss at w + e, the only one.
 
         Raises:
             RuntimeError: If there is no closure; the message says what to do.
@@ -203,15 +214,14 @@ class SharpnessAware(Optimizer):
             raise RuntimeError(_CLOSURE_HELP)
         check_model(model)
         is_due = self.is_ascent_due
+        if is_due and self.is_one_pass:
+            loss = self._ascended(closure)
+            self.second_step(scaler=scaler)
+            return loss
         with torch.enable_grad(), _unsynchronised(model) if is_due and not sync_ascent else nullcontext():
             loss = checked_loss(closure)
         if is_due:
-            self.first_step(zero_grad=True, scaler=scaler)
-            try:
-                self._progress.loss_increase = _second_pass(closure, model) - loss
-            except BaseException:
-                self.restore()  # or the caller would go on with w + e
-                raise
+            self._progress.loss_increase = self._ascended(closure, model, scaler) - loss
         self.second_step(scaler=scaler)
         return loss
 
@@ -231,15 +241,16 @@ class SharpnessAware(Optimizer):
         """
         sums: dict[Tensor, Tensor] = {}
         losses = []
+        is_due = self.is_ascent_due
         for closure in closures:
-            with torch.enable_grad():
-                losses.append(checked_loss(closure))
-            if self.is_ascent_due:
-                self.first_step(zero_grad=True)
-                try:
-                    _second_pass(closure, model)
-                finally:
-                    self.restore()
+            if is_due and self.is_one_pass:
+                losses.append(self._ascended(closure))
+            else:
+                with torch.enable_grad():
+                    losses.append(checked_loss(closure))
+                if is_due:
+                    self._ascended(closure, model)
+            self.restore()
             for param in self._params():
                 if param.grad is not None:
                     # A copy, because the next closure writes into `grad`.
@@ -253,6 +264,8 @@ class SharpnessAware(Optimizer):
     def first_step(self, zero_grad: bool = False, *, scaler: GradScaler | None = None) -> None:
         """Moves the weights from w to w + e, using the gradients at w; does nothing where no ascent is due.
 
+        With `is_one_pass` no gradients are needed: call this first, then forward and backward once.
+
         Args:
             zero_grad: Zero the gradients afterwards.
             scaler: The scaler of the loss. Only Friendly-SAM needs it: the other perturbations do not depend on
@@ -264,7 +277,7 @@ class SharpnessAware(Optimizer):
         self._check_at_rest("another first_step()")
         self._progress.running.waiting.clear()
         if self.is_ascent_due:
-            ascent.ascend(self.param_groups, self._progress, self._backups, self._scratch, scaler)
+            ascent.ascend(self.param_groups, self.state, self._progress, self._backups, self._scratch, scaler)
         if zero_grad:
             self._drop_gradients()
 
@@ -284,6 +297,11 @@ class SharpnessAware(Optimizer):
         self.restore()
         if scaler is not None:
             check_scaler(scaler, self)
+        for group in self.param_groups:
+            if group["ascent"] == "stale_sam":
+                for param in group["params"]:
+                    if param.grad is not None:
+                        self._progress.running.remember(param, param.grad, scaler)
         self._opt_called = True  # schedulers look here whether a step came before theirs
         if scaler is None:
             self.base_optimizer.step()
@@ -313,6 +331,7 @@ class SharpnessAware(Optimizer):
         if not self._is_built:
             super().add_param_group(param_group)
         else:
+            check_momentum({**self.defaults, **param_group})
             for name, default in self.defaults.items():
                 param_group.setdefault(name, default)
             self.base_optimizer.add_param_group(param_group)
@@ -320,7 +339,8 @@ class SharpnessAware(Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """Returns the base optimizer's state with one more entry, `ascent`.
 
-        That entry holds Friendly-SAM's running gradients, the random filter's generators and the number of steps.
+        That entry holds the gradients that Friendly-SAM and `stale_sam` remember, the random filter's generators and
+        the number of steps.
 
         Raises:
             RuntimeError: While the weights are perturbed.
@@ -373,6 +393,18 @@ class SharpnessAware(Optimizer):
         super().__setstate__(state)
         self._scratch, self._backups = {}, Backups()
 
+    def _ascended(
+        self, closure: Closure, model: nn.Module | None = None, scaler: GradScaler | None = None
+    ) -> Tensor:
+        """Moves to w + e and returns the loss there, detached; batch norm of a model does not count the batch again."""
+        self.first_step(zero_grad=True, scaler=scaler)
+        try:
+            with torch.enable_grad(), nullcontext() if model is None else frozen_batch_norm(model):
+                return checked_loss(closure)
+        except BaseException:
+            self.restore()  # or the caller would go on with w + e
+            raise
+
     def _is_initialised_by_others(self) -> bool:
         """Whether this step is one of `torch.distributed.checkpoint`, which only wants the state to be there.
 
@@ -382,7 +414,7 @@ class SharpnessAware(Optimizer):
         is_still = all(group.get("lr", 0) == 0 for group in self.param_groups)
         if not gradients or not is_still or any(bool(gradient.any()) for gradient in gradients):
             return False
-        if any(group["ascent"] == "friendly_sam" for group in self.param_groups):
+        if any(group["ascent"] in ("friendly_sam", "stale_sam") for group in self.param_groups):
             self._progress.running.make_room(self._params())
         for device in {param.device for param in self._params()}:
             self._progress.generator(device)
@@ -403,12 +435,6 @@ class SharpnessAware(Optimizer):
         """Does what `zero_grad` does; `torch.compile` cannot trace that."""
         for param in self._params():
             param.grad = None
-
-
-def _second_pass(closure: Closure, model: nn.Module | None) -> Tensor:
-    """Returns the loss at w + e, detached; batch norm does not count the batch again."""
-    with torch.enable_grad(), nullcontext() if model is None else frozen_batch_norm(model):
-        return checked_loss(closure)
 
 
 def _unsynchronised(model: nn.Module | None) -> AbstractContextManager[Any]:

@@ -14,7 +14,7 @@ from zsharp.optim.ascent.layer import Observed
 
 @dataclass
 class RunningGradients:
-    """Friendly-SAM's running mean of the gradients before this step.
+    """Friendly-SAM's running mean of the gradients before this step; of `stale_sam`, the last of them.
 
     Kept apart from the optimizer's `state`, because Adam takes a state that is not empty for its own.
     """
@@ -56,6 +56,18 @@ class RunningGradients:
         if scaler is None:
             self._add(param, grad, lmbda)
         return direction
+
+    def last_gradient(self, param: Tensor) -> Tensor:
+        """Returns the gradient that was remembered last; zeros if there is none."""
+        gradient = self.values.get(param)
+        return torch.zeros_like(param) if gradient is None else gradient.to(param.dtype)
+
+    def remember(self, param: Tensor, grad: Tensor, scaler: GradScaler | None) -> None:
+        """Puts a gradient where the last one was, at once, or with a scaler when `settle` is called."""
+        if scaler is None:
+            self._add(param, grad, 0.0)
+        else:
+            self.waiting[param] = (grad, 0.0)
 
     def settle(self, found_inf: Tensor | None) -> None:
         """Adds the waiting gradients, unless a gradient of the step overflowed.

@@ -214,5 +214,10 @@ def _check_params(spec: TrialSpec) -> None:
                 f"method {method.name!r} has no parameter {name!r}; {hint}valid: {', '.join(valid)}"
             )
         PARAMETERS[name].check(value)
+    has_momentum = spec.params.get("momentum", spec.train.momentum) or spec.train.base_optimizer != "sgd"
+    if method.rules.ascent == "msam" and not has_momentum:
+        raise ValueError(
+            f"train.momentum is 0 with {spec.method!r}, which ascends against it; valid: 0 < momentum < 1"
+        )
     if "momentum" in spec.params and spec.train.base_optimizer != "sgd":
         raise ValueError(f"parameter 'momentum' with {spec.train.base_optimizer!r}; valid: only with 'sgd'")

@@ -496,26 +496,35 @@ class Training:
             else:
                 group["lr"].copy_(rate if scale == 1 else rate * scale)
         self.optimizer.zero_grad()
-        is_sharp = isinstance(self.optimizer, SharpnessAware)
-        with self._loss.alone() if is_sharp and not self.spec.train.sync_ascent else nullcontext():
+        sharp = self.optimizer if isinstance(self.optimizer, SharpnessAware) else None
+        ascends_first = sharp is not None and sharp.is_one_pass
+        has_two_passes = sharp is not None and not ascends_first
+        if sharp is not None and ascends_first:
+            sharp.first_step()
+        with self._loss.alone() if has_two_passes and not self.spec.train.sync_ascent else nullcontext():
             loss = self._forward_backward(batch, weight)
         metrics = self._read_metrics()
-        if isinstance(self.optimizer, SharpnessAware):
-            self.optimizer.first_step(zero_grad=True)
+        if sharp is not None and has_two_passes:
+            sharp.first_step(zero_grad=True)
             with frozen_batch_norm(self.model):
                 self._forward_backward(batch, weight)
-            ascent = self.optimizer.last
+            ascent = sharp.last
             assert ascent is not None
             observed = (ascent.grad_norm, ascent.norm, ascent.kept_fraction)
             self._clip()
-            self.optimizer.second_step()
+            sharp.second_step()
         else:
             norm = whole(
                 nn.utils.get_total_norm([param.grad for param in self._params if param.grad is not None])
             )
             observed = (norm, torch.zeros_like(norm), torch.zeros_like(norm))
             self._clip()
-            self.optimizer.step()
+            if sharp is None:
+                self.optimizer.step()
+            else:
+                assert sharp.last is not None
+                observed = (norm, sharp.last.norm, sharp.last.kept_fraction)
+                sharp.second_step()
         if self._average:
             assert self.spec.train.ema_decay is not None
             torch._foreach_lerp_(self._average, self._weights(), 1 - self.spec.train.ema_decay)

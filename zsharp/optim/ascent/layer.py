@@ -50,7 +50,7 @@ class Observed:
         norm: ||e|| over all tensors, a 0-d tensor.
         kept: Number of components kept of each tensor that moved, in the order of the parameters; int64 [L].
         kept_fraction: Share of the components of all tensors with a gradient that were kept, a 0-d tensor.
-        grad_norm: ||g|| over all tensors with a gradient, a 0-d tensor.
+        grad_norm: ||g|| over all tensors with a gradient, a 0-d tensor; of `msam`, ||v||; of `stale_sam`, the last.
     """
 
     norm: Tensor
