@@ -148,6 +148,14 @@ def _after_results_folder(scope, printed):
     assert "zsharp" in printed
 
 
+def _after_recipes(scope, printed):
+    tables = [scope[name] for name in ("within", "saved", "pairs", "together")]
+    assert all(table.fetchall() for table in tables)
+    assert all(len(scope[name]) > 0 for name in ("best", "ends", "stops", "gap", "curves"))
+    assert "zsharp {" in printed
+    assert len(re.findall("^## ", PAGES["docs/recipes.md"], re.MULTILINE)) == 10
+
+
 def _after_own_data(scope, printed):
     (train, _), (test, _) = scope["load"]()
     assert train.dtype == test.dtype == "uint8"
@@ -170,6 +178,7 @@ EXAMPLES = {  # page: its number of examples, and what holds when they have run 
     "docs/own_model.md": (1, _after_own_model),
     "docs/own_data.md": (1, _after_own_data),
     "docs/results_folder.md": (1, _after_results_folder),
+    "docs/recipes.md": (11, _after_recipes),
 }
 
 

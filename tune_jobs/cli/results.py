@@ -38,17 +38,43 @@ def compare(
         bool,
         typer.Option("--trials", help="With --format csv: one row for each trial, not for each study."),
     ] = False,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            "--where",
+            metavar="CONDITION",
+            help="Print only rows where this holds, such as 'method != \"base\"'; columns are those of --format csv.",
+        ),
+    ] = None,
+    sort: Annotated[
+        str | None,
+        typer.Option(
+            "--sort",
+            metavar="COLUMN,...",
+            help="Sort the rows; a minus before a column puts the largest first.",
+        ),
+    ] = None,
 ) -> None:
     """Say which method beat which, and compare architectures and methods side by side."""
     from tune_jobs.results import compare as comparison
     from tune_jobs.results.read import read_all
+    from tune_jobs.results.select import select
 
     if trials and (form != "csv" or html is not None):
         raise JobError([Problem("--trials", NOTHING, "expected it with --format csv")])
+    is_selected = where is not None or sort is not None
+    if is_selected and html is not None:
+        option = "--sort" if where is None else "--where"
+        raise JobError(
+            [Problem(option, NOTHING, "not with --html, whose tables can be sorted in the browser")]
+        )
     page = None if html is None else _page(html)
     searched = local_folders(folders)
     if page is not None:
         _write_report(folders, searched, page)
+    elif form == "table" and is_selected:
+        table = select(comparison.compare(searched), where, sort)
+        console().print(comparison.render_table(table))
     elif form == "table":
         print_comparison(console(), searched, folders, details=details)
     else:
@@ -58,10 +84,10 @@ def compare(
             "latex": comparison.to_latex,
             "json": comparison.to_json,
         }
-        if form == "markdown":
+        if form == "markdown" and not is_selected:
             typer.echo(_answer_as_markdown(searched, folders))
         table = comparison.trials_of(read_all(searched)) if trials else comparison.compare(searched)
-        typer.echo(renderers[form](table), nl=False)
+        typer.echo(renderers[form](select(table, where, sort)), nl=False)
 
 
 def report(

@@ -247,14 +247,15 @@ def _value_columns(metric: Metric) -> list[Column]:
 
 
 def _headline(dataset: str, rows: Sequence[dict[str, Any]], names: Sequence[str], metric: Metric) -> str:
-    ranked = [row for row in rows if row["rank"] == 1]
+    ranked = [row for row in rows if row["rank"] is not None]  # the best may have been left out with --where
     if not ranked:
         return f"No trial on {dataset} was completed, so there is no best."
     best = max(ranked, key=lambda row: metric.merit(row["best_value"], row["val_loss"] or 0.0))
     is_task = is_reference(dataset)
     study = best["method"] if is_task else f"{best['architecture']} with {best['method']}"
+    which = "Best" if best["rank"] == 1 else "Best of these"
     return (
-        f"Best on {dataset}: {study}, {metric.label} {metric.text(best['best_value'])}{metric.note} "
+        f"{which} on {dataset}: {study}, {metric.label} {metric.text(best['best_value'])}{metric.note} "
         f"({_parameters(best, names)})"
     )
 
