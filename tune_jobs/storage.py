@@ -53,6 +53,14 @@ class RemoteFolder:
             infos = self._files.get_file_info(FileSelector(path, allow_not_found=True))
         return sorted(info.base_name for info in infos if info.is_file)
 
+    def folders(self) -> list[str]:
+        """Returns the names of the folders in this one."""
+        from pyarrow.fs import FileSelector, FileType
+
+        with _translated(self.address):
+            infos = self._files.get_file_info(FileSelector(self._path, allow_not_found=True))
+        return sorted(info.base_name for info in infos if info.type == FileType.Directory)
+
     def read(self, name: str) -> bytes | None:
         """Returns the content of an object, None if it does not exist."""
         with _translated(self.address):

@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.text import Text
 
 from tune_jobs.cli import progress as module
-from tune_jobs.cli.epochs_left import epochs_left
 from tune_jobs.cli.live import LiveLines
 from tune_jobs.cli.progress import Progress
 from tune_jobs.cluster.slots import Slots
@@ -18,6 +17,7 @@ from tune_jobs.job.load import load_job
 from tune_jobs.job.metric import Metric
 from tune_jobs.search.trial import LiveTrial
 from tune_jobs.search.wind_down import say
+from tune_jobs.stopping.epochs_left import epochs_left
 
 SLOTS = Slots(2, 1, 0, ["2 CPUs, 1 for each trial: room for 2", "2 trials at once"])
 START = "Running 2 studies, 8 trials in all: 2 trials at once."

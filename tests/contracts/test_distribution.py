@@ -26,6 +26,8 @@ assert len(presets) > 5
 assert len(load_job("digits").studies()) == 6
 for name in ("page.css", "page.js"):
     assert files("tune_jobs.report").joinpath(name).read_text()
+for name in ("live.css", "live.js"):
+    assert files("tune_jobs.serve").joinpath("static", name).read_text()
 print("all there")
 """
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from tune_jobs.cli import job, results, search, submit
+from tune_jobs.cli import job, results, search, serve, submit
 from tune_jobs.cli.streams import lost_output, make_lasting
 from tune_jobs.cli.usage import run_verb
 from tune_jobs.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, TuneJobsError
@@ -53,6 +53,7 @@ for _verb in (
     results.compare,
     results.report,
     results.export,
+    serve.serve,
     submit.submit,
     submit.status,
     submit.logs,

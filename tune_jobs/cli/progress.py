@@ -8,7 +8,6 @@ from typing import Self
 from rich.console import Console, Group
 from rich.text import Text
 
-from tune_jobs.cli.epochs_left import epochs_left
 from tune_jobs.cli.live import LiveLines
 from tune_jobs.cli.progress_table import StudyState, best_lines, params_in_words, running_table, studies_table
 from tune_jobs.cluster.slots import Slots
@@ -16,6 +15,7 @@ from tune_jobs.job.metric import Metric
 from tune_jobs.job.spec import JobSpec
 from tune_jobs.search.trial import LiveTrial
 from tune_jobs.search.wind_down import show_with
+from tune_jobs.stopping.epochs_left import epochs_left
 from tune_jobs.wording import clock, counted, last_line
 
 _LONGEST_ERROR = 200

@@ -1,6 +1,7 @@
 """The verbs that train models: run, resume, confirm."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,6 +12,7 @@ from rich.markup import escape
 from tune_jobs.cli import results
 from tune_jobs.cli.arguments import ChangedCode, Folder, Job, Out, Sets
 from tune_jobs.cli.printing import console
+from tune_jobs.cli.serve import served
 from tune_jobs.errors import EXIT_FAILED, EXIT_INTERRUPTED
 from tune_jobs.wording import command_for, counted, duration
 
@@ -31,15 +33,20 @@ def run(
         bool, typer.Option("--fresh", help="Delete the search in the folder and start over.")
     ] = False,
     allow_changed_code: ChangedCode = False,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Show the search in a browser while it runs; prints the address.")
+    ] = False,
 ) -> None:
     """Run a search, write its Parquet files, and compare the results."""
     from tune_jobs.cli.progress import Progress
     from tune_jobs.job.load import load_job
+    from tune_jobs.search.folder import search_folder
     from tune_jobs.search.run import run as run_search
 
     spec = load_job(job, sets or [])
     screen = console()
-    with Progress(spec, screen) as progress:
+    page = served(search_folder(spec, out).address) if serve else nullcontext()
+    with page, Progress(spec, screen) as progress:
         on_change = _loading_results_early(progress.on_change)
         result = run_search(
             spec,

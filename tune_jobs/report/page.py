@@ -41,8 +41,8 @@ class Details:
     text: str
 
 
-Part = str | Bullets | Terms | Details | Table | Sequence[Picture]
-"""A paragraph, a list, a glossary, a folded text, a table, or pictures side by side."""
+Part = str | Bullets | Terms | Details | Table | Element | Sequence[Picture]
+"""A paragraph, a list, a glossary, a folded text, a table, an element as it is, or pictures side by side."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,7 @@ class Section:
     @property
     def pictures(self) -> list[Picture]:
         """All pictures of the section."""
-        groups = [part for part in self.parts if isinstance(part, Sequence) and not isinstance(part, str)]
-        return [picture for group in groups for picture in group]
+        return [picture for part in self.parts if isinstance(part, list | tuple) for picture in part]
 
     @property
     def tables(self) -> list[Table]:
@@ -97,19 +96,20 @@ def render_page(
         SubElement(
             SubElement(links, "li"), "a", {"href": f"#{section.anchor}"}
         ).text = section.anchor.capitalize()
-        main.append(_section(section, images or {}))
+        main.append(section_element(section, images or {}))
     figures = {picture.name: picture.figure for section in sections for picture in section.pictures}
     data = {
         "figures": {name: json.loads(figure.to_json()) for name, figure in figures.items()},
         "themes": {"light": theme(dark=False), "dark": theme(dark=True)},
     }
-    SubElement(body, "script", {"type": "application/json", "id": "data"}).text = _json_without_markup(data)
+    SubElement(body, "script", {"type": "application/json", "id": "data"}).text = json_without_markup(data)
     for script in scripts:
         SubElement(body, "script").text = script
     return "<!DOCTYPE html>\n" + tostring(page, encoding="unicode", method="html") + "\n"
 
 
-def _section(section: Section, images: Mapping[str, str]) -> Element:
+def section_element(section: Section, images: Mapping[str, str]) -> Element:
+    """Returns a section as HTML; `images` are SVG by the pictures' names, for browsers without scripts."""
     element = Element("section", {"id": section.anchor})
     SubElement(element, "h2").text = section.title
     for part in section.parts:
@@ -130,6 +130,8 @@ def _section(section: Section, images: Mapping[str, str]) -> Element:
             SubElement(details, "pre").text = part.text
         elif isinstance(part, Table):
             element.append(to_element(part))
+        elif isinstance(part, Element):
+            element.append(part)
         elif part:
             grid = SubElement(element, "div", {"class": "pictures"})
             for picture in part:
@@ -173,6 +175,7 @@ def _policy(scripts: Sequence[str]) -> str:
     return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:"
 
 
-def _json_without_markup(data: object) -> str:
+def json_without_markup(data: object) -> str:
+    """Returns data as JSON that may stand inside a script element."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

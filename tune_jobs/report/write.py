@@ -48,7 +48,7 @@ def write_report(folders: Sequence[Path], page: Path, addresses: Sequence[str] =
     page = Path(page)
     title, subtitle, sections = _content(folders, addresses)
     pictures = [picture for section in sections for picture in section.pictures]
-    _name_apart(pictures)
+    name_apart(pictures)
     page.parent.mkdir(parents=True, exist_ok=True)
     files = page.with_name(f"{page.stem}_files")
     files.mkdir(exist_ok=True)
@@ -76,7 +76,7 @@ def _content(folders: Sequence[Path], addresses: Sequence[str]) -> tuple[str, st
         f"{counted(len(report.trials), 'trial')} in {counted(num_studies, 'study', 'studies')}; "
         f"{counted(len(report.confirmations), 'confirmation')}."
     )
-    return title, subtitle, _sections(report)
+    return title, subtitle, sections_of(report)
 
 
 # What the page's columns are called whose values have other names in code.
@@ -89,7 +89,8 @@ def _to_csv(table: Table) -> str:
     return to_csv(replace(table, rows=rows))
 
 
-def _sections(report: Report) -> list[Section]:
+def sections_of(report: Report) -> list[Section]:
+    """Returns all sections of the report."""
     if not len(report.trials):
         return [Section("answer", "Answer", ["No trial has started yet."]), _provenance(report)]
     return [
@@ -124,7 +125,7 @@ def _images(pictures: Sequence[Picture], files: Path) -> dict[str, str]:
     }
 
 
-def _name_apart(pictures: Sequence[Picture]) -> None:
+def name_apart(pictures: Sequence[Picture]) -> None:
     """Numbers pictures of the same name: names of methods that differ only in symbols have the same slug."""
     taken: set[str] = set()
     for picture in pictures:

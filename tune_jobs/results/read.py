@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -120,17 +120,13 @@ def read_results(folder: Path | str) -> Results:
     confirmations = _read(parquet / "confirmations.parquet", confirmations_schema())
     # All three files carry the same metadata; the trials' copy stands for all.
     try:
-        raw = {key.decode(): value.decode() for key, value in trials.schema.metadata.items()}
-        metadata: dict[str, Any] = {name: json.loads(raw.get(name, "null")) for name in _JSON_METADATA}
-        _Metadata.model_validate(metadata)
+        metadata = parse_metadata(
+            {key.decode(): value.decode() for key, value in trials.schema.metadata.items()}
+        )
     except (ValueError, RecursionError) as problem:
         file, text = parquet / "trials.parquet", "; ".join(str(problem).splitlines()[:3])
         raise ResultsError(f"{file}: its metadata cannot be read: {text}") from problem
-    metadata["schema_version"] = int(raw["schema_version"])
-    metadata["python_version"] = raw.get("python_version")
-    metadata["git_commit"] = raw.get("git_commit")
-    metadata["git_dirty"] = {"true": True, "false": False}.get(raw.get("git_dirty", ""))
-    results = Results(folder, _to_pandas(trials), _to_pandas(epochs), _to_pandas(confirmations), metadata)
+    results = Results(folder, to_frame(trials), to_frame(epochs), to_frame(confirmations), metadata)
     unknown = results.epochs.loc[~results.epochs["trial_id"].isin(results.trials["trial_id"]), "trial_id"]
     if len(unknown):
         # An export replaces one file after the other.
@@ -195,7 +191,23 @@ def _read(file: Path, expected: pa.Schema) -> pa.Table:
     return table
 
 
-def _to_pandas(table: pa.Table) -> pd.DataFrame:
+def parse_metadata(raw: Mapping[str, str]) -> dict[str, Any]:
+    """Returns the metadata of `Results` from the text that the files carry.
+
+    Raises:
+        ValueError: If they are not what this version writes.
+    """
+    metadata: dict[str, Any] = {name: json.loads(raw.get(name, "null")) for name in _JSON_METADATA}
+    _Metadata.model_validate(metadata)
+    metadata["schema_version"] = int(raw["schema_version"])
+    metadata["python_version"] = raw.get("python_version")
+    metadata["git_commit"] = raw.get("git_commit")
+    metadata["git_dirty"] = {"true": True, "false": False}.get(raw.get("git_dirty", ""))
+    return metadata
+
+
+def to_frame(table: pa.Table) -> pd.DataFrame:
+    """Returns a table for pandas, with nullable counts."""
     # Without this, one null would turn a column of counts into floats.
     nullable_counts = {pa.int64(): pd.Int64Dtype()}
     frame: pd.DataFrame = table.to_pandas(types_mapper=nullable_counts.get)

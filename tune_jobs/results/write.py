@@ -53,7 +53,7 @@ def export(folder: Path | str) -> list[Path]:
         raise ResultsError(f"{parquet}: {problem}")
     with Ledger.open(Path(folder), read_only=True) as ledger, ledger.snapshot():
         job, trials = ledger.job, ledger.trials()
-        metadata = _metadata(job, ledger.provenance, ledger.jobs())
+        metadata = file_metadata(job, ledger.provenance, ledger.jobs())
         metrics = ledger.metric_names()
         params = {name for trial in trials for name in trial["params"]}
         names = {
@@ -70,7 +70,7 @@ def export(folder: Path | str) -> list[Path]:
         for event in events:
             if checksum := event["data"].get("weights_checksum"):
                 metadata["weights_checksum"] = checksum
-        confirmations = [_confirmation_row(row, names) for row in ledger.confirmations().values()]
+        confirmations = [confirmation_row(row, names) for row in ledger.confirmations().values()]
         _make_folder(parquet)
 
         summaries = {trial["trial_id"]: {"epochs_trained": 0, "best_val_accuracy": None} for trial in trials}
@@ -79,17 +79,17 @@ def export(folder: Path | str) -> list[Path]:
         def epochs() -> Iterator[dict[str, Any]]:
             # One pass over the reports writes the epochs and sums up each trial for the table of trials.
             for report in ledger.iter_reports():
-                _summarise(summaries[report["trial_id"]], report)
+                summarise(summaries[report["trial_id"]], report)
                 names = {"job": job["name"], "study": study_of[report["trial_id"]]}
-                yield {**report, **_own_metrics(report), **names}
+                yield {**report, **own_metrics(report), **names}
 
         written = [_write(parquet / "epochs.parquet", epochs_schema(metrics), epochs(), metadata)]
     for trial in trials:
         trial["origin"] = origins.get(trial["trial_id"])  # ledgers of 0.1 do not say
-    rows = (_trial_row(job["name"], trial, summaries[trial["trial_id"]], names) for trial in trials)
+    rows = (trial_row(job["name"], trial, summaries[trial["trial_id"]], names) for trial in trials)
     schema = trials_schema(params, metrics, names=names)
     written.insert(0, _write(parquet / "trials.parquet", schema, rows, metadata))
-    sharpness, measured = (_named(confirmations, prefix) for prefix in (SHARPNESS_PREFIX, METRIC_PREFIX))
+    sharpness, measured = (named_after(confirmations, prefix) for prefix in (SHARPNESS_PREFIX, METRIC_PREFIX))
     schema = confirmations_schema(params, sharpness, measured, names=names)
     written.append(_write(parquet / "confirmations.parquet", schema, confirmations, metadata))
     return written
@@ -102,26 +102,29 @@ def _make_folder(folder: Path) -> None:
         raise ResultsError(f"{folder}: cannot make this folder: {problem.strerror}") from problem
 
 
-def _summarise(summary: dict[str, Any], report: Mapping[str, Any]) -> None:
+def summarise(summary: dict[str, Any], report: Mapping[str, Any]) -> None:
+    """Adds a report to what the table of trials says of its trial."""
     accuracies = [summary["best_val_accuracy"], report.get("val_accuracy")]
     summary["best_val_accuracy"] = max((a for a in accuracies if a is not None), default=None)
     summary["epochs_trained"] = report["epoch"]
     summary.update({name: report.get(name) for name in _LAST_REPORT})
-    summary.update(_own_metrics(report))
+    summary.update(own_metrics(report))
 
 
-def _own_metrics(report: Mapping[str, Any]) -> dict[str, Any]:
+def own_metrics(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the columns of what a task of the user's own measured."""
     return {f"{METRIC_PREFIX}{name}": value for name, value in report[OWN_METRICS].items()}
 
 
-def _named(rows: Iterable[Mapping[str, Any]], prefix: str) -> list[str]:
+def named_after(rows: Iterable[Mapping[str, Any]], prefix: str) -> list[str]:
     """Returns the columns with a prefix, without it, sorted."""
     return sorted({name.removeprefix(prefix) for row in rows for name in row if name.startswith(prefix)})
 
 
-def _trial_row(
+def trial_row(
     job: str, trial: Mapping[str, Any], summary: Mapping[str, Any], names: Collection[str]
 ) -> dict[str, Any]:
+    """Returns a row of the table of trials; `names` are the parameters whose column has text."""
     lines = (trial["error"] or "").strip().splitlines()
     params = {f"{PARAM_PREFIX}{name}": value for name, value in trial["params"].items()}
     return {
@@ -142,14 +145,15 @@ def _as_text(row: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
     }
 
 
-def _confirmation_row(row: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+def confirmation_row(row: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Returns a row of the table of confirmations; `names` are the parameters whose column has text."""
     times = {
         name: datetime.fromisoformat(row[name]) for name in ("started_at", "finished_at") if row.get(name)
     }
     return {**_as_text(row, names), **times}
 
 
-def _metadata(
+def file_metadata(
     job: Mapping[str, Any], provenance: Mapping[str, Any], history: Sequence[tuple[int, Mapping[str, Any]]]
 ) -> dict[str, str]:
     """Returns the key-value metadata of the files; what is unknown has no key."""

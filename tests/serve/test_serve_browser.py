@@ -1,0 +1,111 @@
+"""The live page in a real browser, beside a real search whose driver is killed and resumed."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import axe_playwright_python
+import pytest
+
+pytestmark = pytest.mark.slow
+
+SETS = (
+    "architectures=[resnet8]", "methods=[zsharp]", "data.max_images=200", "train.batch_size=32", "train.epochs=40",
+    "train.warmup_epochs=0", "search.num_trials=2", "asha.enabled=false", "resources.max_concurrent=1",
+)  # fmt: skip
+TUNE_JOBS = Path(sys.executable).with_name("tune-jobs")
+AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js").read_text(encoding="utf-8")
+
+
+@contextmanager
+def running(*words, **options):
+    process = subprocess.Popen([str(TUNE_JOBS), *map(str, words)], start_new_session=True, **options)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.fixture
+def address(tmp_path):
+    with running("serve", tmp_path, "--port", 0, stdout=subprocess.PIPE, text=True) as server:
+        yield re.search(r"http://\S+", server.stdout.readline()).group(0)
+        server.terminate()
+        server.stdout.close()
+
+
+def judged(page):
+    """The serious findings of axe-core, the rules of WCAG for what machines can tell."""
+    page.context.new_cdp_session(page).send("Runtime.evaluate", {"expression": AXE})
+    found = page.evaluate("axe.run(document)")["violations"]
+    return [
+        (one["id"], one["nodes"][0]["html"][:200])
+        for one in found
+        if one["impact"] in ("serious", "critical")
+    ]
+
+
+def epoch_shown(page):
+    texts = page.locator("[id^=table-running] td:nth-child(2)").all_text_contents()
+    return max((int(text.split("/")[0]) for text in texts), default=0)
+
+
+def test_a_search_is_watched_through_a_kill_and_a_resume(browser, tmp_path, address):
+    folder, noticed = tmp_path / "search", []
+    page = browser.new_page(viewport={"width": 390, "height": 900}, color_scheme="dark")
+    page.on("console", lambda message: noticed.append(message.text))
+    page.on("pageerror", lambda error: noticed.append(str(error)))
+    page.on(
+        "request",
+        lambda asked: asked.url.startswith((address, "data:", "blob:")) or noticed.append(asked.url),
+    )
+    page.goto(address)
+    sets = [part for text in SETS for part in ("--set", text)]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with running("run", "digits", "--out", folder, *sets, **quiet) as driver:
+        page.locator(".state-running").wait_for(timeout=90_000)  # it appears by itself
+        page.locator("td[data-label=search] a").click()
+        page.locator("#figure-curves-resnet8").wait_for(state="attached", timeout=90_000)
+        before = epoch_shown(page)
+        page.wait_for_function(
+            "before => [...document.querySelectorAll('[id^=table-running] td:nth-child(2)')]"
+            ".some(one => parseInt(one.textContent) > before)",
+            arg=before,
+            timeout=30_000,
+        )
+        page.locator("#curves").scroll_into_view_if_needed()
+        page.locator("#figure-curves-resnet8 .main-svg").first.wait_for(timeout=30_000)
+        page.evaluate("window.kept = document.querySelector('#figure-curves-resnet8')")
+        os.killpg(driver.pid, signal.SIGKILL)
+    page.locator(".state-dead").wait_for(timeout=30_000)
+    assert "tune-jobs resume" in page.locator("#now").inner_text()
+    reached = epoch_shown(page)
+    with running("resume", folder, **quiet) as driver:
+        page.locator(".state-running").wait_for(timeout=90_000)
+        page.wait_for_function(
+            "reached => [...document.querySelectorAll('[id^=table-running] td:nth-child(2)')]"
+            ".some(one => parseInt(one.textContent) > reached)",
+            arg=reached,
+            timeout=60_000,
+        )
+        assert page.evaluate("kept.isConnected"), "the picture was drawn again where it stood"
+        assert judged(page) == []
+        driver.send_signal(signal.SIGINT)
+        page.locator(".state-interrupted").wait_for(timeout=60_000)
+        driver.wait(60)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    page.locator("#trials td a").first.click()
+    page.locator("#figure-curve .main-svg").first.wait_for(timeout=30_000)
+    assert judged(page) == []
+    page.goto(address)
+    page.get_by_role("button", name="progress").focus()
+    page.keyboard.press("Enter")
+    assert page.locator("th[aria-sort=ascending]").count() == 1
+    assert judged(page) == []
+    assert noticed == []

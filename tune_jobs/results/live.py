@@ -1,0 +1,161 @@
+"""The results of a search as its ledger has them now, brought up to date row by row, without Parquet files."""
+
+from collections import deque
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tune_jobs.job.metric import METRIC_PREFIX, Metric
+from tune_jobs.ledger.follow import Follower, News
+from tune_jobs.ledger.rows import OWN_METRICS
+from tune_jobs.results.read import Results, parse_metadata, to_frame
+from tune_jobs.results.schema import SHARPNESS_PREFIX, confirmations_schema, epochs_schema, trials_schema
+from tune_jobs.results.write import (
+    confirmation_row,
+    file_metadata,
+    named_after,
+    own_metrics,
+    summarise,
+    trial_row,
+)
+
+_MANY_CHUNKS = 200
+_RECENT = 200  # reports, from which a rate is taken
+
+
+class LiveResults:
+    """What a local search folder's ledger says; `update` reads what is new.
+
+    Attributes:
+        folder: The search folder.
+        trials: Trials by their ids, as `Ledger.trials` returns them, in the order started.
+        summaries: What each trial's reports come to: `epochs_trained`, values of the last one, and more.
+        events: All events of the search.
+        reported_at: When the last reports arrived, the latest last.
+        version: Counts the updates that found something.
+        is_complete: Whether everything in the file has been read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self._follower = Follower(self.folder)
+        self.version = 0
+        self._forget()
+
+    def update(self) -> bool:
+        """Reads what is new, at most 5,000 reports at once; returns whether anything is.
+
+        Raises:
+            LedgerError: If there is no ledger that can be used.
+        """
+        news = self._follower.look()
+        if news is None:
+            return False
+        if news.is_another:
+            self._forget()
+        self._take_in(news)
+        self.version += 1
+        return True
+
+    @property
+    def job(self) -> Mapping[str, Any]:
+        """The job as it was last extended."""
+        return self._jobs[-1][1]
+
+    @property
+    def metric(self) -> Metric:
+        """What its trials are ranked by."""
+        return Metric.of_job(self.job)
+
+    def reports(self, trial_id: str) -> list[dict[str, Any]]:
+        """Returns the reports of a trial, by the columns of `epochs_schema`."""
+        table = self._epochs()
+        rows: list[dict[str, Any]] = table.filter(pc.equal(table["trial_id"], trial_id)).to_pylist()
+        return rows
+
+    def results(self) -> Results:
+        """Returns the same as `read_results` after an export at this moment."""
+        params = {name for trial in self.trials.values() for name in trial["params"]}
+        names = {
+            name
+            for trial in self.trials.values()
+            for name, value in trial["params"].items()
+            if isinstance(value, bool | str)
+        }
+        origins = {e["trial_id"]: e["data"].get("origin") for e in self.events if e["kind"] == "origin"}
+        rows = [
+            trial_row(
+                self.job["name"], {**trial, "origin": origins.get(trial_id)}, self.summaries[trial_id], names
+            )
+            for trial_id, trial in self.trials.items()
+        ]
+        confirmations = [confirmation_row(row, names) for row in self.confirmations.values()]
+        sharpness, measured = (
+            named_after(confirmations, prefix) for prefix in (SHARPNESS_PREFIX, METRIC_PREFIX)
+        )
+        epochs = self._epochs()
+        metrics = [
+            name.removeprefix(METRIC_PREFIX) for name in epochs.column_names if name.startswith(METRIC_PREFIX)
+        ]
+        return Results(
+            self.folder,
+            to_frame(_table(rows, trials_schema(params, metrics, names=names))),
+            to_frame(epochs),
+            to_frame(_table(confirmations, confirmations_schema(params, sharpness, measured, names=names))),
+            parse_metadata(file_metadata(self.job, self._meta["provenance"], self._jobs)),
+        )
+
+    def _forget(self) -> None:
+        self.trials: dict[str, dict[str, Any]] = {}
+        self.summaries: dict[str, dict[str, Any]] = {}
+        self.events: list[dict[str, Any]] = []
+        self.confirmations: dict[str, dict[str, Any]] = {}
+        self.reported_at: deque[datetime] = deque(maxlen=_RECENT)
+        self.num_reports = 0
+        self.is_complete = False
+        self._meta: dict[str, dict[str, Any]] = {}
+        self._jobs: list[tuple[int, dict[str, Any]]] = []
+        self._tables = [epochs_schema().empty_table()]
+
+    def _take_in(self, news: News) -> None:
+        if news.meta:
+            self._meta = news.meta
+            self._jobs = [(0, news.meta["job"])]
+        for trial in news.trials:
+            self.trials[trial["trial_id"]] = trial
+            self.summaries.setdefault(trial["trial_id"], {"epochs_trained": 0, "best_val_accuracy": None})
+        self.events += news.events
+        self._jobs += [(e["after"], e["data"]["job"]) for e in news.events if e["kind"] == "job"]
+        self.confirmations |= news.confirmations
+        for report in news.reports:
+            summarise(self.summaries[report["trial_id"]], report)
+            self.reported_at.append(report["reported_at"])
+        self.num_reports += len(news.reports)
+        if news.reports:
+            metrics = sorted({name for report in news.reports for name in report[OWN_METRICS]})
+            rows = [
+                {
+                    **report,
+                    **own_metrics(report),
+                    "job": self.job["name"],
+                    "study": self.trials[report["trial_id"]]["study"],
+                }
+                for report in news.reports
+            ]
+            self._tables.append(_table(rows, epochs_schema(metrics)))
+        self.is_complete = not news.has_more
+
+    def _epochs(self) -> pa.Table:
+        table = pa.concat_tables(self._tables, promote_options="default")
+        if table.column(0).num_chunks > _MANY_CHUNKS:
+            table = table.combine_chunks()
+        self._tables = [table]
+        return table
+
+
+def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=schema)

@@ -1,0 +1,164 @@
+"""A search in a few numbers: its state, its progress, how fast it is, the best of each study."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from tune_jobs.job.metric import Metric
+from tune_jobs.results.live import LiveResults
+from tune_jobs.stopping.epochs_left import epochs_left
+
+_SIGNAL = "interrupted by "  # how `tune_jobs.search.wind_down` begins the reason of a signal
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best trial of a study: of those that completed, or else of all."""
+
+    study: str
+    trial_id: str
+    value: float
+    params: Mapping[str, Any]
+    is_final: bool  # whether it trained in full
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A search in a few numbers.
+
+    Attributes:
+        state: `starting`, `running`, `finished`, `stopped`, `interrupted`, `dead` (its driver ended without a word) or
+            `open` (nothing says whether its driver lives).
+        reason: Why it is in that state, and what helps; empty where there is nothing to say.
+        num_trials: Trials of the entire job.
+        counts: Trials by status; `running` are those that have not ended.
+        epochs_per_s: None unless it runs.
+        left_s: Seconds until it is finished, as trials of this job usually end; None if it does not run.
+        saved_fraction: Share of the epochs of all trials that have ended which early stopping saved.
+    """
+
+    name: str
+    state: str
+    reason: str
+    metric: Metric
+    num_trials: int
+    counts: Mapping[str, int]
+    best: list[Best]
+    epochs: int
+    gradient_evaluations: int
+    saved_fraction: float
+    epochs_per_s: float | None
+    left_s: float | None
+    reported_at: datetime | None
+
+    @property
+    def num_ended(self) -> int:
+        """How many trials have ended for good."""
+        return sum(
+            number for status, number in self.counts.items() if status not in ("running", "interrupted")
+        )
+
+
+def summarize(live: LiveResults, writer: int | None, *, can_tell: bool = True) -> Summary:
+    """Returns the summary of a search.
+
+    Args:
+        live: What its ledger says.
+        writer: As `tune_jobs.serve.writer.writer_of` returns it.
+        can_tell: Whether `writer` can be known; in an object store there are no locks.
+    """
+    counts = Counter(trial["status"] or "running" for trial in live.trials.values())
+    num_trials = max(_num_asked(live.job), len(live.trials))
+    unfinished = counts["running"] + counts["interrupted"]
+    is_over = unfinished == 0 and len(live.trials) >= num_trials
+    state, reason = _state(live, writer, is_over, can_tell)
+    rate = _rate(live) if state in ("running", "open") else None
+    ended = [live.summaries[t["trial_id"]]["epochs_trained"] for t in live.trials.values() if t["status"]]
+    running = [
+        live.summaries[t["trial_id"]]["epochs_trained"] for t in live.trials.values() if not t["status"]
+    ]
+    max_epochs = max((trial["max_epochs"] for trial in live.trials.values()), default=1)
+    left = None
+    if rate and ended:
+        left = epochs_left(ended, running, num_trials - len(live.trials), max_epochs) / rate
+    full = sum(trial["max_epochs"] for trial in live.trials.values() if trial["status"])
+    stopped = sum(
+        trial["max_epochs"] - live.summaries[trial_id]["epochs_trained"]
+        for trial_id, trial in live.trials.items()
+        if trial["status"] in ("pruned", "diverged")
+    )
+    return Summary(
+        name=str(live.job["name"]),
+        state=state,
+        reason=reason,
+        metric=live.metric,
+        num_trials=num_trials,
+        counts=dict(counts),
+        best=_best(live),
+        epochs=live.num_reports,
+        gradient_evaluations=sum(s.get("gradient_evaluations") or 0 for s in live.summaries.values()),
+        saved_fraction=stopped / full if full else 0.0,
+        epochs_per_s=rate,
+        left_s=left,
+        reported_at=live.reported_at[-1] if live.reported_at else None,
+    )
+
+
+def _num_asked(job: Mapping[str, Any]) -> int:
+    """Returns how many trials a job has; 0 of a job that this version cannot read."""
+    # Not through `JobSpec`, whose studies need torch: a second, and memory that the search beside it may want.
+    try:
+        own = job.get("task") or job["train"].get("loop")
+        num_studies = (1 if own else len(job["architectures"])) * len(job["methods"])
+        return num_studies * int(job["search"]["num_trials"])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return 0
+
+
+def _state(live: LiveResults, writer: int | None, is_over: bool, can_tell: bool) -> tuple[str, str]:
+    sessions = [event for event in live.events if event["kind"] in ("start", "stop")]
+    is_open = bool(sessions) and sessions[-1]["kind"] == "start"
+    if writer is not None:
+        if is_open:
+            return "running", ""
+        return ("finished", "A process has it open.") if is_over else ("starting", "Its driver loads.")
+    if is_open and not can_tell:
+        return ("finished", "") if is_over else ("open", "It runs, or its driver died: stores do not tell.")
+    if is_open:
+        return "dead", "Its driver ended without a word; nothing reported is lost."
+    if is_over:
+        return "finished", ""
+    if not sessions:
+        return "dead", "Its driver ended before the first trial."
+    reason = str(sessions[-1]["data"].get("reason") or "")
+    return ("interrupted" if reason.startswith(_SIGNAL) else "stopped"), reason
+
+
+def _rate(live: LiveResults) -> float | None:
+    """Returns epochs a second over the last reports of this session, until now."""
+    started = max((e["happened_at"] for e in live.events if e["kind"] == "start"), default=None)
+    recent = [moment for moment in live.reported_at if started is None or moment > started]
+    if len(recent) < 2:
+        return None
+    passed = (max(recent[-1], datetime.now(UTC)) - recent[0]).total_seconds()
+    return (len(recent) - 1) / passed if passed > 0 else None
+
+
+def _best(live: LiveResults) -> list[Best]:
+    metric = live.metric
+    found: dict[str, tuple[tuple[bool, tuple[float, float]], Best]] = {}
+    for trial_id, trial in live.trials.items():
+        summary = live.summaries[trial_id]
+        value = metric.of(summary)
+        if value is None or trial["status"] in ("diverged", "failed"):
+            continue
+        is_final = trial["status"] == "completed"
+        rank = (is_final, metric.merit(value, summary.get("val_loss")))
+        if trial["study"] not in found or rank > found[trial["study"]][0]:
+            found[trial["study"]] = (
+                rank,
+                Best(trial["study"], trial_id, value, trial["params"], is_final),
+            )
+    return sorted((best for _, best in found.values()), key=lambda best: -metric.sign * best.value)
