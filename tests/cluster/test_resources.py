@@ -123,6 +123,9 @@ def test_each_process_of_a_trial_has_a_cpu_unless_told_otherwise():
         ({"workers_per_trial": 4, "cpus_per_trial": 8}, [(5, 0), (5, 0), (6, 0)], 1),
         ({"workers_per_trial": 2}, [(4, 1), (4, 2), (8, 0)], 1),
         ({"gpus_per_trial": 0.5}, [(4, 1), (1, 2)], 3),
+        ({"gpus_per_trial": 0.25, "cpus_per_trial": 0.5}, [(8, 8), (4, 2), (2, 1), (16, 0)], 28),
+        ({"cpus_per_trial": 4}, [(8, 8), (16, 2), (2, 1)], 4),  # GPUs idle for want of CPUs beside them
+        ({"workers_per_trial": 4}, [(8, 2), (8, 1), (8, 1)], 1),  # over three nodes of different size
     ],
 )
 def test_no_process_spans_two_nodes(section, nodes, num_slots):
