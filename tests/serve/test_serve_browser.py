@@ -109,3 +109,72 @@ def test_a_search_is_watched_through_a_kill_and_a_resume(browser, tmp_path, addr
     assert page.locator("th[aria-sort=ascending]").count() == 1
     assert judged(page) == []
     assert noticed == []
+
+
+DRIVER = """
+import sys, time; from pathlib import Path
+from live_ledger import JOB, report; from ledgers import start; from tune_jobs.ledger.writer import Ledger
+folder = Path(sys.argv[1])
+if not folder.exists():
+    with Ledger.create(folder, JOB, {}) as ledger:
+        start(ledger, "resnet8-sam-0000", study="resnet8-sam", architecture="resnet8", max_epochs=999)
+with Ledger.open(folder) as ledger:
+    ledger.record_event("start", {})
+    while True:
+        epoch = len(ledger.reports()) + 1
+        report(ledger, "resnet8-sam-0000", epoch, 1 - 1 / (epoch + 1))
+        print(epoch, time.time(), flush=True)
+        time.sleep(0.7)
+"""
+
+
+@contextmanager
+def driver(folder):
+    """A process that writes a ledger as a driver does, without a Ray."""
+    support = Path(__file__).parents[1] / "support"
+    environment = os.environ | {"PYTHONPATH": f"{support}{os.pathsep}{support.parents[1]}"}
+    command = [sys.executable, "-c", DRIVER, str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_reports_arrive_within_two_seconds_and_zoom_stays(browser, tmp_path, address):
+    folder = tmp_path / "search"
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    with driver(folder) as process:
+        process.stdout.readline()
+        page.goto(address)
+        page.locator("td[data-label=search] a").click()
+        page.locator("#figure-curves-resnet8").wait_for(state="attached", timeout=60_000)
+        page.locator("#curves").scroll_into_view_if_needed()
+        page.locator("#figure-curves-resnet8 .main-svg").first.wait_for(timeout=60_000)
+        page.evaluate(
+            """() => {
+                window.box = document.getElementById('figure-curves-resnet8');
+                Plotly.relayout(box, {'xaxis.range': [2, 4]});
+                window.late = [];
+                new MutationObserver(() => {
+                    const shown = document.querySelector('[id^=table-running] td:nth-child(2)');
+                    if (shown) late.push([parseInt(shown.textContent), Date.now() / 1000]);
+                }).observe(document.getElementById('now-part'), {childList: true, subtree: true});
+            }"""
+        )
+        points = page.evaluate("box.data[1].x.length")
+        page.wait_for_function("points => box.data[1].x.length > points", arg=points, timeout=60_000)
+        assert page.evaluate("box.isConnected && box.layout.xaxis.range.join()") == "2,4"
+        page.wait_for_timeout(4000)
+        shown = page.evaluate("late")
+        process.kill()
+        page.locator(".state-dead").wait_for(timeout=15_000)
+        reported = dict(line.split() for line in process.stdout.read().splitlines())
+    delays = [seen - float(reported[str(epoch)]) for epoch, seen in shown if str(epoch) in reported]
+    assert len(delays) >= 3
+    assert min(delays) >= 0
+    assert sorted(delays)[len(delays) // 2] < 2.0
+    with driver(folder):
+        page.locator(".state-running").wait_for(timeout=15_000)

@@ -69,10 +69,12 @@ class _Site:
         self._searches, self._rules, self._allow_stop = searches, rules, allow_stop
         self._static = static_files()
         self._reports: OrderedDict[tuple[str, ...], _Report] = OrderedDict()
+        self._reading: set[asyncio.Future[object]] = set()
         self.is_closing = False
 
     async def front(self, request: Request) -> Response:
-        sections = await run_in_threadpool(front_sections, self._searches, within_s=_FIRST_S)
+        await self._begin(lambda: [search.refresh() for search in self._searches.all()])
+        sections = await run_in_threadpool(front_sections, self._searches, refresh=False)
         return HTMLResponse(shell("Searches", "/", sections))
 
     async def front_events(self, request: Request) -> Response:
@@ -98,16 +100,18 @@ class _Site:
 
     async def search(self, request: Request) -> Response:
         found = await run_in_threadpool(self._found, request.path_params["ids"])
-        sections = await run_in_threadpool(self._now, found)
+        await self._begin(lambda: [search.refresh() for search in found])
+        sections = await run_in_threadpool(self._now, found, 0.2)
         title = " and ".join(search.summary.name if search.summary else search.name for search in found)
         return HTMLResponse(shell(title, request.url.path, sections, has_report=True))
 
     async def search_events(self, request: Request) -> Response:
         found = await run_in_threadpool(self._found, request.path_params["ids"])
-        return self._events(lambda: self._now(found), self._report_of(found).due)
+        return self._events(lambda: self._refreshed(found), self._report_of(found).due)
 
     async def report(self, request: Request) -> Response:
         found = await run_in_threadpool(self._found, request.path_params["ids"])
+        await run_in_threadpool(lambda: [search.refresh() for search in found])
         text = await run_in_threadpool(self._report_of(found).text)
         return Response(text, media_type="application/json")
 
@@ -115,6 +119,7 @@ class _Site:
         found = await run_in_threadpool(self._found, request.path_params["ids"])
         if not self._allow_stop or len(found) != 1:
             raise HTTPException(404)
+        await run_in_threadpool(found[0].refresh)
         given = (await request.body())[:1000].decode(errors="replace").removeprefix("csrf=")
         if not hmac.compare_digest(given.encode(), self._rules.csrf(f"stop {found[0].id}").encode()):
             return PlainTextResponse("The form is not one of this server's.\n", 403)
@@ -149,11 +154,21 @@ class _Site:
         found = [search for name in names[:_MOST_TOGETHER] if (search := self._searches.find(name))]
         if not found or len(found) != len(names):
             raise HTTPException(404)
-        for search in found:
-            search.refresh()
         return found
 
-    def _now(self, found: Sequence[Search]) -> list[Section]:
+    async def _begin(self, read: Callable[[], object]) -> None:
+        """Starts to read ledgers, and waits a moment: a page is drawn before a large one has been read."""
+        task = asyncio.ensure_future(run_in_threadpool(read))
+        self._reading.add(task)
+        task.add_done_callback(self._reading.discard)
+        await asyncio.wait([task], timeout=_FIRST_S)
+
+    def _refreshed(self, found: Sequence[Search]) -> list[Section]:
+        for search in found:
+            search.refresh()
+        return self._now(found)
+
+    def _now(self, found: Sequence[Search], wait_s: float = -1) -> list[Section]:
         form = None
         if self._allow_stop and len(found) == 1 and can_stop(found[0]):
             path = f"{search_path(found[0].id)}/stop"
@@ -166,7 +181,7 @@ class _Site:
                 action=path,
                 method="post",
             )
-        return now_sections(found, form)
+        return now_sections(found, form, wait_s=wait_s)
 
     def _report_of(self, found: Sequence[Search]) -> "_Report":
         key = tuple(search.id for search in found)

@@ -1,7 +1,5 @@
 """The front page: every search below the folders, with its state, progress and best trials."""
 
-import math
-import time
 from xml.etree.ElementTree import Element
 
 from tune_jobs.report.page import Section
@@ -37,13 +35,11 @@ _HEADERS = (
 )
 
 
-def front_sections(searches: Searches, *, within_s: float = math.inf) -> list[Section]:
-    """Returns the table of all searches; those that are not read within that time are shown as they were last."""
+def front_sections(searches: Searches, *, refresh: bool = True) -> list[Section]:
+    """Returns the table of all searches, as they are or as they were read last."""
     found = searches.all()
-    until = time.monotonic() + within_s
-    for search in found:
-        if time.monotonic() < until:
-            search.refresh()
+    for search in found if refresh else ():
+        search.refresh()
     if not found:
         folders = ", ".join(searches.folders)
         words = f"No search below {folders} yet. A search that starts there appears here by itself."

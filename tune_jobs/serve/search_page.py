@@ -15,33 +15,55 @@ from tune_jobs.wording import clock, counted
 _MOST_RUNNING, _MOST_ENDED, _MOST_LISTED = 16, 8, 100
 
 
-def now_sections(searches: Sequence[Search], stop_form: Element | None = None) -> list[Section]:
-    """Returns what happens now: state, progress, the trials that train, those that ended last."""
+def now_sections(
+    searches: Sequence[Search], stop_form: Element | None = None, *, wait_s: float = -1
+) -> list[Section]:
+    """Returns what happens now: state, progress, the trials that train, those that ended last.
+
+    Args:
+        searches: Which.
+        stop_form: The button that stops the search, if there is one.
+        wait_s: How long to wait for a ledger that is being read; by default until it has been.
+    """
     sections = []
     for number, search in enumerate(searches):
-        search.refresh()
         anchor = "now" if len(searches) == 1 else f"now-{number + 1}"
         title = "Now" if len(searches) == 1 else (search.summary.name if search.summary else search.name)
         sections.append(
-            Section(anchor, title, [*_now(search), *([stop_form] if stop_form is not None else [])])
+            Section(
+                anchor,
+                title,
+                [*_now_or_wait(search, wait_s), *([stop_form] if stop_form is not None else [])],
+            )
         )
     return sections
 
 
 def report_sections(searches: Sequence[Search]) -> list[Section]:
     """Returns the report as the ledgers are now, with pictures that a browser can draw at once."""
-    readable = [search for search in searches if search.summary is not None and search.live.trials]
-    if not readable:
+    results, tables, addresses = [], [], []
+    for search in searches:
+        with search.held():  # only for the copy: the report takes longer, and the search goes on
+            if search.summary is not None and search.live.trials:
+                results.append(search.live.results())
+                tables.append(_trials_table(search))
+                addresses.append(search.address)
+    if not results:
         return []
-    report = collect([search.live.results() for search in readable], [search.address for search in readable])
+    report = collect(results, addresses)
     sections = sections_of(report)
     at = next((i for i, section in enumerate(sections) if section.anchor == "cost"), len(sections))
     sections[at:at] = [parallel_section(report), pareto_section(report)]
-    sections.insert(at + 2, Section("trials", "Trials", [_trials_table(search) for search in readable]))
+    sections.insert(at + 2, Section("trials", "Trials", tables))
     pictures = [picture for section in sections for picture in section.pictures]
     name_apart(pictures)
     with_fewer_points(pictures)
     return sections
+
+
+def _now_or_wait(search: Search, wait_s: float) -> list[Part]:
+    with search.held(wait_s) as is_held:
+        return _now(search) if is_held else ["Its ledger is being read ..."]
 
 
 def _now(search: Search) -> list[Part]:

@@ -1,14 +1,14 @@
 """Finds the searches below some folders, and keeps what their ledgers say up to date."""
 
-import atexit
 import hashlib
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from threading import Lock
+from threading import Lock, RLock
 
 from tune_jobs.errors import LedgerError, StorageError
 from tune_jobs.ledger.file import FILE_NAME
@@ -44,13 +44,28 @@ class Search:
         self.summary: Summary | None = None
         self.problem: str | None = None
         self.pid: int | None = None
-        self._lock = Lock()
+        self._lock = RLock()
         self._read_s = -float("inf")
 
     @property
     def name(self) -> str:
         """Its folder's name."""
         return Path(self.address).name
+
+    @contextmanager
+    def held(self, wait_s: float = -1) -> Iterator[bool]:
+        """Inside, no other thread changes `live`; yields whether that could be had within a time."""
+        is_held = self._lock.acquire(timeout=wait_s)
+        try:
+            yield is_held
+        finally:
+            if is_held:
+                self._lock.release()
+
+    def close(self) -> None:
+        """Removes the copy of a ledger in an object store."""
+        if self._record is not None:
+            shutil.rmtree(self.live.folder.parent, ignore_errors=True)
 
     def refresh(self) -> None:
         """Reads what is new, unless that was done just before; any thread may call it."""
@@ -100,6 +115,11 @@ class Searches:
         self.all()
         return self._known.get(search_id)
 
+    def close(self) -> None:
+        """Removes the copies of ledgers in object stores."""
+        for search in self._known.values():
+            search.close()
+
 
 def _below(folder: str) -> Iterator[str]:
     if is_address(folder):
@@ -128,6 +148,4 @@ def _remote_below(remote: RemoteFolder) -> Iterator[str]:
 
 
 def _copy_folder() -> Path:
-    copy = Path(tempfile.mkdtemp(prefix="tune-jobs-serve-"))
-    atexit.register(shutil.rmtree, copy, ignore_errors=True)
-    return copy / "search"
+    return Path(tempfile.mkdtemp(prefix="tune-jobs-serve-")) / "search"

@@ -3,6 +3,8 @@
 import asyncio
 import os
 import socket
+import sys
+import threading
 from collections.abc import Callable, Sequence
 
 import uvicorn
@@ -46,7 +48,8 @@ def serve(
     port = listener.getsockname()[1]
     named = [*names] if is_loopback(host) else [*names, socket.gethostname(), socket.getfqdn()]
     rules = rules_for(host, port, named, needs_token=allow_stop)
-    app = make_app(Searches(folders), rules, allow_stop=allow_stop)
+    searches = Searches(folders)
+    app = make_app(searches, rules, allow_stop=allow_stop)
     # Its access log would print the token.
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=2,
@@ -61,8 +64,17 @@ def serve(
 
     shown = socket.gethostname() if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
     on_start(f"http://{shown}:{port}/", rules.token)
-    with listener:
-        asyncio.run(run())
+    try:
+        with listener:
+            asyncio.run(run())
+    except KeyboardInterrupt:  # uvicorn has ended and passes it on
+        pass
+    finally:
+        searches.close()
+    if threading.active_count() > 1:
+        # A report of a large search that is being made would keep the process for as long as that takes.
+        sys.stdout.flush()
+        os._exit(0)
 
 
 async def _end_with(server: uvicorn.Server, site: object, parent: int | None) -> None:

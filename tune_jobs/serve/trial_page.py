@@ -18,6 +18,11 @@ _LOSSES = {"train_loss": "#7d8590", "val_loss": "#0b84c6"}
 def trial_sections(search: Search, trial_id: str) -> list[Section] | None:
     """Returns the sections of a trial's page as its ledger is now; None if there is no such trial."""
     search.refresh()
+    with search.held():
+        return _sections(search, trial_id)
+
+
+def _sections(search: Search, trial_id: str) -> list[Section] | None:
     trial = search.live.trials.get(trial_id)
     if trial is None:
         return None
