@@ -73,7 +73,7 @@ class _Site:
         self.is_closing = False
 
     async def front(self, request: Request) -> Response:
-        await self._begin(lambda: [search.refresh() for search in self._searches.all()])
+        await self._begin(lambda: _refresh(self._searches.all()))
         sections = await run_in_threadpool(front_sections, self._searches, refresh=False)
         return HTMLResponse(shell("Searches", "/", sections))
 
@@ -100,7 +100,7 @@ class _Site:
 
     async def search(self, request: Request) -> Response:
         found = await run_in_threadpool(self._found, request.path_params["ids"])
-        await self._begin(lambda: [search.refresh() for search in found])
+        await self._begin(lambda: _refresh(found))
         sections = await run_in_threadpool(self._now, found, 0.2)
         title = " and ".join(search.summary.name if search.summary else search.name for search in found)
         return HTMLResponse(shell(title, request.url.path, sections, has_report=True))
@@ -111,7 +111,7 @@ class _Site:
 
     async def report(self, request: Request) -> Response:
         found = await run_in_threadpool(self._found, request.path_params["ids"])
-        await run_in_threadpool(lambda: [search.refresh() for search in found])
+        await run_in_threadpool(_refresh, found)
         text = await run_in_threadpool(self._report_of(found).text)
         return Response(text, media_type="application/json")
 
@@ -164,8 +164,7 @@ class _Site:
         await asyncio.wait([task], timeout=_FIRST_S)
 
     def _refreshed(self, found: Sequence[Search]) -> list[Section]:
-        for search in found:
-            search.refresh()
+        _refresh(found)
         return self._now(found)
 
     def _now(self, found: Sequence[Search], wait_s: float = -1) -> list[Section]:
@@ -250,6 +249,11 @@ class _Report:
 
     def _newest(self) -> str:
         return " ".join(f"{search.live.version}" for search in self._searches)
+
+
+def _refresh(searches: Sequence[Search]) -> None:
+    for search in searches:
+        search.refresh()
 
 
 async def _not_found(request: Request, error: Exception) -> Response:
