@@ -1,7 +1,7 @@
 """The report's answer: which method won where, by how much and with what confidence."""
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from tune_jobs.results.schema import PARAM_PREFIX
 from tune_jobs.results.statistics import smallest_n, summarize
 from tune_jobs.results.tables import (
     NONE,
+    STUDENT_NOTE,
     Column,
     Table,
     count,
@@ -258,9 +259,7 @@ def _methods_table(report: Report, confirmed: list[Contest]) -> Table:
         columns += [
             *_measure_column(confirmed),
             Column(_common([contest.measure for contest in confirmed]), _shown("test_mean")),
-            Column(
-                "95 % interval", lambda row: interval(row["test_low"], row["test_high"], metric_of_row(row))
-            ),
+            Column("95 % interval", _interval_of("test_")),
             Column("sd", _shown("test_std")),
             Column("seeds", lambda row: count(row["num_seeds"])),
         ]
@@ -280,7 +279,9 @@ def _methods_table(report: Report, confirmed: list[Contest]) -> Table:
             f"Architectures and methods: each study's best completed trial by {_searched_measure(report)}, one seed "
             "each, so no interval can be given."
         )
-    return Table("methods", caption, columns, rows, marked=lambda row: bool(row["is_best"]))
+    return Table(
+        "methods", caption, columns, rows, lambda row: bool(row["is_best"]), _interval_note(rows, "test_")
+    )
 
 
 def _ordered(studies: list[dict[str, Any]], contest: Contest | None) -> list[dict[str, Any]]:
@@ -303,6 +304,7 @@ def _method_row(report: Report, contest: Contest | None, study: Mapping[str, Any
         "test_std": summary.std if summary else None,
         "test_low": summary.low if summary else None,
         "test_high": summary.high if summary else None,
+        "test_interval": summary.interval if summary else None,
         "num_seeds": summary.n if summary else None,
         **{name: study[name] for name in names},
         **{PARAM_PREFIX + name: study[PARAM_PREFIX + name] for name in report.params},
@@ -315,6 +317,17 @@ def _method_row(report: Report, contest: Contest | None, study: Mapping[str, Any
 def _shown(name: str) -> Callable[[Mapping[str, Any]], str]:
     """Returns what shows a column of values of the row's metric."""
     return lambda row: measured(row[name], metric_of_row(row))
+
+
+def _interval_of(prefix: str = "") -> Callable[[Mapping[str, Any]], str]:
+    """Returns what shows the interval of a row, whose columns have this prefix."""
+    low, high, kind = (f"{prefix}{name}" for name in ("low", "high", "interval"))
+    return lambda row: interval(row[low], row[high], metric_of_row(row), row[kind])
+
+
+def _interval_note(rows: Iterable[Mapping[str, Any]], prefix: str = "") -> list[str]:
+    """Returns what the mark of Student's intervals means, if there are any."""
+    return [STUDENT_NOTE] if any(row[f"{prefix}interval"] == "t" for row in rows) else []
 
 
 def _common(names: Sequence[str]) -> str:
@@ -362,7 +375,7 @@ def _repeats_table(repeated: list[Contest]) -> Table:
         Column(
             _common([contest.measure.replace("validation", "val") for contest in repeated]), _shown("mean")
         ),
-        Column("95 % interval", lambda row: interval(row["low"], row["high"], metric_of_row(row))),
+        Column("95 % interval", _interval_of()),
         Column("sd", _shown("std")),
         Column("seeds", lambda row: count(row["n"])),
     ]
@@ -370,7 +383,7 @@ def _repeats_table(repeated: list[Contest]) -> Table:
         f"Settings that the search trained with several seeds each: mean {_common([c.measure for c in repeated])} over "
         "the seeds, the interval that of the mean, sd the spread of the seeds."
     )
-    return Table("repeats", caption, columns, rows, marked=lambda row: bool(row["is_best"]))
+    return Table("repeats", caption, columns, rows, lambda row: bool(row["is_best"]), _interval_note(rows))
 
 
 def _differences_tables(name: str, compared: list[Contest]) -> Iterator[Table]:
@@ -402,7 +415,7 @@ def _differences_table(name: str, compared: list[Contest]) -> Table:
         Column("a", lambda row: row["a"], is_number=False),
         Column("b", lambda row: row["b"], is_number=False),
         Column("a − b", lambda row: difference(row["difference"], metric)),
-        Column("95 % interval", lambda row: interval(row["low"], row["high"], metric)),
+        Column("95 % interval", lambda row: interval(row["low"], row["high"], metric, row["interval"])),
         Column("effect size", lambda row: short(row["effect_size"])),
         Column("n", lambda row: count(row["n"])),
         Column("p", lambda row: short(row["p_value"])),
@@ -413,7 +426,7 @@ def _differences_table(name: str, compared: list[Contest]) -> Table:
         f"Differences of {metric.sided(compared[0].measure)} between methods on the seeds that both have (n); p is "
         "adjusted for the number of pairs of the architecture."
     )
-    return Table(name, caption, columns, records(pd.DataFrame(pairs)))
+    return Table(name, caption, columns, records(pd.DataFrame(pairs)), notes=_interval_note(pairs))
 
 
 def _named_verdict(row: Mapping[str, Any]) -> str:
@@ -452,8 +465,8 @@ def _candidates_table(report: Report) -> Table:
         Column("rank in search", lambda row: count(row["rank_in_study"])),
         Column(_searched_header(report), _shown("search_value")),
         Column(_common([row["measure"] for row in rows]), _shown("mean")),
-        Column("95 % interval", lambda row: interval(row["low"], row["high"], metric_of_row(row))),
+        Column("95 % interval", _interval_of()),
         Column("seeds", lambda row: count(row["n"])),
     ]
     caption = "All confirmed configurations: does the order that the search gave them hold?"
-    return Table("candidates", caption, columns, rows)
+    return Table("candidates", caption, columns, rows, notes=_interval_note(rows))

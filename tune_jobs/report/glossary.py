@@ -35,8 +35,10 @@ GLOSSARY: Mapping[str, str] = MappingProxyType(
             "with the same seeds, so that runs pair up."
         ),
         "95 % interval": (
-            "Where the mean over all possible seeds lies with a confidence of 95 %, by resampling the seeds "
-            "there are (BCa bootstrap). Of a difference: for this pair alone."
+            "Where the mean over all possible seeds lies with a confidence of 95 %. From six seeds on it is found by "
+            "resampling the seeds there are (expanded BCa bootstrap, a little wider than the plain one); below, where "
+            "that is too narrow, it is Student's, marked t, which takes the values to be normal. Of a difference: for "
+            "this pair alone."
         ),
         "p": (
             "How often chance alone would give a difference at least as large, by an exact sign-flip test "

@@ -20,6 +20,7 @@ from tune_jobs.job.metric import VAL_ACCURACY, Metric
 from tune_jobs.wording import printable, short_value
 
 NONE = "–"
+STUDENT_NOTE = "(t): Student's interval, for fewer than six seeds; it takes their values to be normal."
 _LATEX = {
     "\\": r"\textbackslash{}",
     **{character: f"\\{character}" for character in "&%$#_{}"},
@@ -244,10 +245,13 @@ def setting(value: float | str | None) -> str:
     return NONE if value is None or value != value else short_value(value)
 
 
-def interval(low: float | None, high: float | None, metric: Metric = VAL_ACCURACY) -> str:
-    """Returns the two ends of an interval of a metric's values."""
+def interval(
+    low: float | None, high: float | None, metric: Metric = VAL_ACCURACY, kind: str | None = None
+) -> str:
+    """Returns the two ends of an interval of a metric's values, marked if it is Student's (`kind` "t")."""
     missing = low is None or high is None or math.isnan(low) or math.isnan(high)
-    return NONE if missing else f"{measured(low, metric)} to {measured(high, metric)}"
+    mark = " (t)" if kind == "t" else ""
+    return NONE if missing else f"{measured(low, metric)} to {measured(high, metric)}{mark}"
 
 
 def count(value: float | None) -> str:

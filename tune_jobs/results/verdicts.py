@@ -34,6 +34,7 @@ class _Pair:
     lead: float  # at least 0, whichever way is better
     low: float | None
     high: float | None
+    interval: str | None
     n: int
     verdict: str
 
@@ -91,13 +92,13 @@ def asked_pairs(methods: Mapping[str, str], comparisons: Sequence[Comparison]) -
 def _seen(standing: Standing, labels: tuple[str, str]) -> _Pair:
     (pair,) = [pair for pair in standing.comparisons if {pair.a, pair.b} == set(labels)]
     if math.isnan(pair.difference):
-        return _Pair(*labels, math.nan, None, None, 0, _TOO_FEW)
+        return _Pair(*labels, math.nan, None, None, None, 0, _TOO_FEW)
     sign = standing.metric.sign
     is_turned = sign * pair.difference < 0 or (pair.difference == 0 and pair.a != labels[0])
     ahead, behind = (pair.b, pair.a) if is_turned else (pair.a, pair.b)
     ends = [None if end is None else (-sign if is_turned else sign) * end for end in (pair.low, pair.high)]
     low, high = sorted(end for end in ends if end is not None) if None not in ends else (None, None)
-    return _Pair(ahead, behind, abs(pair.difference), low, high, pair.n, pair.verdict)
+    return _Pair(ahead, behind, abs(pair.difference), low, high, pair.interval, pair.n, pair.verdict)
 
 
 def _clauses(standing: Standing, pairs: Mapping[tuple[str, str], _Pair]) -> Iterator[str]:
@@ -157,7 +158,11 @@ def _extent(pair: _Pair, metric: Metric, said_n: int | None) -> str:
         ends = f"{_points(pair.low, pair.lead)} to {_points(pair.high, pair.lead)}"
     else:
         ends = f"{pair.low:.3g} to {pair.high:.3g}"
-    return f"{'95 % interval ' if n else ''}{ends}{n}"
+    return f"{_interval_name(pair.interval) if n else ''}{ends}{n}"
+
+
+def _interval_name(kind: str | None) -> str:
+    return "95 % t interval " if kind == "t" else "95 % interval "
 
 
 def _points(value: float, of: float) -> str:
@@ -189,7 +194,8 @@ def _best_against_all(standing: Standing, command: str | None) -> str:
     reached = f"{metric.best} mean {standing.measure}, {measured(summary.mean, metric)}"
     spread = ""
     if summary.low is not None and summary.high is not None:
-        spread = f"95 % interval {measured(summary.low, metric)} to {measured(summary.high, metric)}, "
+        ends = f"{measured(summary.low, metric)} to {measured(summary.high, metric)}"
+        spread = f"{_interval_name(summary.interval)}{ends}, "
     opening = f"{standing.names[best]} has the {reached} ({spread}{_seeds(summary.n)})"
     if len(standing.summaries) == 1:
         return f"{opening}; there is no other {standing.noun} to compare it with"
