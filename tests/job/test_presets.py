@@ -14,7 +14,7 @@ from zsharp.optim.methods import METHODS
 OFFICIAL = dict.fromkeys(("cifar10", "cifar100"), (50_000, (3, 32, 32)))
 OFFICIAL["tiny_imagenet"] = (100_000, (3, 64, 64))
 NAMES = sorted(presets())
-SEARCHES = ("cifar10", "cifar100", "digits", "tiny_imagenet")
+SEARCHES = ("cifar10", "cifar100", "digits", "late_phase", "tiny_imagenet")
 CONTROLS = ("mask_controls", "qp_ablation", "radius_controls", "transfer")  # more in test_controls.py
 
 
@@ -47,14 +47,18 @@ def test_the_comment_states_the_upper_bounds_and_no_time(name: str):
     job, comment = load_job(name), comment_of(name)
     epochs = r"at most: ([\d,]+) studies x ([\d,]+) trials? x ([\d,]+) epochs = ([\d,]+) epochs"
     factors = [int(text.replace(",", "")) for text in re.search(epochs, comment).groups()]
-    assert factors[:3] == [len(job.studies()), job.search.num_trials, job.train.epochs]
+    own_epochs = job.train.epochs - job.fork_epoch
+    assert factors[:3] == [len(job.studies()), job.search.num_trials, own_epochs]
     assert factors[3] == factors[0] * factors[1] * factors[2]
+    in_trunks = len(job.trunks()) * job.search.seeds * job.fork_epoch
+    trunks = re.search(r"(\d+) trunks x (\d+) epochs = (\d+) epochs", comment)
+    assert (int(trunks[3]) if trunks else 0) == in_trunks
     gradients = r"Gradient evaluations, at most: ([\d,]+) steps an epoch = ([\d,]+)"
     steps, total = (int(text.replace(",", "")) for text in re.search(gradients, comment).groups())
     num_images, _ = images_of(job.data.name)
     assert steps == round(num_images * (1 - job.data.val_fraction)) // job.train.batch_size
     per_step = sum(METHODS[study.method].gradient_evaluations_per_step for study in job.studies())
-    assert total == per_step * job.search.num_trials * job.train.epochs * steps
+    assert total == (per_step * job.search.num_trials * own_epochs + in_trunks) * steps
     assert not re.search(r"\b(seconds?|minutes?|hours?|days?)\b", comment)
 
 
@@ -76,8 +80,9 @@ def test_searches_compare_with_the_base_optimizer_and_begin_at_the_papers_point(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_few_epochs_by_one_change(name: str):
-    job = load_job(name, ("train.epochs=1", "train.warmup_epochs=0"))
-    assert (job.train.epochs, job.grace_epochs) == (1, 1)
+    fewest = 2 if load_job(name).trunks() else 1
+    job = load_job(name, (f"train.epochs={fewest}", "train.warmup_epochs=0"))
+    assert (job.train.epochs, job.grace_epochs) == (fewest, fewest)
 
 
 def test_the_papers_settings():

@@ -40,13 +40,13 @@ class Trials:
         # rounded, so that some are equal
         return round(0.9 * math.exp(-off) * (1 - 0.5**epoch) + 0.1 * chance(self.seed, trial_id, epoch), 2)
 
-    def row(self, trial_id, params, epoch):
+    def row(self, trial_id, params, epoch, fork=0):
         diverged = chance("diverges", self.seed, trial_id, epoch) < self.diverging
         value = None if diverged else self.value(trial_id, params, epoch)
         return {
             "epoch": epoch, "val_accuracy": value, "val_loss": None if diverged else 1 - value,
             "metrics": {} if diverged else {"score": self.sign * value},
-            "diverged": int(diverged), "gradient_evaluations": 10 * epoch, "train_s": 2.0 * epoch,
+            "diverged": int(diverged), "gradient_evaluations": 10 * (epoch - fork), "train_s": 2.0 * (epoch - fork),
         }  # fmt: skip
 
     def fails(self, trial_id, epoch, retries):
@@ -89,7 +89,8 @@ class Driver:
         elif config is not None:
             self.suggested.append(config)
             # its checkpoint is as old as the record, or older if one was lost
-            self._slots[slot] = [ray_id, config, max(0, config["epoch"] - self._rng.choice([0, 0, 1]))]
+            epochs = max(self._fork(config), config["epoch"] - self._rng.choice([0, 0, 1]))
+            self._slots[slot] = [ray_id, config, epochs]
 
     def _train(self, slot):
         ray_id, config, epochs = self._slots[slot]
@@ -101,7 +102,7 @@ class Driver:
             del self._slots[slot]
             return
         self._slots[slot][2] += 1
-        row = self.trials.row(trial_id, config["params"], epochs + 1)
+        row = self.trials.row(trial_id, config["params"], epochs + 1, self._fork(config))
         decision = self.recorder.report(ray_id, row)
         if decision is None:
             return
@@ -109,6 +110,10 @@ class Driver:
         if decision.action != "continue":
             self.search.on_trial_complete(ray_id, row)
             del self._slots[slot]
+
+    def _fork(self, config):
+        fork = self.recorder.trials[config["trial_id"]].fork
+        return 0 if fork is None else fork.epoch
 
     def close(self):
         self.ledger.close()

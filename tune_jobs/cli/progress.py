@@ -34,7 +34,10 @@ class Progress:
     def __init__(self, job: JobSpec, console: Console | None = None) -> None:
         self._console = console or Console()
         self._studies = {study.name: StudyState(job.search.num_trials) for study in job.studies()}
-        self._num_trials = sum(study.num_trials for study in self._studies.values())
+        self._studies |= {study.name: StudyState(job.search.seeds) for study in job.trunks()}
+        self._num_trials, self._num_studies = job.num_trials, len(job.studies())
+        self._num_trunks = len(job.trunks()) * job.search.seeds
+        self._fork_epoch = job.fork_epoch
         self._id_width = max(map(len, self._studies)) + len("-0000")
         self._max_epochs = job.train.epochs
         self._metric = Metric(job.metric, job.mode)
@@ -48,10 +51,11 @@ class Progress:
 
     def on_start(self, slots: Slots, past: Sequence[LiveTrial] = ()) -> None:
         """Prints how trials fill the machine, and starts the table."""
-        studies = counted(len(self._studies), "study", "studies")
-        self._print(
-            f"Running {studies}, {counted(self._num_trials, 'trial')} in all: {slots.explanation[-1]}."
-        )
+        studies = counted(self._num_studies, "study", "studies")
+        trials = counted(self._num_trials, "trial")
+        if self._num_trunks:
+            trials += f" from {counted(self._num_trunks, 'trunk')}"
+        self._print(f"Running {studies}, {trials} in all: {slots.explanation[-1]}.")
         ended = [trial for trial in past if trial.status not in (None, "interrupted")]
         for trial in ended:
             self._take_in_end(trial)
@@ -81,7 +85,8 @@ class Progress:
     def _take_in_end(self, trial: LiveTrial) -> None:
         assert trial.status is not None
         study = self._studies[trial.study]
-        self._epochs_of_ended.append(trial.epoch)
+        if not trial.is_trunk:
+            self._epochs_of_ended.append(trial.epoch - self._fork_epoch)
         study.ended[trial.status] += 1
         if trial.status == "completed" and (study.best is None or trial.merit > study.best.merit):
             study.best = trial
@@ -114,13 +119,15 @@ class Progress:
 
     def _line(self, trial: LiveTrial) -> str:
         ended = sum(study.num_ended for study in self._studies.values())
+        most = self._fork_epoch if trial.is_trunk else self._max_epochs
+        num_all = self._num_trials + self._num_trunks
         value = (
             "" if trial.value is None else f"  {self._metric.short_label} {self._metric.text(trial.value)}"
         )
         error = f"  {_shortened(last_line(trial.error))}" if trial.error else ""
         return (
-            f"{ended:>{len(str(self._num_trials))}}/{self._num_trials}  {trial.trial_id:<{self._id_width}}  "
-            f"{trial.status:<11}  epoch {trial.epoch:>{len(str(self._max_epochs))}}/{self._max_epochs}{value}  "
+            f"{ended:>{len(str(num_all))}}/{num_all}  {trial.trial_id:<{self._id_width}}  "
+            f"{trial.status:<11}  epoch {trial.epoch:>{len(str(self._max_epochs))}}/{most}{value}  "
             f"{params_in_words(trial)}{error}"
         )
 
@@ -163,9 +170,12 @@ class Progress:
             rate = (self._num_epochs - 1) / timed_s
             text += f", {rate:.3g} epochs/s"
             if self._epochs_of_ended:
-                running = list(self._epochs_of.values())
+                trials = [trial for study in list(self._studies.values()) for trial in study.running.values()]
+                running = [trial.epoch - self._fork_epoch for trial in trials if not trial.is_trunk]
                 num_waiting = self._num_trials - len(self._epochs_of_ended) - len(running)
-                left = epochs_left(self._epochs_of_ended, running, num_waiting, self._max_epochs)
+                most = self._max_epochs - self._fork_epoch
+                left = epochs_left(self._epochs_of_ended, running, num_waiting, most)
+                left += sum(self._fork_epoch - trial.epoch for trial in trials if trial.is_trunk)
                 text += f", about {clock(left / rate)} left"
         return text
 

@@ -118,12 +118,19 @@ def expected_seconds(
     more_images = 1.0 if job.own else 1 / (1 - job.data.val_fraction)
     seconds: dict[str, float] = {}
     measuring_s = 0.0
+    trunks: set[str] = set()
     for run in runs:
         report = last.get(run.winner.trial_id, {})
         trained_s = report.get("wall_s") or report.get("train_s")
         if not trained_s:
             return {}, None
-        seconds[run.key] = trained_s / report["epoch"] * run.spec.train.epochs * more_images
+        fork = 0 if run.trunk is None else run.trunk.num_epochs
+        epoch_s = trained_s / (report["epoch"] - fork) * more_images
+        seconds[run.key] = epoch_s * (run.spec.train.epochs - fork)
+        if run.trunk is not None and run.trunk.name not in trunks:  # the first run of its seed stands for it
+            trunks.add(run.trunk.name)
+            per_step = find_method(run.spec.method).gradient_evaluations_per_step
+            seconds[run.key] += epoch_s / per_step * fork
         if sharpness_images and not job.own and report.get("images_per_s"):
             per_image = find_method(run.spec.method).gradient_evaluations_per_step * report["images_per_s"]
             measured_s = _PASSES_OF_SHARPNESS * sharpness_images / per_image

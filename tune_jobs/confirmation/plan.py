@@ -13,6 +13,7 @@ from tune_jobs.job.spec import JobSpec, Study
 from tune_jobs.ledger.writer import Ledger
 from tune_jobs.results.statistics import smallest_n
 from tune_jobs.search.recorder import dataset_name
+from tune_jobs.search.trunk import Trunk
 from zsharp.optim.methods import METHODS, find_method
 from zsharp.training.spec import TrialSpec
 
@@ -41,6 +42,7 @@ class Confirmation:
     seed: int
     budget: Budget  # what is equal among methods: epochs or gradient evaluations
     spec: TrialSpec  # what the run trains, in full
+    trunk: Trunk | None = None  # what it starts from, which all runs of its architecture and seed share
 
     @property
     def key(self) -> str:
@@ -101,7 +103,7 @@ def plan_confirmations(
         num_seeds = deciding_seeds(num_compared(best))
     first_seed = job.train.seed + job.search.seeds
     return [
-        Confirmation(winner, seed, budget, _spec(job, winner, seed, budget))
+        _confirmation(job, winner, seed, budget)
         for seed in range(first_seed, first_seed + num_seeds)
         for winner in best
     ]
@@ -156,16 +158,30 @@ def done_already(
                 break
 
 
-def _spec(job: JobSpec, winner: Winner, seed: int, budget: Budget) -> TrialSpec:
+def _confirmation(job: JobSpec, winner: Winner, seed: int, budget: Budget) -> Confirmation:
     spec = job.trial_spec(winner.study, winner.params)
-    epochs = spec.train.epochs
+    fork, epochs = job.fork_epoch, spec.train.epochs
     if budget == "gradients":
         costs = [find_method(method).gradient_evaluations_per_step for method in job.methods]
-        epochs *= max(costs) // find_method(spec.method).gradient_evaluations_per_step
-    return replace(
-        spec,
-        data=spec.data if job.own else replace(spec.data, val_fraction=0.0),
-        train=replace(spec.train, seed=seed, epochs=epochs),
+        # Methods spend the same on a trunk, whatever they spend on the epochs after it.
+        epochs = fork + (epochs - fork) * (
+            max(costs) // find_method(spec.method).gradient_evaluations_per_step
+        )
+
+    def fresh(spec: TrialSpec) -> TrialSpec:
+        return replace(
+            spec,
+            data=spec.data if job.own else replace(spec.data, val_fraction=0.0),
+            train=replace(spec.train, seed=seed, epochs=epochs),
+        )
+
+    trunk = job.trunk_of(winner.study, 0)
+    if trunk is None:
+        return Confirmation(winner, seed, budget, fresh(spec))
+    study, number = trunk
+    name = f"confirm-{study.name}-{epochs}-{seed}"
+    return Confirmation(
+        winner, seed, budget, fresh(spec), Trunk(name, fresh(job.trial_spec(study, {}, number)), fork)
     )
 
 

@@ -1,7 +1,8 @@
 """Runs confirmations on Ray, as many at a time as a search runs trials, and records each when it ends."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,16 +36,20 @@ from tune_jobs.search.folder import SearchFolder
 from tune_jobs.search.own_code import check_same_code, with_code
 from tune_jobs.search.recorder import recorded_dataset
 from tune_jobs.search.run import plan_resources, rehearsed_with
+from tune_jobs.search.trunk import Trunk, from_trunk, train_trunk
 from tune_jobs.search.wind_down import sigterm_interrupts
 from tune_jobs.wording import last_line
+from zsharp.optim.methods import find_method
 from zsharp.training.spec import TrialSpec
 
 if TYPE_CHECKING:
     from tune_jobs.search.own_loop import LoopRun
     from tune_jobs.search.team import TeamRun
     from zsharp.training import Training
+    from zsharp.training.epoch_row import EpochRow
 
 Row = dict[str, Any]
+Build = Callable[[TrialSpec], "Training | LoopRun | TeamRun"]
 
 
 def confirm(
@@ -161,44 +166,82 @@ def _run_all(
     on_row: Callable[[Row], None] | None,
 ) -> None:
     """Trains what is waiting, as many runs at a time as there are slots, and records each when it ends."""
-    waiting, countdown = outlook.waiting, outlook.countdown
-    checkpoints = Checkpoints(search)
-    left = list(reversed(waiting))
-    tries = dict.fromkeys((run.key for run in waiting), 0)
-    running: dict[Any, tuple[Confirmation, PlacementGroup | None]] = {}
-    while left or running:
-        while left and len(running) < slots.num_slots:
-            run = left.pop()
-            countdown.start(run.key)
-            group = placement_group(slots.bundles) if slots.workers_per_trial > 1 else None
-            strategy = None if group is None else PlacementGroupSchedulingStrategy(group, 0, True)
-            train = ray.remote(_train).options(
-                num_cpus=slots.cpus_per_worker,
-                num_gpus=slots.gpus_per_worker,
-                max_retries=0,
-                scheduling_strategy=strategy,
-            )
-            running[train.remote(run, search, slots, sharpness_images, own)] = run, group
-        (done, *_), _ = ray.wait(list(running), num_returns=1)
-        run, group = running.pop(done)
-        try:
-            outcome = ray.get(done)
-        except ray.exceptions.RayError as error:
-            if not isinstance(error, ray.exceptions.NodeDiedError):  # a lost node is no fault of the run's
-                tries[run.key] += 1
-            if tries[run.key] <= job.failures.max_retries:
-                left.append(run)
-                continue
-            outcome = {"status": "failed", "error": last_line(str(error)) or "the worker died"}
-        finally:
-            if group is not None:
-                remove_placement_group(group)
-        countdown.end(run.key)
+    countdown, checkpoints = outlook.countdown, Checkpoints(search)
+    trunks = {run.trunk.name: run.trunk for run in outlook.waiting if run.trunk is not None}
+    lost: dict[str, str] = {}  # trunks that did not get to their end, and why
+    for name, outcome in _outcomes(job, slots, trunks, _train_trunk, search, slots, own):
+        if outcome is not None:
+            lost[name] = outcome["error"]
+    runs = {run.key: run for run in outlook.waiting}
+    ready = {key: run for key, run in runs.items() if run.trunk is None or run.trunk.name not in lost}
+
+    def record(run: Confirmation, outcome: Mapping[str, Any]) -> None:
         row = result_row(run, job, outcome) | {"dataset": recorded_dataset(ledger)}
         ledger.confirm(run.key, row)
         checkpoints.drop(_file_name(run))
         if on_row is not None:
             on_row(row)
+
+    for key, run in runs.items():
+        if key not in ready:
+            assert run.trunk is not None
+            record(
+                run,
+                {"status": "failed", "error": f"its trunk did not get to its end: {lost[run.trunk.name]}"},
+            )
+    for key, outcome in _outcomes(
+        job, slots, ready, _train, search, slots, sharpness_images, own, on_start=countdown.start
+    ):
+        countdown.end(key)
+        assert outcome is not None
+        record(ready[key], outcome)
+    for name in trunks:
+        checkpoints.drop(name)
+
+
+def _outcomes(
+    job: JobSpec,
+    slots: Slots,
+    items: Mapping[str, Any],
+    function: Callable[..., Any],
+    *args: Any,
+    on_start: Callable[[str], None] = lambda key: None,
+) -> Iterator[tuple[str, Any]]:
+    """Calls a function with each item on a worker, as many at a time as there are slots, and yields what it returns.
+
+    Calls that fail are tried again as often as the job says; after that they yield the error.
+    """
+    left = list(reversed(list(items)))
+    tries = dict.fromkeys(items, 0)
+    running: dict[Any, tuple[str, PlacementGroup | None]] = {}
+    while left or running:
+        while left and len(running) < slots.num_slots:
+            key = left.pop()
+            on_start(key)
+            group = placement_group(slots.bundles) if slots.workers_per_trial > 1 else None
+            strategy = None if group is None else PlacementGroupSchedulingStrategy(group, 0, True)
+            call = ray.remote(function).options(
+                num_cpus=slots.cpus_per_worker,
+                num_gpus=slots.gpus_per_worker,
+                max_retries=0,
+                scheduling_strategy=strategy,
+            )
+            running[call.remote(items[key], *args)] = key, group
+        (done, *_), _ = ray.wait(list(running), num_returns=1)
+        key, group = running.pop(done)
+        try:
+            outcome = ray.get(done)
+        except ray.exceptions.RayError as error:
+            if not isinstance(error, ray.exceptions.NodeDiedError):  # a lost node is no fault of the run's
+                tries[key] += 1
+            if tries[key] <= job.failures.max_retries:
+                left.append(key)
+                continue
+            outcome = {"status": "failed", "error": last_line(str(error)) or "the worker died"}
+        finally:
+            if group is not None:
+                remove_placement_group(group)
+        yield key, outcome
 
 
 @dataclass(frozen=True)
@@ -209,40 +252,70 @@ class Own:
     task: Callable[..., Any] | None
     timeout_s: float  # how long the processes of one trial wait for each other
 
-    def spec(self, run: Confirmation) -> TrialSpec:
+    def here(self, spec: TrialSpec) -> TrialSpec:
         """Returns what a run trains, with folders that its code can be imported from on this machine."""
-        return run.spec if self.code is None else replace(run.spec, code=self.code.folders_here())
+        return spec if self.code is None else replace(spec, code=self.code.folders_here())
 
 
-def _train(run: Confirmation, search: SearchFolder, slots: Slots, sharpness_images: int, own: Own) -> Row:
-    """What a worker does: trains one run from its last epoch to its end, then reads the test set, once."""
+@contextmanager
+def _builder(slots: Slots, own: Own) -> Iterator[Build]:
+    """Yields what makes runs on this worker."""
     end_at_sigterm()
-    started_at = datetime.now(UTC)
     if not ray.get_runtime_context().get_accelerator_ids()["GPU"]:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # as in `tune_jobs.search.worker`
     import torch
 
     from tune_jobs.search.own_loop import build_run
-    from tune_jobs.search.team import Team, TeamRun
-    from zsharp.sharpness import measure_training
-    from zsharp.training import Training
+    from tune_jobs.search.team import Team
 
     torch.set_num_threads(max(1, int(slots.cpus_per_worker)))
-    spec, workers = own.spec(run), slots.workers_per_trial
+    workers = slots.workers_per_trial
     team = Team(workers, slots.cpus_per_worker, slots.gpus_per_worker, own.timeout_s) if workers > 1 else None
 
-    def build() -> "Training | LoopRun | TeamRun":
+    def build(spec: TrialSpec) -> "Training | LoopRun | TeamRun":
         if team is not None:
             return team.begin(spec, own.task, own.code)
         return build_run(spec, own.task, is_confirmation=True)
 
-    checkpoints, training = Checkpoints(search), build()
+    yield build
+    if team is not None:
+        team.close()
+
+
+def _train_trunk(trunk: Trunk, search: SearchFolder, slots: Slots, own: Own) -> Row | None:
+    """What a worker does: trains a trunk to its end, and returns an error if it diverged."""
+    with _builder(slots, own) as build:
+        problem = train_trunk(build, replace(trunk, spec=own.here(trunk.spec)), Checkpoints(search))
+    return None if problem is None else {"error": problem}
+
+
+def _train(run: Confirmation, search: SearchFolder, slots: Slots, sharpness_images: int, own: Own) -> Row:
+    """What a worker does: trains one run from its last epoch to its end, then reads the test set, once."""
+    started_at = datetime.now(UTC)
+    with _builder(slots, own) as build:
+        row = _trained(run, search, sharpness_images, own, build)
+    return row | {"started_at": started_at.isoformat(), "finished_at": datetime.now(UTC).isoformat()}
+
+
+def _trained(run: Confirmation, search: SearchFolder, sharpness_images: int, own: Own, build: Build) -> Row:
+    from tune_jobs.search.team import TeamRun
+    from zsharp.sharpness import measure_training
+    from zsharp.training import Training
+
+    spec, checkpoints = own.here(run.spec), Checkpoints(search)
+
+    def at_start() -> "Training | LoopRun | TeamRun":
+        if run.trunk is None:
+            return build(spec)
+        return from_trunk(build, spec, replace(run.trunk, spec=own.here(run.trunk.spec)), checkpoints)
+
     file = checkpoints.fetch(_file_name(run))
+    training = at_start() if file is None else build(spec)
     if file is not None:
         try:
             training.load(file)
         except ValueError:  # damaged: from the first epoch again
-            training = build()
+            training = at_start()
     while not training.is_finished and not _has_diverged(training):
         training.run_epoch()
         if not _has_diverged(training):
@@ -254,7 +327,7 @@ def _train(run: Confirmation, search: SearchFolder, slots: Slots, sharpness_imag
     row: Row = {
         "status": status,
         "train_loss": report["train_loss"] if status == "completed" else None,
-        "gradient_evaluations": report["gradient_evaluations"],
+        "gradient_evaluations": report["gradient_evaluations"] + _evaluations_of_trunk(run, report),
         "train_s": report["train_s"],
         "device": report["device"],
         "error": None,
@@ -271,9 +344,16 @@ def _train(run: Confirmation, search: SearchFolder, slots: Slots, sharpness_imag
         ):
             measures = measure_training(whole, num_images=sharpness_images)
             row |= {f"sharpness.{name}": value for name, value in measures.items()}
-    if team is not None:
-        team.close()
-    return row | {"started_at": started_at.isoformat(), "finished_at": datetime.now(UTC).isoformat()}
+    return row
+
+
+def _evaluations_of_trunk(run: Confirmation, report: "EpochRow") -> int:
+    """Returns what the trunk of a run took, which is a part of the run's budget; its steps are as many an epoch."""
+    if run.trunk is None:
+        return 0
+    per_step = find_method(run.spec.method).gradient_evaluations_per_step
+    own_epochs = report["epoch"] - run.trunk.num_epochs
+    return report["gradient_evaluations"] // own_epochs // per_step * run.trunk.num_epochs
 
 
 def _measured(training: "Training | LoopRun | TeamRun", *, is_own: bool) -> Row:

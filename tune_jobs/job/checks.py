@@ -11,7 +11,17 @@ from pydantic import ValidationError
 
 from tune_jobs.errors import NOTHING, Problem, show_path, unknown
 from tune_jobs.job.explain import explain
-from tune_jobs.job.space import Distribution, Int, LogUniform, Uniform, as_choices, grid_size
+from tune_jobs.job.space import (
+    PARAMETERS,
+    SHARED_PARAMETERS,
+    Distribution,
+    Int,
+    LogUniform,
+    Uniform,
+    as_choices,
+    fixed_value,
+    grid_size,
+)
 from tune_jobs.job.space_checks import (
     check_conditions,
     check_momentum,
@@ -215,6 +225,38 @@ def _check_init(checked: _Checked) -> Iterator[Problem]:
             text = f"no weights are published for {name}, only for {libraries}"
             yield Problem("init.pretrained", True, text + (own if is_reference(name) else ""))
             return
+
+
+def _check_trunk(checked: _Checked) -> Iterator[Problem]:
+    job = checked.job
+    trunk, epochs = job.init.trunk, job.train.epochs
+    if trunk is None:
+        return
+    if job.train.loop is not None:
+        text = "the job's `train.loop` does all of the training, so it starts from where it likes; remove one"
+        yield Problem("init.trunk", NOTHING, text)
+    if epochs < 2:
+        yield Problem(
+            "init.trunk", NOTHING, f"expected train.epochs of at least 2 to share out, found {epochs}"
+        )
+    others = [name for name in job.space if name not in PARAMETERS]
+    if others:
+        text = (
+            "with init.trunk all trials share the epochs of one, so this must have one value: give it outside of the "
+            f"space; the space may have {', '.join(PARAMETERS)}"
+        )
+        yield Problem(show_path(("space", others[0])), NOTHING, text)
+    for name in SHARED_PARAMETERS:
+        path, value = f"init.trunk.params.{name}", trunk.params.get(name)
+        if value is not None:
+            if not PARAMETERS[name].is_valid(value):
+                yield Problem(path, value, f"expected {PARAMETERS[name].valid}")
+            if name == "momentum" and job.train.base_optimizer != "sgd":
+                text = f"train.base_optimizer is {job.train.base_optimizer}, and only sgd has a momentum; remove one"
+                yield Problem(path, value, text)
+        elif name in job.space and fixed_value(job.space[name]) is None:
+            text = "missing; the space searches it, and the trunk trains before that with one value"
+            yield Problem(path, NOTHING, text)
 
 
 def _check_space(checked: _Checked) -> Iterator[Problem]:
@@ -422,6 +464,7 @@ _CHECKS: tuple[tuple[tuple[_Keys, ...], Callable[[_Checked], Iterator[Problem]]]
     ((("data", "name"),), _check_dataset),
     ((), _check_names),
     ((("init",), ("architectures",)), _check_init),
+    ((("init",), ("space",), ("train",)), _check_trunk),
     ((("task",), ("train", "loop")), _check_space),
     ((("task",), ("train", "loop")), _check_conditions),
     ((("space",), ("train", "base_optimizer")), _check_momentum),

@@ -57,7 +57,7 @@ def _find_problem(option: str, keys: tuple[str, ...], *, any_name: bool) -> Prob
                 )
             if not is_known(key, any_name=any_name):
                 return Problem(option, NOTHING, unknown_parameter(key, any_name=any_name))
-        elif section in (("model",), ("data", "arguments")):
+        elif section in (("model",), ("data", "arguments"), ("init", "trunk", "params")):
             continue  # any name
         elif section not in SECTIONS:
             path = ".".join(section)
@@ -71,7 +71,9 @@ def _put(values: dict[str, object], keys: tuple[str, ...], value: object) -> Non
     """Sets the value at a path; a section that is not a mapping stays unchanged, to be reported later."""
     section: dict[str, object] = values
     for key in keys[:-1]:
-        inner = section.setdefault(key, {})
+        if section.get(key) is None:
+            section[key] = {}
+        inner = section[key]
         if not isinstance(inner, dict):
             return
         section = inner

@@ -54,11 +54,12 @@ def _table(whole: Mapping[str, Any], section: Mapping[str, Any], prefix: str) ->
         is_section = name == "space" or _section(whole, field) is not None
         if name in section.get("required", ()):
             default = "needed"
-        elif is_section or "default" not in field:
+        elif (is_section and "anyOf" not in field) or "default" not in field:
             default = ""
         else:
             default = f"`{json.dumps(field['default'])}`"
         valid = f"[section](#{_anchor(prefix + name)})" if is_section else _valid(field)
+        valid += " or null" if is_section and "anyOf" in field else ""
         meaning = field["description"].removeprefix("section: ").replace("|", "\\|")
         yield f"| `{prefix}{name}` | {valid} | {default} | {meaning} |"
 
@@ -68,8 +69,11 @@ def _anchor(path: str) -> str:
 
 
 def _section(whole: Mapping[str, Any], field: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    name = str(field.get("$ref", "")).rpartition("/")[2]
-    return whole["$defs"][name] if name else None
+    for option in (field, *field.get("anyOf", ())):  # one that may be null is an option among two
+        if "$ref" in option:
+            section: Mapping[str, Any] = whole["$defs"][option["$ref"].rpartition("/")[2]]
+            return section
+    return None
 
 
 def _valid(field: Mapping[str, Any]) -> str:

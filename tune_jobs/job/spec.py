@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -30,6 +30,7 @@ from tune_jobs.job.space import (
     is_active,
     is_among,
 )
+from tune_jobs.job.trunk import TRUNK, fork_epoch
 from tune_jobs.storage import address_problem, is_address
 from zsharp.settings import settings_of
 from zsharp.training.spec import AugmentSpec, DataSpec, Device, InitSpec, TrainSpec, TrialSpec
@@ -74,8 +75,24 @@ class AugmentModel(_Section, AugmentSpec, frozen=True):
     """Random changes of the training images."""
 
 
+class TrunkModel(_Section, frozen=True):
+    """How much of the epochs a trunk trains, with the base optimizer; every trial of its seed continues from there."""
+
+    fraction: Annotated[InsideUnit, "share of the epochs that the trunk trains; trials train the rest"]
+    params: Annotated[
+        dict[Literal[SHARED_PARAMETERS], float],  # type: ignore[valid-type]  # a constant, spelt out in one file
+        "its `lr`, and `weight_decay`, `momentum` or `label_smoothing` where the space searches them",
+    ] = Field(default_factory=dict)
+
+
 class InitModel(_Section, InitSpec, frozen=True):
     """Which weights every trial starts from."""
+
+    trunk: Annotated[
+        TrunkModel | None,
+        "section: trains one trunk for each architecture and seed, which every trial starts from; null trains "
+        "trials from their first epoch",
+    ] = None
 
 
 class TrainModel(_Section, TrainSpec, frozen=True):
@@ -240,11 +257,11 @@ def default_grace_epochs(epochs: int) -> int:
 
 @dataclass(frozen=True)
 class Study:
-    """The trials of one architecture with one method."""
+    """The trials of one architecture with one method, or its trunks."""
 
     name: str  # the study's name in results
     architecture: str  # as the job names it; of a job with a task, the task
-    method: str  # a row of `zsharp.optim.METHODS`
+    method: str  # a row of `zsharp.optim.METHODS`, or TRUNK
     # The parameters that are searched: those of `tune_jobs.job.space.PARAMETERS` in their order, then others in that of
     # the space; each after those that its condition names.
     parameters: tuple[str, ...]
@@ -316,7 +333,8 @@ class JobSpec(_Section, frozen=True):
     @model_validator(mode="after")
     def _resolve(self) -> Self:
         if self.asha.grace_epochs is None:
-            grace_epochs = default_grace_epochs(self.train.epochs)
+            fork = self.fork_epoch
+            grace_epochs = fork + default_grace_epochs(self.train.epochs - fork)
             asha = self.asha.model_copy(update={"grace_epochs": grace_epochs})
             self.__dict__["asha"] = asha  # the frozen model allows no assignment
         if self.train.warmup_epochs is None:
@@ -329,8 +347,14 @@ class JobSpec(_Section, frozen=True):
         return self.train.loop or self.task
 
     @property
+    def fork_epoch(self) -> int:
+        """The number of epochs that trunks train, and that every trial starts after; 0 without trunks."""
+        trunk = self.init.trunk
+        return 0 if trunk is None else fork_epoch(trunk.fraction, self.train.epochs)
+
+    @property
     def num_trials(self) -> int:
-        """The number of trials of all studies."""
+        """The number of trials of all studies; trunks are none of them."""
         return len(self.studies()) * self.search.num_trials
 
     @property
@@ -355,6 +379,20 @@ class JobSpec(_Section, frozen=True):
             for architecture in ((self.own,) if self.own else self.architectures)
             for method in self.methods
         )
+
+    def trunks(self) -> tuple[Study, ...]:
+        """Returns the studies of trunks: one for each architecture, with one trial for each seed; none without."""
+        if self.init.trunk is None:
+            return ()
+        architectures = (self.own,) if self.own else self.architectures
+        return tuple(Study(f"{label_of(name)}-{TRUNK}", name, TRUNK, ()) for name in architectures)
+
+    def trunk_of(self, study: Study, number: int) -> tuple[Study, int] | None:
+        """Returns the trunk that a study's trial starts from, as its study and its number there; None without."""
+        for trunk in self.trunks():
+            if trunk.architecture == study.architecture and study.method != TRUNK:
+                return trunk, number // self.search.num_configurations
+        return None
 
     @property
     def takes_any_name(self) -> bool:
@@ -460,6 +498,8 @@ class JobSpec(_Section, frozen=True):
             value_of: Called for each searched parameter of the trial, those that conditions name first; None leaves
                 the parameter out.
         """
+        if study.method == TRUNK:
+            return self._trunk_params()
         space = self.space_of(study.method, study.architecture)
         outside = self._outside_values(space)
         values: dict[str, Value] = {}
@@ -473,25 +513,35 @@ class JobSpec(_Section, frozen=True):
                 values[name] = converted(name, value)
         return values
 
+    def _trunk_params(self) -> dict[str, Value]:
+        """Returns the settings of trunks: what the job gives them, and what the space fixes for all trials."""
+        assert self.init.trunk is not None
+        fixed = {name: fixed_value(self.space[name]) for name in SHARED_PARAMETERS if name in self.space}
+        given = {**fixed, **self.init.trunk.params}
+        return {name: float(value) for name, value in given.items() if value is not None}
+
     def trial_spec(self, study: Study, params: Mapping[str, Value], number: int = 0) -> TrialSpec:
         """Returns a study's trial with the given values of its searched parameters.
 
         Parameters that the space fixes are added. Relative paths become absolute, since workers run in other folders.
 
+        A trunk is a trial of the base method with the schedule of all epochs, of which it trains `fork_epoch`.
+
         Args:
             number: The trial's number in its study, which determines its seed if `search.seeds` is above 1.
         """
-        valid = self.space_of(study.method, study.architecture)
+        is_trunk = study.method == TRUNK
+        valid = self._trunk_params() if is_trunk else self.space_of(study.method, study.architecture)
         assert set(params) <= set(valid), f"{study.name} has no parameters {set(params) - set(valid)}"
         values = self.draw(study, lambda name, _: params.get(name))
         data = self.data.model_dump()
         if self.data.root is not None:
             data["root"] = str(Path(self.data.root).expanduser().absolute())
-        init = self.init.model_dump()
+        init = self.init.model_dump(exclude={"trunk"})
         if self.init.weights is not None:
             init["weights"] = str(Path(self.init.weights).expanduser().absolute())
         train = self.train.model_dump()
-        train["seed"] += number // self.search.num_configurations
+        train["seed"] += number if is_trunk else number // self.search.num_configurations
         model = dict(self.model)
         sections: dict[str, dict[str, Any]] = {
             "train.augment": train["augment"],
@@ -508,7 +558,7 @@ class JobSpec(_Section, frozen=True):
         train["augment"] = AugmentSpec(**train["augment"])
         return TrialSpec(
             architecture=study.architecture,
-            method=study.method,
+            method="base" if is_trunk else study.method,
             params={name: float(value) for name, value in values.items() if name in PARAMETERS},
             data=DataSpec(**data),
             train=TrainSpec(**train),
@@ -536,13 +586,14 @@ def _sections(
 ) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
     yield at, tuple(model.model_fields)
     for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _sections(field.annotation, (*at, name))
+        for kind in get_args(field.annotation) or (field.annotation,):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from _sections(kind, (*at, name))
 
 
 def descriptions() -> dict[str, dict[str, str]]:
     """Returns what each field of each section means, by the section's class and the field's name."""
-    models: list[type[_Section]] = [JobSpec, DataModel, AugmentModel, InitModel, TrainModel]
+    models: list[type[_Section]] = [JobSpec, DataModel, AugmentModel, TrunkModel, InitModel, TrainModel]
     models += [SearchModel, AshaModel, BudgetModel, FailuresModel, ResourcesModel, TrackModel]
     found: dict[str, dict[str, str]] = {}
     for model in models:

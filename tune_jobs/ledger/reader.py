@@ -10,7 +10,7 @@ from typing import Any
 from tune_jobs.errors import LedgerError
 from tune_jobs.ledger.checks import check_metrics, checked
 from tune_jobs.ledger.checksums import COLUMNS, checked_rows, matching_rows
-from tune_jobs.ledger.rows import OWN_METRICS
+from tune_jobs.ledger.rows import OWN_METRICS, Fork
 
 
 class LedgerReader:
@@ -68,9 +68,20 @@ class LedgerReader:
         Each has `after` (the `seq` of the last report before it), `kind`, `trial_id` (or None), `data`, and
         `happened_at` as an aware datetime in UTC. Kinds: a `start` and a `stop` of the search with its reason, a
         `retry` of a trial with its error, the `job` it was extended to, a `checkpoint` that could not be used, a
-        `pack` of trials onto GPUs.
+        `pack` of trials onto GPUs, the `origin` of a trial's configuration, the `fork` that it starts from.
         """
         return [row for _, row in self._rows("events")]
+
+    def forks(self) -> dict[str, Fork]:
+        """Returns where the trials start that continue from a trunk, by their ids."""
+        forks: dict[str, Fork] = {}
+        for event in self.events():
+            if event["kind"] == "fork":
+                trunk, epoch = event["data"].get("trunk"), event["data"].get("epoch")
+                if not isinstance(trunk, str) or type(epoch) is not int or epoch < 1:
+                    raise self._error(f"the fork of trial {event['trial_id']!r} has no trunk or no epoch")
+                forks[str(event["trial_id"])] = Fork(trunk, epoch)
+        return forks
 
     def confirmations(self) -> dict[str, dict[str, Any]]:
         """Returns all confirmations by their keys, in the order recorded."""
@@ -100,7 +111,8 @@ class LedgerReader:
             trials = {seq: row["trial_id"] for seq, row in self._rows("trials")}
             if trial_id is not None and trial_id not in trials.values():
                 raise self._error(f"there is no trial {trial_id!r}; expected one that start_trial recorded")
-            epochs: Counter[int] = Counter()
+            forks = self.forks()
+            epochs = Counter({seq: forks[name].epoch for seq, name in trials.items() if name in forks})
             for seq, row in self._rows("reports"):
                 trial, metrics = row.pop("trial"), row.pop("metrics")
                 epochs[trial] += 1
@@ -116,7 +128,7 @@ class LedgerReader:
                     yield {**report, **metrics, **row}
 
     def num_reports(self) -> dict[str, int]:
-        """Returns how many reports each trial has, without reading them."""
+        """Returns up to which epoch each trial has reports, without reading them."""
         query = (
             "SELECT trial_id, (SELECT MAX(epoch) FROM reports WHERE trial = t.seq) FROM trials t ORDER BY seq"
         )
@@ -128,6 +140,7 @@ class LedgerReader:
         reports: list[dict[str, Any]] = []
         with self._translated():
             number, _ = self._trial(trial_id)
+            epoch = max(epoch, self._fork_epoch(trial_id))
             query = "trial = ? AND epoch > ? ORDER BY epoch"
             for seq, row in matching_rows(self._connection, "reports", query, (number, epoch)):
                 values = checked("reports", COLUMNS["reports"], row)
@@ -182,6 +195,12 @@ class LedgerReader:
         if row is None:
             raise self._error(f"there is no trial {trial_id!r}; expected one that start_trial recorded")
         return row[0], row[1]
+
+    def _fork_epoch(self, trial_id: str) -> int:
+        """Returns the epoch that a trial's own follow: 0 unless it continues from a trunk."""
+        query = "SELECT json_extract(data, '$.epoch') FROM events WHERE kind = 'fork' AND trial_id = ?"
+        row = self._connection.execute(query, (trial_id,)).fetchone()
+        return 0 if row is None else int(row[0])
 
     def _error(self, text: str) -> LedgerError:
         return LedgerError(f"{self.file}: {text}")

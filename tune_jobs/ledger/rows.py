@@ -14,7 +14,7 @@ from zsharp.training.epoch_row import MEASURES, TOTALS
 
 ACTIONS = ("continue", "stop", "complete", "diverge")
 STATUSES = ("completed", "pruned", "diverged", "failed", "interrupted")
-EVENTS = ("start", "stop", "retry", "job", "checkpoint", "pack", "move", "slots", "origin")
+EVENTS = ("start", "stop", "retry", "job", "checkpoint", "pack", "move", "slots", "origin", "fork")
 
 # The metrics of a report that are checked and exported to Parquet. Others are kept in the ledger, unchecked.
 WORKER_FACTS: dict[str, type] = {"node": str, "gpu_ids": str, "worker_pid": int}
@@ -31,6 +31,14 @@ TRIAL_COLUMNS = (
 EVENT_COLUMNS = ("after", "kind", "trial_id", "data", "happened_at")
 DECISION_COLUMNS = ("decision", "rung", "cutoff", "num_values", "reason", "reported_at")
 RESERVED = {"seq", "trial_id", "epoch", *DECISION_COLUMNS}
+
+
+@dataclass(frozen=True)
+class Fork:
+    """Where a trial starts that is no training run from its first epoch."""
+
+    trunk: str  # the trial that trained the epochs before
+    epoch: int  # how many these are; its own are numbered on
 
 
 @dataclass(frozen=True)

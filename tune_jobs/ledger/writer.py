@@ -47,6 +47,7 @@ from tune_jobs.ledger.rows import (
     STATUSES,
     Clock,
     Decision,
+    Fork,
     as_json,
     as_text,
     plain,
@@ -113,11 +114,13 @@ class Ledger(LedgerReader):
         params: Mapping[str, bool | int | float | str],
         max_epochs: int,
         origin: str | None = None,
+        fork: Fork | None = None,
     ) -> None:
         """Records the start of a trial; `trial_id` must be new in this ledger, and numbers in `params` finite.
 
         Args:
             origin: Who proposed the configuration.
+            fork: Which trial's epochs it continues from; its first report is of the epoch after them.
         """
         values = {
             name: value if isinstance(value, bool) else plain(value, None) for name, value in params.items()
@@ -135,6 +138,8 @@ class Ledger(LedgerReader):
             self._insert("trials", row)
             if origin is not None:
                 self._add_event("origin", {"origin": as_text(origin)}, trial_id)
+            if fork is not None:
+                self._add_event("fork", {"trunk": fork.trunk, "epoch": fork.epoch}, trial_id)
 
     def report(
         self,
@@ -147,7 +152,7 @@ class Ledger(LedgerReader):
         """Records an epoch of a running trial, the decision on it, and the trial's end if it ends here.
 
         Args:
-            epoch: 1 for the first report, then one more each time.
+            epoch: 1 for the first report, or the one after its trunk's last, then one more each time.
             metrics: Values by name, those of `METRICS` and others, and under `metrics` the numbers of a task of the
                 user's own. NaN and infinities become null (not measured).
             ends_as: One of `STATUSES` if the trial ends here, for the decision's reason.
@@ -175,7 +180,9 @@ class Ledger(LedgerReader):
             if status is not None:
                 raise self._error(f"trial {where}: the trial is {status}; expected a running one")
             query = "SELECT max(epoch) FROM reports WHERE trial = ?"
-            last = connection.execute(query, (trial,)).fetchone()[0] or 0
+            last = connection.execute(query, (trial,)).fetchone()[0]
+            if last is None:
+                last = self._fork_epoch(trial_id)
             if epoch != last + 1:
                 raise self._error(f"trial {where}: the last epoch reported is {last}; expected {last + 1}")
             row = {"trial": trial, "epoch": epoch, "metrics": json.dumps(values)}

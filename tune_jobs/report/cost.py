@@ -2,11 +2,14 @@
 
 from typing import Any
 
+import pandas as pd
 import plotly.graph_objects as go
 
+from tune_jobs.job.trunk import TRUNK
 from tune_jobs.report.data import STANDARD_ERROR, Report
 from tune_jobs.report.figures import Picture, colours, new_figure, number, slug, text
 from tune_jobs.report.page import Part, Section
+from tune_jobs.results.read import own_epochs
 from tune_jobs.results.schema import SHARPNESS_PREFIX
 from tune_jobs.results.statistics import rank_correlation
 from tune_jobs.results.tables import NONE, Column, Table, count, duration, fixed, records, share, short
@@ -30,10 +33,14 @@ def sharpness_section(report: Report) -> Section:
 def cost_section(report: Report) -> Section:
     """Returns what each study cost, and what early stopping saved."""
     rows = [
-        _cost_row(report, workload, label)
+        _cost_row(report, report.of(report.trials, workload, label), workload, label)
         for workload in report.workloads
         for label in report.labels_on(workload)
     ]
+    for workload in report.workloads:
+        trunks = report.of(report.trunks, workload)
+        if len(trunks):
+            rows.append(_cost_row(report, trunks, workload, TRUNK))
     columns = [
         Column("architecture", lambda row: row["workload"], False),
         Column("method", lambda row: row["label"], False),
@@ -86,11 +93,11 @@ def failures_section(report: Report) -> Section:
     return Section("endings", "How trials ended", parts)
 
 
-def _cost_row(report: Report, workload: str, label: str) -> dict[str, Any]:
-    trials = report.of(report.trials, workload, label)
-    epochs, most = trials["epochs_trained"].astype("float64"), trials["max_epochs"].astype("float64")
+def _cost_row(report: Report, trials: pd.DataFrame, workload: str, label: str) -> dict[str, Any]:
+    reached, most = trials["epochs_trained"].astype("float64"), trials["max_epochs"].astype("float64")
+    epochs = own_epochs(trials)
     stopped = (trials["status"] == "pruned") & (epochs > 0)
-    saved = (most - epochs)[stopped]
+    saved = (most - reached)[stopped]
     trial_s = trials["wall_s"].astype("float64")
     resources = report.job(str(trials["folder"].iloc[0])).get("resources") or {}
     device, memory = trials["device"].dropna(), trials["peak_memory_bytes"].dropna()

@@ -24,6 +24,7 @@ from tune_jobs.report.figures import (
 )
 from tune_jobs.report.page import Section
 from tune_jobs.report.trials import trial_points
+from tune_jobs.results.read import own_epochs
 from tune_jobs.wording import counted
 
 _MAX_POINTS = 12_000
@@ -58,11 +59,23 @@ def curves_section(report: Report) -> Section:
 
 
 def _spent(report: Report, workload: str) -> pd.DataFrame:
-    """Returns a workload's reports with `cost`, the gradient evaluations per epoch, which all epochs share."""
+    """Returns a workload's reports with `cost`, the gradient evaluations per epoch, which all epochs share.
+
+    `spent` is what the trial had spent by then, its trunk included.
+    """
     epochs = report.of(report.epochs, workload)
     trials = report.of(report.trials, workload).set_index("uid")
-    per_epoch = trials["gradient_evaluations"].astype("float64") / trials["epochs_trained"].astype("float64")
-    return epochs.assign(cost=epochs["uid"].map(per_epoch)).dropna(subset=["cost", "value"])
+    per_epoch = trials["gradient_evaluations"].astype("float64") / own_epochs(trials)
+    # Without reports, pandas would take the new column for one of text.
+    cost = epochs["uid"].map(per_epoch).astype("float64")
+    epochs = epochs.assign(cost=cost).dropna(subset=["cost", "value"])
+    spent = epochs["epoch"].astype("float64") * epochs["cost"]
+    if len(report.trunks):
+        trunks = report.trunks.set_index(["folder", "trial_id"])["gradient_evaluations"]
+        of_trunk = trials.join(trunks.rename("before"), on=["folder", "trunk"])
+        before, fork = (of_trunk[name].astype("float64").fillna(0.0) for name in ("before", "fork_epoch"))
+        spent += epochs["uid"].map(before - fork * per_epoch)
+    return epochs.assign(spent=spent)
 
 
 def _winners(report: Report, workload: str) -> Picture:
@@ -75,7 +88,7 @@ def _winners(report: Report, workload: str) -> Picture:
         own = epochs[(epochs["label"] == label) & (epochs["trial_id"] == winner)].sort_values("epoch")
         shown += own["value"].tolist()
         ends += own["value"].tolist()[-max(1, len(own) // 2) :]
-        spent = (own["epoch"] * own["cost"]).tolist()
+        spent = own["spent"].tolist()
         traces.append(_line(label, colour[label], spent, own["value"].tolist(), metric))
     axis, note = cut_axis(metric, shown, ends, room=0.6)
     return Picture(

@@ -35,6 +35,7 @@ class Report:
     # One row per trial, with `uid`, its job's `metric` and `mode`, and its `value` of the metric; `status` is "running"
     # where it has not ended.
     trials: pd.DataFrame
+    trunks: pd.DataFrame  # one row per trunk that trials started from, with `workload`
     epochs: pd.DataFrame  # one row per report, with `uid` and `value`, in the order of the ledger
     # One row per fresh seed; `dataset` and `rank_in_study` are filled in, `test_value` is what is compared, and
     # `measure` what to call it.
@@ -131,9 +132,12 @@ def collect(results: Sequence[Results], addresses: Sequence[str] = ()) -> Report
     of_trial = trials[["folder", "trial_id", "workload", "label", "uid"]]
     reports = [result.epochs.assign(value=values_of(result.epochs, result.metric)) for result in results]
     epochs = _together(names, reports).drop(columns="uid")
+    trunks = _together(names, [result.trunks for result in results])
+    of_workload = trials[["folder", "dataset", "architecture", "workload"]].drop_duplicates()
     return Report(
         results=results,
         trials=trials,
+        trunks=trunks.merge(of_workload, on=["folder", "dataset", "architecture"], how="inner"),
         epochs=epochs.merge(of_trial, on=["folder", "trial_id"], how="inner"),
         confirmations=_confirmations(names, results, trials),
         studies=compare_results(results).merge(study_names, on=_STUDY, how="left"),

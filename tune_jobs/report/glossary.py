@@ -26,6 +26,10 @@ GLOSSARY: Mapping[str, str] = MappingProxyType(
             "A trial below the cutoff of a rung is in the stop zone. It trains on only if the job protects "
             "it, as it does the best three of a rung."
         ),
+        "trunk": (
+            "The epochs, trained once with the base optimizer, from which all trials of an architecture and a seed "
+            "start if the job has init.trunk."
+        ),
         "confirmation": (
             "A study's best configuration, trained again with fresh seeds on all training images. Only here "
             "is the test set read."

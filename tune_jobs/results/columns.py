@@ -29,6 +29,7 @@ _WHICH = {
 COLUMNS: Mapping[str, Mapping[str, str]] = {
     "trials": {
         **_WHICH,
+        "method": "optimizer: a row of `tune-jobs list`; `trunk` of a trunk, which no method is compared with",
         "seed": "seed of its training (`train.seed` of the job, counted up with `search.repeats`)",
         "status": "`completed`, `pruned` (stopped by ASHA), `diverged`, `failed`, `interrupted`; null while it runs",
         "stop_reason": "why it ended",
@@ -51,6 +52,8 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         "ended_after": "`seq` of the last report of any trial before it ended",
         "origin": "where its configuration is from: `sampler`, `first_point`, or `warm_start: FOLDER TRIAL`; null in "
         "files of 0.1",
+        "trunk": "id of the trunk that it started from; null if it trained from its first epoch",
+        "fork_epoch": "epochs of its trunk; its own gradient evaluations and times are those after them",
         "metric.NAME": "what else a task or loop of your own measured, of its last epoch; the job in the metadata has "
         "`metric` and `mode`",
     },

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from tune_jobs.job.metric import VAL_ACCURACY, Metric
 from tune_jobs.results import tables
-from tune_jobs.results.read import Results, by_merit, read_all, values_of
+from tune_jobs.results.read import Results, by_merit, own_epochs, read_all, values_of
 from tune_jobs.results.schema import PARAM_PREFIX, STANDARD_PARAMS
 from tune_jobs.results.tables import NONE, Column, Table, measured, setting
 from tune_jobs.wording import counted
@@ -39,7 +39,7 @@ def compare(folders: Iterable[Path | str]) -> pd.DataFrame:
     - `val_accuracy val_loss best_trial_id max_epochs` and `param.*` of the winner (of its last epoch)
     - `num_trials num_completed pruned_fraction diverged_fraction failed_fraction` (of `num_trials`)
     - `median_val_accuracy std_val_accuracy` over completed trials (sample standard deviation, null below two)
-    - `epochs gradient_evaluations` that all trials of the study spent
+    - `epochs gradient_evaluations` that all trials of the study spent, and once each trunk that they started from
     - `metric mode` of the job, the winner's `best_value`, and `median_value std_value` over completed trials
 
     Accuracies and fractions are in [0, 1]; counts are nullable `Int64`.
@@ -72,7 +72,7 @@ def compare_results(results: Iterable[Results]) -> pd.DataFrame:
                 {
                     "folder": result.folder_name,
                     **dict(zip(_STUDY, study, strict=True)),
-                    **_row(members, params, result.metric),
+                    **_row(members, params, result.metric, _with_trunks(members, result.trunks)),
                 }
             )
     standard = [f"{PARAM_PREFIX}{name}" for name in STANDARD_PARAMS]
@@ -141,7 +141,14 @@ def metric_of_row(row: Mapping[str, Any]) -> Metric:
     return Metric(row["metric"], row["mode"])
 
 
-def _row(trials: pd.DataFrame, params: Sequence[str], metric: Metric) -> dict[str, Any]:
+def _with_trunks(trials: pd.DataFrame, trunks: pd.DataFrame) -> pd.DataFrame:
+    used = trunks[trunks["trial_id"].isin(trials["trunk"].dropna())]
+    return pd.concat([trials, used]) if len(used) else trials
+
+
+def _row(
+    trials: pd.DataFrame, params: Sequence[str], metric: Metric, spent_on: pd.DataFrame
+) -> dict[str, Any]:
     completed = trials[trials["status"] == "completed"]
     winner = next(iter(tables.records(by_merit(completed, metric).head(1))), {})
     shares = trials["status"].value_counts() / len(trials)
@@ -159,8 +166,8 @@ def _row(trials: pd.DataFrame, params: Sequence[str], metric: Metric) -> dict[st
         },
         "median_val_accuracy": completed["val_accuracy"].median(),
         "std_val_accuracy": completed["val_accuracy"].std(),
-        "epochs": trials["epochs_trained"].sum(),
-        "gradient_evaluations": trials["gradient_evaluations"].sum(min_count=1),
+        "epochs": own_epochs(spent_on).sum(),
+        "gradient_evaluations": spent_on["gradient_evaluations"].sum(min_count=1),
         "metric": metric.name,
         "mode": metric.mode,
         "best_value": metric.of(winner),

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from tune_jobs.job.metric import METRIC_PREFIX, Metric
 from tune_jobs.ledger.follow import Follower, News
 from tune_jobs.ledger.rows import OWN_METRICS
-from tune_jobs.results.read import Results, parse_metadata, to_frame
+from tune_jobs.results.read import Results, parse_metadata, results_of, to_frame
 from tune_jobs.results.schema import SHARPNESS_PREFIX, confirmations_schema, epochs_schema, trials_schema
 from tune_jobs.results.write import (
     confirmation_row,
@@ -71,6 +71,11 @@ class LiveResults:
         """What its trials are ranked by."""
         return Metric.of_job(self.job)
 
+    @property
+    def fork_epoch(self) -> int:
+        """The epochs that its trials share with their trunks; 0 without trunks."""
+        return max((int(e["data"]["epoch"]) for e in self.events if e["kind"] == "fork"), default=0)
+
     def reports(self, trial_id: str) -> list[dict[str, Any]]:
         """Returns the reports of a trial, by the columns of `epochs_schema`."""
         table = self._epochs()
@@ -87,9 +92,17 @@ class LiveResults:
             if isinstance(value, bool | str)
         }
         origins = {e["trial_id"]: e["data"].get("origin") for e in self.events if e["kind"] == "origin"}
+        forks = {
+            e["trial_id"]: {"trunk": e["data"].get("trunk"), "fork_epoch": e["data"].get("epoch")}
+            for e in self.events
+            if e["kind"] == "fork"
+        }
         rows = [
             trial_row(
-                self.job["name"], {**trial, "origin": origins.get(trial_id)}, self.summaries[trial_id], names
+                self.job["name"],
+                {**trial, "origin": origins.get(trial_id), **forks.get(trial_id, {})},
+                self.summaries[trial_id],
+                names,
             )
             for trial_id, trial in self.trials.items()
         ]
@@ -101,7 +114,7 @@ class LiveResults:
         metrics = [
             name.removeprefix(METRIC_PREFIX) for name in epochs.column_names if name.startswith(METRIC_PREFIX)
         ]
-        return Results(
+        return results_of(
             self.folder,
             to_frame(_table(rows, trials_schema(params, metrics, names=names))),
             to_frame(epochs),

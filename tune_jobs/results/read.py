@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from dataclasses import field as field_of
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,7 @@ from pydantic import BaseModel, Field
 
 from tune_jobs.errors import ResultsError
 from tune_jobs.job.metric import VAL_ACCURACY, Metric
+from tune_jobs.job.trunk import TRUNK
 from tune_jobs.ledger.file import is_there
 from tune_jobs.results.schema import (
     LATER_COLUMNS,
@@ -74,13 +76,14 @@ class Results:
 
     Attributes:
         folder: The search folder.
-        trials: One row per trial, with the columns of `tune_jobs.results.schema.trials_schema`.
-        epochs: One row per report, with the columns of `epochs_schema`, in the order of the ledger.
+        trials: One row per trial, with the columns of `tune_jobs.results.schema.trials_schema`; without trunks.
+        epochs: One row per report of these, with the columns of `epochs_schema`, in the order of the ledger.
         confirmations: One row per fresh seed of a winner, with the columns of `confirmations_schema`; empty if
             nothing was confirmed.
         metadata: `job`, `package_versions`, `hardware`, `data` (dicts), `python_version`, `git_commit`, `git_dirty`,
             `schema_version`, and `job_history`: each version of the job (as created, then as extended) with the
             `seq` of the last report before it applied. None where unknown.
+        trunks: One row per trunk that trials started from, with the columns of `trials`; empty without.
     """
 
     folder: Path
@@ -88,6 +91,7 @@ class Results:
     epochs: pd.DataFrame
     confirmations: pd.DataFrame
     metadata: dict[str, Any]
+    trunks: pd.DataFrame = field_of(default_factory=pd.DataFrame)
 
     @property
     def folder_name(self) -> str:
@@ -126,15 +130,35 @@ def read_results(folder: Path | str) -> Results:
     except (ValueError, RecursionError) as problem:
         file, text = parquet / "trials.parquet", "; ".join(str(problem).splitlines()[:3])
         raise ResultsError(f"{file}: its metadata cannot be read: {text}") from problem
-    results = Results(folder, to_frame(trials), to_frame(epochs), to_frame(confirmations), metadata)
-    unknown = results.epochs.loc[~results.epochs["trial_id"].isin(results.trials["trial_id"]), "trial_id"]
+    every, reports = to_frame(trials), to_frame(epochs)
+    unknown = reports.loc[~reports["trial_id"].isin(every["trial_id"]), "trial_id"]
     if len(unknown):
         # An export replaces one file after the other.
         raise ResultsError(
             f"{parquet / 'epochs.parquet'}: has reports of trial {unknown.iloc[0]}, which trials.parquet lacks; if an "
             "export is running, try again, else run `tune-jobs export` on the folder"
         )
-    return results
+    return results_of(folder, every, reports, to_frame(confirmations), metadata)
+
+
+def results_of(
+    folder: Path,
+    every: pd.DataFrame,
+    reports: pd.DataFrame,
+    confirmations: pd.DataFrame,
+    metadata: dict[str, Any],
+) -> Results:
+    """Returns the results of a search from its rows, with those of trunks apart from all that is compared."""
+    is_trunk = every["method"] == TRUNK
+    trunks, trials = every[is_trunk], every[~is_trunk].reset_index(drop=True)
+    of_trials = reports[~reports["trial_id"].isin(trunks["trial_id"])].reset_index(drop=True)
+    return Results(folder, trials, of_trials, confirmations, metadata, trunks.reset_index(drop=True))
+
+
+def own_epochs(trials: pd.DataFrame) -> pd.Series:
+    """Returns how many epochs each trial trained itself: all, or those after it left its trunk."""
+    epochs = trials["epochs_trained"].astype("float64") - trials["fork_epoch"].astype("float64").fillna(0)
+    return epochs.clip(lower=0)  # one whose trunk failed has none
 
 
 def read_all(folders: Iterable[Path | str]) -> list[Results]:

@@ -26,6 +26,8 @@ LATER_COLUMNS = {
         "ended_after",
         "train_accuracy",
         "origin",
+        "trunk",
+        "fork_epoch",
     ),
     "epochs": ("reason", "num_values", "seq"),
     "confirmations": (
@@ -55,7 +57,9 @@ def trials_schema(
     over its epochs, what counts or measures the whole trial is from its last report, `error` is its text's last line,
     `ended_after` the `seq` of the last report of any trial before it ended, `node` the name of its Ray node (the
     address where it has no name of its own; nodes with the same name end in different ids), `origin` says where the
-    configuration is from: "sampler", "first_point" or "warm_start: FOLDER TRIAL".
+    configuration is from: "sampler", "first_point" or "warm_start: FOLDER TRIAL". Of a trial that started from a trunk
+    (the trial of method "trunk" named in `trunk`, of which it has the epochs up to `fork_epoch`), gradient evaluations
+    and times are its own, after the fork.
 
     Args:
         params: The parameters of all trials, by their names in the space. A trial's is null where it has none.
@@ -92,6 +96,8 @@ def trials_schema(
             ("ended_after", _COUNT),
             ("train_accuracy", _NUMBER),
             ("origin", _TEXT),
+            ("trunk", _TEXT),
+            ("fork_epoch", _COUNT),
             *_metric_fields(metrics),
         ]
     )

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from tune_jobs.job.metric import Metric
-from tune_jobs.results.read import Results, by_merit, values_of
+from tune_jobs.results.read import Results, by_merit, own_epochs, values_of
 from tune_jobs.results.tables import records
 from tune_jobs.stopping.asha import Rule
 from tune_jobs.stopping.replay import Difference, replay
@@ -153,7 +153,7 @@ def _receipt(
         regret = max(0.0, float(best_immortal - best_other)) if (~immortal).any() else 0.0
     return Receipt(
         study,
-        int(trials["epochs_trained"].sum()),
+        int(own_epochs(trials).sum()),
         int((pruned["max_epochs"] - pruned["epochs_trained"]).sum()),
         winner,
         tuple(_close(winner, epochs, job)) if winner is not None else (),

@@ -66,6 +66,7 @@ def export(folder: Path | str) -> list[Path]:
         origins = {
             event["trial_id"]: event["data"].get("origin") for event in events if event["kind"] == "origin"
         }
+        forks = ledger.forks()
         # Every session has checked that the file is the same.
         for event in events:
             if checksum := event["data"].get("weights_checksum"):
@@ -86,6 +87,8 @@ def export(folder: Path | str) -> list[Path]:
         written = [_write(parquet / "epochs.parquet", epochs_schema(metrics), epochs(), metadata)]
     for trial in trials:
         trial["origin"] = origins.get(trial["trial_id"])  # ledgers of 0.1 do not say
+        if (fork := forks.get(trial["trial_id"])) is not None:
+            trial["trunk"], trial["fork_epoch"] = fork.trunk, fork.epoch
     rows = (trial_row(job["name"], trial, summaries[trial["trial_id"]], names) for trial in trials)
     schema = trials_schema(params, metrics, names=names)
     written.insert(0, _write(parquet / "trials.parquet", schema, rows, metadata))

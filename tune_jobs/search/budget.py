@@ -43,6 +43,9 @@ class Meter:
     """Counts what a search spends.
 
     What it counts is in `spent`. `gpus_per_trial` may change while the search runs.
+
+    Args:
+        forks: The epoch that trials start after which continue from a trunk, by their ids.
     """
 
     def __init__(
@@ -51,8 +54,10 @@ class Meter:
         events: Iterable[Mapping[str, Any]] = (),
         reports: Sequence[Mapping[str, Any]] = (),
         metric: Metric = VAL_ACCURACY,
+        forks: Mapping[str, int] | None = None,
     ) -> None:
         self._metric = metric
+        self._forks = dict(forks or {})
         self.spent, self.gpus_per_trial = Spent(), gpus_per_trial
         self._train_s: dict[str, float] = {}
         self._hours_before = hours_before(events, reports)
@@ -60,12 +65,17 @@ class Meter:
         for report in reports:
             self.add_report(report["trial_id"], report)
 
+    def fork(self, trial_id: str, epoch: int) -> None:
+        """Takes note that a trial's own epochs follow so many of its trunk, which that trial has been counted for."""
+        self._forks[trial_id] = epoch
+
     def add_report(self, trial_id: str, row: Mapping[str, Any]) -> None:
         """Counts one epoch of a trial."""
         self.spent.epochs += 1
         if row.get("gradient_evaluations") is not None:
             # The row has the trial's total, which grows by the same number every epoch.
-            self.spent.gradient_evaluations += row["gradient_evaluations"] // row["epoch"]
+            own_epochs = row["epoch"] - self._forks.get(trial_id, 0)
+            self.spent.gradient_evaluations += row["gradient_evaluations"] // own_epochs
         # Also a total, which starts again at 0 in a trial that lost its checkpoint.
         train_s = row.get("train_s") or 0.0
         seconds = max(0.0, train_s - self._train_s.get(trial_id, 0.0))

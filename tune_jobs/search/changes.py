@@ -92,6 +92,9 @@ def _shortened(before: JobSpec, job: JobSpec, num_started: int) -> Iterator[Prob
     if epochs > before.train.epochs and schedules:
         text = f"with train.schedule={schedules[0]} every learning rate depends on the number of epochs"
         yield Problem("train.epochs", epochs, f"{text}: trials of two lengths cannot be compared")
+    elif epochs > before.train.epochs and before.init.trunk is not None:
+        text = "with init.trunk the fork would move, and trials of two trunks cannot be compared"
+        yield Problem("train.epochs", epochs, f"{text}; start another search")
     if num_trials < before.search.num_trials:
         yield Problem("search.num_trials", num_trials, f"expected at least {before.search.num_trials}")
     if num_trials > before.search.num_trials and before.search.seeds > 1 and num_started:

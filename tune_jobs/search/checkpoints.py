@@ -12,7 +12,10 @@ FOLDER_NAME = "checkpoints"
 
 
 class Retention:
-    """Keeps the checkpoints of unfinished trials and of each study's best, and drops each of the others once."""
+    """Keeps the checkpoints of unfinished trials and of each study's best, and drops each of the others once.
+
+    Those of trunks are all kept: trials start from them, also those by which the search is extended.
+    """
 
     def __init__(self, checkpoints: "Checkpoints", trials: Mapping[str, LiveTrial], num_best: int) -> None:
         self.checkpoints = checkpoints
@@ -23,6 +26,8 @@ class Retention:
         if trial.status != "completed":
             self.checkpoints.drop(trial.trial_id)
             return
+        if trial.is_trunk:
+            return
         ranked = self._ranked(trial.study)
         if trial not in ranked[: self._num_best]:
             self.checkpoints.drop(trial.trial_id)
@@ -32,7 +37,11 @@ class Retention:
 
     def clean(self) -> None:
         """Drops all that are not needed, and what killed workers left half written."""
-        kept = {trial.trial_id for trial in self._trials.values() if trial.is_unfinished}
+        kept = {
+            trial.trial_id
+            for trial in self._trials.values()
+            if trial.is_unfinished or (trial.is_trunk and trial.status == "completed")
+        }
         for study in {trial.study for trial in self._trials.values()}:
             kept.update(trial.trial_id for trial in self._ranked(study)[: self._num_best])
         self.checkpoints.keep_only(kept)

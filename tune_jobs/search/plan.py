@@ -39,6 +39,7 @@ class StudyPlan:
     max_epochs: int  # epochs if nothing is stopped
     steps_per_epoch: int | None  # optimizer steps of an epoch; None where a loop of the user's own decides
     gradient_evaluations_per_epoch: int | None  # forward and backward passes of an epoch
+    is_trunk: bool = False  # what trials of other studies start from
 
 
 @dataclass(frozen=True)
@@ -68,22 +69,29 @@ def make_plan(job: JobSpec, out: str | Path | None = None, *, is_timed: bool = F
     """
     steps, weights, notes, checksum = _what_trains(job)
     slots, totals = plan_resources(job)
+    own_epochs = job.train.epochs - job.fork_epoch
     studies = tuple(
         StudyPlan(
             study.name,
             job.search.num_trials,
-            job.search.num_trials * job.train.epochs,
+            job.search.num_trials * own_epochs,
             steps,
             None if steps is None else steps * find_method(study.method).gradient_evaluations_per_step,
         )
         for study in job.studies()
     )
+    seeds, num_studies = job.search.seeds, len(studies)
+    trunks = tuple(
+        StudyPlan(t.name, seeds, seeds * job.fork_epoch, steps, steps, is_trunk=True) for t in job.trunks()
+    )
+    in_trunks = sum(trunk.max_epochs for trunk in trunks)
     rule = Rule.of_job(job.model_dump())
-    at_once = max(1, round(slots.num_slots / len(studies)))
+    at_once = max(1, round(slots.num_slots / num_studies))
     num_trials = job.search.num_trials
-    reports = sum(study.max_epochs for study in studies)
+    reports = sum(study.max_epochs for study in (*trunks, *studies))
     folder = search_folder(job, out).address
-    random = _of_all(epochs_band(rule, num_trials, at_once, improving=False), len(studies))
+    random = _of_all(epochs_band(rule, num_trials, at_once, improving=False), num_studies)
+    improving = _of_all(epochs_band(rule, num_trials, at_once, improving=True), num_studies)
     time: TimePlan | None = None
     lines: tuple[str, ...] = ()
     if is_timed and is_running_elsewhere():
@@ -95,13 +103,13 @@ def make_plan(job: JobSpec, out: str | Path | None = None, *, is_timed: bool = F
         lines = tuple(time_lines(job, time, folder))
     return Plan(
         folder=folder,
-        studies=studies,
-        spend_random=random,
-        spend_improving=_of_all(epochs_band(rule, num_trials, at_once, improving=True), len(studies)),
+        studies=(*trunks, *studies),
+        spend_random=_with(random, in_trunks),
+        spend_improving=_with(improving, in_trunks),
         explanation=slots.explanation,
         notes=notes,
         storage_bytes=(
-            _BYTES_PER_SEARCH + reports * _BYTES_PER_REPORT + len(studies) * num_trials * _BYTES_PER_TRIAL
+            _BYTES_PER_SEARCH + reports * _BYTES_PER_REPORT + num_studies * num_trials * _BYTES_PER_TRIAL
         ),
         checkpoint_bytes=_checkpoint_bytes(job, weights, slots.num_slots),
         time=time,
@@ -136,6 +144,7 @@ def _checkpoint_bytes(job: JobSpec, num_stored: Mapping[str, int] | None, num_sl
         copies = 1 + num_copies(job) + find_method(study.method).rules.remembers_gradients
         sizes[study.name] = _BYTES_PER_CHECKPOINT + 4 * copies * num_stored[study.architecture]
     kept = min(job.search.keep_checkpoints, job.search.num_trials) * sum(sizes.values())
+    kept += len(job.trunks()) * job.search.seeds * max(sizes.values())
     return kept + 2 * min(num_slots, job.num_trials) * max(sizes.values())
 
 
@@ -159,8 +168,9 @@ def render_plan(plan: Plan) -> Group:
             *([f"{epoch_s[study.name]:,.3g}" if study.name in epoch_s else "–"] if epoch_s else []),
         )
     most = sum(study.max_epochs for study in plan.studies)
-    studies = counted(len(plan.studies), "study", "studies")
-    trials = counted(sum(study.num_trials for study in plan.studies), "trial")
+    compared = [study for study in plan.studies if not study.is_trunk]
+    studies = counted(len(compared), "study", "studies")
+    trials = counted(sum(study.num_trials for study in compared), "trial")
     lines = [
         f"{studies}, {trials}, at most {counted(most, 'epoch')}.",
         *_spend_lines(plan, most),
@@ -193,6 +203,10 @@ def _spend_lines(plan: Plan, most: int) -> list[str]:
         f"Early stopping, simulated, leaves {random}.",
         f"If the sampler gets better as it goes, it leaves {improving}.",
     ]
+
+
+def _with(band: Band, epochs: int) -> Band:
+    return Band(band.low + epochs, band.median + epochs, band.high + epochs)
 
 
 def _of_all(band: Band, num_studies: int) -> Band:

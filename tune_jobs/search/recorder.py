@@ -10,12 +10,13 @@ from tune_jobs.job.code import OwnCode
 from tune_jobs.job.metric import Metric
 from tune_jobs.job.space import Value
 from tune_jobs.job.spec import JobSpec, Study
-from tune_jobs.ledger.rows import METRICS, OWN_METRICS, Decision
+from tune_jobs.job.trunk import TRUNK
+from tune_jobs.ledger.rows import METRICS, OWN_METRICS, Decision, Fork
 from tune_jobs.ledger.writer import Ledger
 from tune_jobs.search.budget import Meter
 from tune_jobs.search.checkpoints import Checkpoints, Retention
 from tune_jobs.search.folder import SearchFolder
-from tune_jobs.search.trial import LiveTrial
+from tune_jobs.search.trial import LiveTrial, id_of
 from tune_jobs.search.wind_down import WindDown
 from tune_jobs.stopping.asha import Rule, Rungs
 from tune_jobs.stopping.replay import rungs_at_end
@@ -71,18 +72,23 @@ class Recorder:
         self._dataset = recorded_dataset(ledger)
         rule = Rule.of_job(job.model_dump())
         self.rungs = {study.name: Rungs(rule) for study in job.studies()}
+        self.rungs |= {study.name: Rungs(rule.of_trunks) for study in job.trunks()}
         self.rungs |= rungs_at_end(rule, rows, reports)
-        self.meter = Meter(gpus_per_trial, ledger.events(), reports, self._metric)
+        forks = ledger.forks()
+        at = {trial_id: fork.epoch for trial_id, fork in forks.items()}
+        self.meter = Meter(gpus_per_trial, ledger.events(), reports, self._metric, at)
         for row in rows:
             trial = LiveTrial(
                 row["trial_id"], row["study"], row["params"], row["number"], metric=self._metric
             )
+            trial.is_trunk, trial.fork = row["method"] == TRUNK, forks.get(row["trial_id"])
+            trial.epoch = at.get(row["trial_id"], 0)
             trial.status, trial.error, trial.retries = row["status"], row["error"], row["retries"]
             self.trials[trial.trial_id] = trial
         for report in reports:
             _add_epoch(self.trials[report["trial_id"]], report)
         for trial in self.trials.values():
-            if trial.status == "completed":
+            if trial.status == "completed" and not trial.is_trunk:
                 self.meter.add_completed(trial.value)
             if trial.is_unfinished:
                 self.waiting.append(trial.trial_id)
@@ -99,21 +105,28 @@ class Recorder:
         """Records that a trial starts, with the values of its searched parameters and of those the space fixes."""
         params = self.job.draw(study, lambda name, _: searched.get(name))
         spec = self.job.trial_spec(study, params, number)
-        trial_id = f"{study.name}-{number:04d}"
+        trial_id = id_of(study, number)
+        trunk, is_trunk = self.job.trunk_of(study, number), study.method == TRUNK
+        fork = None if trunk is None else Fork(id_of(*trunk), self.job.fork_epoch)
         self.ledger.start_trial(
             trial_id,
             study=study.name,
             number=number,
             dataset=self._dataset,
             architecture=spec.architecture,
-            method=spec.method,
+            method=study.method,
             variant=find_method(spec.method).variant,
             seed=spec.train.seed,
             params=params,
-            max_epochs=spec.train.epochs,
+            max_epochs=self.job.fork_epoch if is_trunk else spec.train.epochs,
             origin=origin,
+            fork=fork,
         )
-        trial = self.trials[trial_id] = LiveTrial(trial_id, study.name, params, number, metric=self._metric)
+        trial = LiveTrial(trial_id, study.name, params, number, metric=self._metric, is_trunk=is_trunk)
+        if fork is not None:
+            trial.fork, trial.epoch = fork, fork.epoch
+            self.meter.fork(trial_id, fork.epoch)
+        self.trials[trial_id] = trial
         self._own_ids[ray_id] = trial_id
         self._tell(trial)
         return trial
@@ -179,6 +192,17 @@ class Recorder:
         trial.retries += 1
         self.waiting.appendleft(trial.trial_id)
 
+    def fail_without_trunk(self, ray_id: str) -> None:
+        """Records that a trial, which no worker was told of, cannot start because its trunk did not get there."""
+        trial = self.find(ray_id)
+        assert trial.fork is not None, "a trial that starts from a trunk"
+        trunk = self.trials[trial.fork.trunk]
+        what = last_line(trunk.error) if trunk.error else f"it {trunk.status} at epoch {trunk.epoch}"
+        trial.error = f"its trunk {trunk.trial_id} did not reach epoch {trial.fork.epoch}: {what}"
+        self.rungs[trial.study].record_worst(trial.trial_id)
+        self.ledger.finish_trial(trial.trial_id, "failed", "its trunk failed", trial.error)
+        self._end(trial, "failed")
+
     def move(self, ray_id: str, error: str) -> None:
         """Records that a trial's node was lost: it continues elsewhere, and this does not count as a retry.
 
@@ -230,12 +254,12 @@ class Recorder:
     @property
     def is_over(self) -> bool:
         """Whether every trial of the job has ended."""
-        num_ended = sum(not trial.is_unfinished for trial in self.trials.values())
+        num_ended = sum(not trial.is_unfinished and not trial.is_trunk for trial in self.trials.values())
         return num_ended >= self.job.num_trials
 
     def _end(self, trial: LiveTrial, status: str) -> None:
         trial.status = status
-        if status == "completed":
+        if status == "completed" and not trial.is_trunk:
             self.meter.add_completed(trial.value)
         self.retention.end_trial(trial)
         self.ledger.store_copy()

@@ -1,7 +1,7 @@
 """Suggests configurations: an Optuna study for each study of the job, behind one searcher for Ray."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -13,7 +13,7 @@ from tune_jobs.job.spec import JobSpec, Study
 from tune_jobs.ledger.rows import OWN_METRICS
 from tune_jobs.search.recorder import Recorder
 from tune_jobs.search.samplers import sampler_of
-from tune_jobs.search.trial import LiveTrial
+from tune_jobs.search.trial import LiveTrial, id_of
 from zsharp.training.epoch_row import MEASURES
 
 SAMPLER, FIRST_POINT = "sampler", "first_point"
@@ -54,7 +54,8 @@ class StudySearch:
     def _add_past(self, past: LiveTrial) -> None:
         study = self.optuna_study
         params = {name: past.params[name] for name in self._study.parameters if name in past.params}
-        values = {i: value for i, value in enumerate(past.values, 1) if value is not None}
+        first = 1 if past.fork is None else past.fork.epoch + 1
+        values = {i: value for i, value in enumerate(past.values, first) if value is not None}
         if past.status in (None, "interrupted"):
             study.enqueue_trial(params)
             trial = self._open[past.trial_id] = self._ask()
@@ -112,6 +113,8 @@ class StudySearch:
 class JobSearch(Searcher):
     """Hands out the trials of all studies of a job: unfinished ones first, then those of the study with the fewest.
 
+    A trunk is handed out when the first trial needs it, and trials are held back until it is complete.
+
     Optuna keeps its studies in `storage`, which must be empty; in memory if it is not given.
 
     One searcher for the whole job keeps every slot busy to the end. Each suggestion is in the ledger before Ray
@@ -140,17 +143,57 @@ class JobSearch(Searcher):
             return Searcher.FINISHED
         if recorder.waiting:
             return _config(recorder.continue_trial(trial_id))
-        name = min(self._searches, key=lambda study: self._searches[study].num_suggested)
+        self._fail_without_trunk(trial_id)
+        for name in self._by_need():
+            trunk = self._trunk_of_next(name)
+            state = None if trunk is None else recorder.trials.get(id_of(*trunk))
+            if trunk is None or (state is not None and state.status == "completed"):
+                return _config(self._start(trial_id, name))
+            if state is None:
+                return _config(recorder.start_trial(trial_id, *trunk, {}))
+        if self._by_need():
+            # Trunks train that all of these wait for: those of later seeds will be needed too.
+            coming = next(self._later_trunks(), None)
+            return None if coming is None else _config(recorder.start_trial(trial_id, *coming, {}))
+        # Trials that run may still fail and be tried again, so there may be more to hand out.
+        is_over = all(trial.status is not None for trial in recorder.trials.values())
+        return Searcher.FINISHED if is_over else None
+
+    def _by_need(self) -> list[str]:
+        """Returns the studies that lack trials, those with the fewest first; of equals, in the job's order."""
+        most = self._job.search.num_trials
+        lacking = [name for name, search in self._searches.items() if search.num_suggested < most]
+        return sorted(lacking, key=lambda name: self._searches[name].num_suggested)
+
+    def _start(self, trial_id: str, name: str) -> LiveTrial:
         search = self._searches[name]
         number = search.num_suggested
-        if number >= self._job.search.num_trials:
-            # Trials that run may still fail and be tried again, so there may be more to hand out.
-            is_over = all(trial.status is not None for trial in recorder.trials.values())
-            return Searcher.FINISHED if is_over else None
         suggested, origin = search.suggest_next()
-        trial = recorder.start_trial(trial_id, self._studies[name], number, suggested.params, origin)
+        trial = self._recorder.start_trial(trial_id, self._studies[name], number, suggested.params, origin)
         search.begin(trial.trial_id, suggested)
-        return _config(trial)
+        return trial
+
+    def _trunk_of_next(self, name: str) -> tuple[Study, int] | None:
+        return self._job.trunk_of(self._studies[name], self._searches[name].num_suggested)
+
+    def _fail_without_trunk(self, trial_id: str) -> None:
+        """Records trials as failed whose trunk is; Ray, which asks for a trial of that id, is not told of them."""
+
+        def is_lost(name: str) -> bool:
+            trunk = self._trunk_of_next(name)
+            state = None if trunk is None else self._recorder.trials.get(id_of(*trunk))
+            return state is not None and state.status in ("failed", "diverged")
+
+        while (name := next(filter(is_lost, self._by_need()), None)) is not None:
+            self._start(trial_id, name)
+            self._recorder.fail_without_trunk(trial_id)
+            self.on_trial_complete(trial_id, error=True)
+
+    def _later_trunks(self) -> Iterator[tuple[Study, int]]:
+        for seed in range(self._job.search.seeds):
+            for trunk in self._job.trunks():
+                if id_of(trunk, seed) not in self._recorder.trials:
+                    yield trunk, seed
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Does nothing: the scheduler has called `on_report`, also for the report that stopped the trial."""
@@ -158,6 +201,8 @@ class JobSearch(Searcher):
     def on_report(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """Passes one epoch's metric on to its study."""
         trial = self._recorder.find(trial_id)
+        if trial.is_trunk:
+            return
         self._searches[trial.study].report(trial.trial_id, result["epoch"], trial.metric.of(result))
 
     def on_trial_complete(
@@ -165,7 +210,7 @@ class JobSearch(Searcher):
     ) -> None:
         """Tells the trial's study how it ended, according to the ledger; one that continues later has not ended."""
         trial = self._recorder.find(trial_id)
-        if trial.status not in (None, "interrupted"):
+        if trial.status not in (None, "interrupted") and not trial.is_trunk:
             self._searches[trial.study].end_trial(trial.trial_id, trial.status, trial.value)
 
     def save(self, checkpoint_path: str) -> None:

@@ -200,15 +200,15 @@ class TeamRun:
         """Writes a checkpoint, which any number of processes can continue from."""
         self._team.together(lambda: self.training.save(path), "save")
 
-    def load(self, path: Path) -> None:
-        """Continues from a checkpoint.
+    def load(self, path: Path, trunk: "TrialSpec | None" = None) -> None:
+        """Continues from a checkpoint of this run, or of its trunk.
 
         Raises:
             ValueError: If the file is damaged or belongs to another spec.
         """
-        self.training.load(path)
+        self.training.load(path, trunk)
         content = ray.put(path.read_bytes())  # the others may be on machines that do not have the file
-        self._team.together(lambda: None, "load", content)
+        self._team.together(lambda: None, "load", content, trunk)
 
     def test(self) -> dict[str, float] | None:
         """Returns what the task measures on its test data."""
@@ -258,12 +258,12 @@ class _Member:
         assert self._training is not None
         self._training.save(Path(os.devnull))  # only the first process writes
 
-    def load(self, content: bytes) -> None:
+    def load(self, content: bytes, trunk: "TrialSpec | None") -> None:
         assert self._training is not None
         with tempfile.TemporaryDirectory(prefix="tune-jobs-") as folder:
             file = Path(folder) / "checkpoint"
             file.write_bytes(content)
-            self._training.load(file)
+            self._training.load(file, trunk)
 
     def test(self) -> None:
         assert self._training is not None

@@ -10,6 +10,7 @@ from tune_jobs.results.statistics import smallest_n
 from tune_jobs.search.timing import BUSY, Timed, Timing
 from tune_jobs.stopping.simulate import Band
 from tune_jobs.wording import counted, duration, duration_band
+from zsharp.optim.methods import find_method
 
 _RAY_S = 3.0  # that Ray takes to start before its workers do, and to end
 _TURN_S = 0.05  # of an epoch: its report, the decision on it, and the ledger
@@ -49,7 +50,7 @@ def plan_time(job: JobSpec, timing: Timing, slots: Slots, epochs: Band) -> TimeP
         return TimePlan(epoch_s, problem=timing.problem, took_s=timing.took_s)
     num_slots = min(slots.num_slots, job.num_trials)
     num_seeds = smallest_n(max(2, len(job.methods)))
-    num_epochs, num_trials = job.train.epochs, job.search.num_trials
+    num_epochs, num_trials = job.train.epochs - job.fork_epoch, job.search.num_trials
     share_left = epochs.low / (num_epochs * job.num_trials)
     startup_s = timing.startup_s + _RAY_S
     # A confirmation holds nothing out; its runs are whole, in the order of their seeds.
@@ -62,15 +63,25 @@ def plan_time(job: JobSpec, timing: Timing, slots: Slots, epochs: Band) -> TimeP
 
     (least, _), (_, most) = both(share_left), both(1.0)
     confirm_least, confirm_most = both(1.0, more_images)
+    # Trunks train with the base optimizer; methods of two gradients a step take about twice as long.
+    trunk_s = {
+        study.architecture: one.epoch_s / find_method(study.method).gradient_evaluations_per_step
+        for study, one in zip(studies, timed, strict=True)
+    }
+    trunks_s = job.fork_epoch * sum(trunk_s.values()) / num_slots
+    search_trunks_s, confirm_trunks_s = trunks_s * job.search.seeds, trunks_s * num_seeds * more_images
     return TimePlan(
         epoch_s,
         search_s=(
-            startup_s + max(max(least), num_trials * sum(least) / num_slots),
-            startup_s + num_trials * sum(most) / num_slots + max(most) * (1 - 1 / num_slots),
+            startup_s + search_trunks_s + max(max(least), num_trials * sum(least) / num_slots),
+            startup_s
+            + search_trunks_s
+            + num_trials * sum(most) / num_slots
+            + max(most) * (1 - 1 / num_slots),
         ),
         confirm_s=(
-            startup_s + makespan(confirm_least * num_seeds, slots.num_slots),
-            startup_s + makespan(confirm_most * num_seeds, slots.num_slots),
+            startup_s + confirm_trunks_s + makespan(confirm_least * num_seeds, slots.num_slots),
+            startup_s + confirm_trunks_s + makespan(confirm_most * num_seeds, slots.num_slots),
         ),
         gpu_hours=_gpu_hours(slots, num_trials * sum(least), num_trials * sum(most)),
         confirm_gpu_hours=_gpu_hours(slots, num_seeds * sum(confirm_least), num_seeds * sum(confirm_most)),

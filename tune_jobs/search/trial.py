@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from tune_jobs.job.metric import VAL_ACCURACY, Metric
 from tune_jobs.job.space import Value
+from tune_jobs.job.spec import Study
+from tune_jobs.ledger.rows import Fork
 
 
 @dataclass
@@ -15,7 +17,7 @@ class LiveTrial:
     study: str
     params: Mapping[str, Value]  # by their names in the space
     number: int = 0  # its number within its study
-    epoch: int = 0  # epochs reported
+    epoch: int = 0  # the last one reported, or that of its trunk
     value: float | None = None  # the last one reported of the job's metric
     val_loss: float | None = None  # the last one reported
     # Each epoch's value of the metric, None where it was not measured.
@@ -24,6 +26,8 @@ class LiveTrial:
     error: str | None = None  # of a failed trial, its text
     retries: int = 0  # how often it was tried again after a failure
     metric: Metric = VAL_ACCURACY  # the job's
+    is_trunk: bool = False  # others start from where it ends
+    fork: Fork | None = None  # where it starts itself, if that is not at its first epoch
 
     @property
     def is_unfinished(self) -> bool:
@@ -34,3 +38,8 @@ class LiveTrial:
     def merit(self) -> tuple[float, float]:
         """What completed trials are ranked by; larger is better."""
         return self.metric.merit(self.value, self.val_loss)
+
+
+def id_of(study: Study, number: int) -> str:
+    """Returns the stable id of a study's trial."""
+    return f"{study.name}-{number:04d}"

@@ -11,9 +11,11 @@ from ray import tune
 from tune_jobs.cluster.ray import end_at_sigterm, node_name
 from tune_jobs.cluster.slots import Slots
 from tune_jobs.job.code import OwnCode, uses_own_code
-from tune_jobs.job.spec import JobSpec
+from tune_jobs.job.spec import JobSpec, Study
 from tune_jobs.search.checkpoints import Checkpoints
 from tune_jobs.search.folder import SearchFolder
+from tune_jobs.search.trial import id_of
+from tune_jobs.search.trunk import Trunk, from_trunk
 from zsharp.user_code import user_traceback
 
 if TYPE_CHECKING:
@@ -62,7 +64,7 @@ class TrialRunner(tune.Trainable):
             self._job = self._job.model_copy(update={"code": code.folders_here()})
         self._checkpoints = Checkpoints(folder)
         self._node = node_name()
-        self._studies = {study.name: study for study in self._job.studies()}
+        self._studies = {study.name: study for study in (*self._job.studies(), *self._job.trunks())}
         # More threads than cores is many times slower than one thread a trial.
         resources = self._job.resources
         torch.set_num_threads(max(1, int(resources.cpus_per_trial / resources.workers_per_trial)))
@@ -128,17 +130,27 @@ class TrialRunner(tune.Trainable):
             )
         study = self._studies[config["study"]]
         spec = self._job.trial_spec(study, config["params"], config["number"])
-        training = self._build(spec)
+        trunk = self._trunk_of(study, config["number"])
         file = self._checkpoints.fetch(config["trial_id"])
+        if file is None and trunk is not None:
+            return from_trunk(self._build, spec, trunk, self._checkpoints)
+        training = self._build(spec)
         if file is not None:
             try:
                 training.load(file)
             except ValueError as error:
                 _logger.warning("%s starts again from its first epoch: %s", config["trial_id"], error)
-                return self._again(training)
+                return self._again(training, trunk)
             if training.epoch > config["epoch"] + 1:  # of a record that was lost: its rows would have a gap
-                return self._again(training)
+                return self._again(training, trunk)
         return training
+
+    def _trunk_of(self, study: Study, number: int) -> Trunk | None:
+        trunk = self._job.trunk_of(study, number)
+        if trunk is None:
+            return None
+        spec = self._job.trial_spec(trunk[0], {}, trunk[1])
+        return Trunk(id_of(*trunk), spec, self._job.fork_epoch)
 
     def _build(self, spec: "TrialSpec", data: "TrainingData | None" = None) -> "Training | LoopRun | TeamRun":
         from tune_jobs.search.own_loop import build_run
@@ -147,8 +159,12 @@ class TrialRunner(tune.Trainable):
             return self._team.begin(spec, self._task, self._code)
         return build_run(spec, self._task, data=data)
 
-    def _again(self, run: "Training | LoopRun | TeamRun") -> "Training | LoopRun | TeamRun":
+    def _again(
+        self, run: "Training | LoopRun | TeamRun", trunk: Trunk | None
+    ) -> "Training | LoopRun | TeamRun":
         """Returns the same run from its first epoch."""
         from zsharp.training import Training
 
+        if trunk is not None:
+            return from_trunk(self._build, run.spec, trunk, self._checkpoints)
         return self._build(run.spec, run.data if isinstance(run, Training) and not self._job.own else None)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tune_jobs.job.metric import Metric
+from tune_jobs.job.trunk import TRUNK
 from tune_jobs.results.live import LiveResults
 from tune_jobs.stopping.epochs_left import epochs_left
 
@@ -70,23 +71,25 @@ def summarize(live: LiveResults, writer: int | None, *, can_tell: bool = True) -
         can_tell: Whether `writer` can be known; in an object store there are no locks.
     """
     counts = Counter(trial["status"] or "running" for trial in live.trials.values())
-    num_trials = max(_num_asked(live.job), len(live.trials))
+    compared = {name: trial for name, trial in live.trials.items() if trial["method"] != TRUNK}
+    num_trunks = len(live.trials) - len(compared)
+    num_trials = max(_num_asked(live.job), len(compared)) + num_trunks
     unfinished = counts["running"] + counts["interrupted"]
     is_over = unfinished == 0 and len(live.trials) >= num_trials
     state, reason = _state(live, writer, is_over, can_tell)
     rate = _rate(live) if state in ("running", "open") else None
-    ended = [live.summaries[t["trial_id"]]["epochs_trained"] for t in live.trials.values() if t["status"]]
-    running = [
-        live.summaries[t["trial_id"]]["epochs_trained"] for t in live.trials.values() if not t["status"]
-    ]
-    max_epochs = max((trial["max_epochs"] for trial in live.trials.values()), default=1)
+    fork = live.fork_epoch
+    own_epochs = {name: max(0, live.summaries[name]["epochs_trained"] - fork) for name in compared}
+    ended = [own_epochs[name] for name, trial in compared.items() if trial["status"]]
+    running = [own_epochs[name] for name, trial in compared.items() if not trial["status"]]
+    max_epochs = max((trial["max_epochs"] - fork for trial in compared.values()), default=1)
     left = None
     if rate and ended:
         left = epochs_left(ended, running, num_trials - len(live.trials), max_epochs) / rate
-    full = sum(trial["max_epochs"] for trial in live.trials.values() if trial["status"])
+    full = sum(trial["max_epochs"] - fork for trial in compared.values() if trial["status"])
     stopped = sum(
         trial["max_epochs"] - live.summaries[trial_id]["epochs_trained"]
-        for trial_id, trial in live.trials.items()
+        for trial_id, trial in compared.items()
         if trial["status"] in ("pruned", "diverged")
     )
     return Summary(
@@ -150,6 +153,8 @@ def _best(live: LiveResults) -> list[Best]:
     metric = live.metric
     found: dict[str, tuple[tuple[bool, tuple[float, float]], Best]] = {}
     for trial_id, trial in live.trials.items():
+        if trial["method"] == TRUNK:
+            continue
         summary = live.summaries[trial_id]
         value = metric.of(summary)
         if value is None or trial["status"] in ("diverged", "failed"):

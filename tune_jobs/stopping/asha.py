@@ -13,12 +13,13 @@ References:
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
 
 from tune_jobs.job.metric import VAL_ACCURACY, Metric
+from tune_jobs.job.trunk import fork_epoch
 from tune_jobs.ledger.rows import Decision
 
 
@@ -36,13 +37,16 @@ class Rule:
     immortal_fraction: float = 0.0
     seed: int = 0  # chooses the immortal trials, together with their ids
     metric: Metric = VAL_ACCURACY  # what trials are judged by
+    # Epochs that all trials share: none is judged before it has trained on from there.
+    fork_epoch: int = 0
 
     @classmethod
     def of_job(cls, job: Mapping[str, Any]) -> Self:
         """Returns the rule of a resolved job, given as the mapping in its file."""
-        asha = job["asha"]
+        asha, epochs = job["asha"], job["train"]["epochs"]
+        trunk = (job.get("init") or {}).get("trunk")
         return cls(
-            job["train"]["epochs"],
+            epochs,
             asha["grace_epochs"],
             asha["reduction_factor"],
             asha["enabled"],
@@ -50,7 +54,13 @@ class Rule:
             asha.get("immortal_fraction", 0.0),
             job["search"]["seed"],
             Metric.of_job(job),
+            0 if trunk is None else fork_epoch(trunk["fraction"], epochs),
         )
+
+    @property
+    def of_trunks(self) -> Self:
+        """The rule for the trunks of a job, which train to the fork whatever they reach."""
+        return replace(self, max_epochs=self.fork_epoch, fork_epoch=0, enabled=False)
 
     @property
     def milestones(self) -> tuple[int, ...]:
@@ -59,7 +69,7 @@ class Rule:
         while self.enabled and milestone < self.max_epochs:
             epochs.append(math.ceil(milestone))
             milestone *= self.reduction_factor
-        return tuple(epochs)
+        return tuple(epoch for epoch in epochs if epoch > self.fork_epoch)
 
     def cutoff(self, values: Sequence[float]) -> float:
         """Returns what a trial must reach at a rung at which others had these values; the worst, if that is infinite.

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
+from tune_jobs.job.trunk import TRUNK
 from tune_jobs.ledger.rows import Decision
 from tune_jobs.stopping.asha import Rule, Rungs
 
@@ -26,12 +27,14 @@ def rungs_at_end(rule: Rule, trials: Iterable[Row], reports: Iterable[Row]) -> d
 
     Args:
         rule: The rule from now on. Its milestones may differ from those of the record.
-        trials: Rows with `trial_id`, `study`, `status`, `ended_after`.
+        trials: Rows with `trial_id`, `study`, `method`, `status`, `ended_after`.
         reports: Rows with `seq`, `trial_id`, `epoch`, `decision`, and the rule's metric.
     """
     trials = list(trials)
     study_of = {trial["trial_id"]: trial["study"] for trial in trials}
-    by_study: dict[str, Rungs] = {study: Rungs(rule) for study in study_of.values()}
+    by_study: dict[str, Rungs] = {
+        trial["study"]: Rungs(rule.of_trunks if trial.get("method") == TRUNK else rule) for trial in trials
+    }
     for _, row in _in_order(trials, reports):
         rungs = by_study[study_of[row["trial_id"]]]
         if "epoch" in row:

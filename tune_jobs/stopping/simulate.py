@@ -55,13 +55,13 @@ def _spend(rule: Rule, num_trials: int, num_slots: int, improving: bool, rng: np
     while arrivals or started < num_trials:
         if free and started < num_trials:
             now, slot = free.pop()
-            trial, station, last_epoch, started = started, 0, 0, started + 1
+            trial, station, last_epoch, started = started, 0, rule.fork_epoch, started + 1
         else:
             now, slot, trial, station = heapq.heappop(arrivals)
             epoch = stations[station]
             value = final[trial] * (1 - 0.5 ** (epoch / half_life[trial])) + rng.normal(0, _NOISE)
             if rungs.judge(str(trial), epoch, float(value)).action != "continue":
-                spent += epoch
+                spent += epoch - rule.fork_epoch
                 free.append((now, slot))
                 continue
             last_epoch, station = epoch, station + 1

@@ -53,6 +53,9 @@ _ALONE = Processes()
 _OBSERVED = ("loss", "grad_norm", "perturbation_norm", "kept_fraction")
 """What is averaged over the steps of an epoch, before the task's own metrics."""
 
+_TOTALS = ("gradient_evaluations", "num_examples", "train_s", "wall_s")
+"""What a checkpoint counts over the epochs of a run."""
+
 _WARM_UP_STEPS = 3  # the first makes the optimizer's state, the second may capture a CUDA graph
 
 
@@ -359,16 +362,26 @@ class Training:
         if self._processes.rank == 0:
             write_checkpoint(path, self._identity, state)
 
-    def load(self, path: Path) -> None:
+    def load(self, path: Path, trunk: TrialSpec | None = None) -> None:
         """Continues from what `save` wrote; on one device the rest is bit-identical to an uninterrupted run.
 
         For a task of the user's own that holds as far as its state is in its model, in its `state_dict`, in the
         generators of torch, NumPy and Python, or follows from (seed, epoch).
 
+        Args:
+            trunk: The run that wrote the file, if it is another one, which trained with the base optimizer. This one
+                takes its weights, its base optimizer's state, its epoch and its generators; settings, such as the
+                weight decay, and the state of the ascent are its own. So are its totals, which start at 0.
+
         Raises:
             ValueError: If the file is damaged or belongs to another spec or other data.
         """
-        state: dict[str, Any] = read_checkpoint(path, self._identity, self.device)
+        written_by = self._identity if trunk is None else replace(trunk, init=self._identity.init)
+        state: dict[str, Any] = read_checkpoint(path, written_by, self.device)
+        if trunk is not None:
+            # Groups of the trunk's would bring its weight decay and momentum with them.
+            state["optimizer"] = whole(self.optimizer.state_dict()) | {"state": state["optimizer"]["state"]}
+            state |= {"last_report": None, **dict.fromkeys(_TOTALS, 0)}
         self._graph = None  # its tensors are replaced
         try:
             if hasattr(self.task, "load_state_dict"):
