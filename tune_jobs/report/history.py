@@ -26,8 +26,8 @@ from tune_jobs.results.tables import Column, Table, count, measured, records, sh
 from tune_jobs.wording import counted
 
 
-def search_section(report: Report) -> Section:
-    """Returns the history of the searches and the rungs of ASHA."""
+def search_section(report: Report, *, audits: bool = True) -> Section:
+    """Returns the history of the searches and the rungs of ASHA; `audits`: whether its decisions are taken again."""
     judged = report.epochs[report.epochs["rung"].notna()]
     parts: list[Part] = [[_history(report, workload) for workload in report.workloads]]
     if len(judged):
@@ -37,7 +37,9 @@ def search_section(report: Report) -> Section:
         parts.append(
             "No trial has been judged at a rung: early stopping is off, or no trial has reached one yet."
         )
-    if audit := stopping_account.describe(report.results):
+    if not audits:
+        parts.append("Whether the decisions follow from the rule, `tune-jobs report` says.")
+    elif audit := stopping_account.describe(report.results):
         parts += [
             "What early stopping saved, and whether its decisions follow from the rule:",
             Bullets(audit),

@@ -89,15 +89,20 @@ def _to_csv(table: Table) -> str:
     return to_csv(replace(table, rows=rows))
 
 
-def sections_of(report: Report) -> list[Section]:
-    """Returns all sections of the report."""
+def sections_of(report: Report, *, audits: bool = True) -> list[Section]:
+    """Returns all sections of the report.
+
+    Args:
+        report: What they are made from.
+        audits: Whether to take the decisions of early stopping again, which takes minutes for thousands of trials.
+    """
     if not len(report.trials):
         return [Section("answer", "Answer", ["No trial has started yet."]), _provenance(report)]
     return [
         answer_section(report),
         budget_section(report),
         curves_section(report),
-        search_section(report),
+        search_section(report, audits=audits),
         params_section(report),
         *([optima_section(report)] if len(report.workloads) > 1 else []),
         *_transfer(report),

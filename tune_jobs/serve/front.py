@@ -54,7 +54,8 @@ def front_sections(searches: Searches, *, refresh: bool = True) -> list[Section]
     table = tag("table", head, body, class_="searches sortable", role="table", id="searches-table")
     form = tag("form", tag("div", table, class_="scroller"), tag("p", tag("button", "Compare the ticked searches")),
                action="/compare", method="get")  # fmt: skip
-    return [Section("searches", counted(len(found), "search", "searches").capitalize(), [form])]
+    note = "* has not trained in full: it trains still, or was stopped."
+    return [Section("searches", counted(len(found), "search", "searches").capitalize(), [form, note])]
 
 
 def _sorter(name: str, column: int) -> Element:

@@ -12,6 +12,7 @@ from tune_jobs.serve.pictures import parallel_section, pareto_section, with_fewe
 from tune_jobs.serve.searches import Search
 from tune_jobs.wording import clock, counted
 
+_MOST_AUDITED = 1_000  # trials, whose decisions are taken again each time that the report is made
 _MOST_RUNNING, _MOST_ENDED, _MOST_LISTED = 16, 8, 100
 
 
@@ -51,7 +52,7 @@ def report_sections(searches: Sequence[Search]) -> list[Section]:
     if not results:
         return []
     report = collect(results, addresses)
-    sections = sections_of(report)
+    sections = sections_of(report, audits=len(report.trials) <= _MOST_AUDITED)
     at = next((i for i, section in enumerate(sections) if section.anchor == "cost"), len(sections))
     sections[at:at] = [parallel_section(report), pareto_section(report)]
     sections.insert(at + 2, Section("trials", "Trials", tables))
