@@ -12,6 +12,7 @@ Example:
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tune_jobs.api import resume, run
     from tune_jobs.confirmation.run import confirm
     from tune_jobs.errors import (
         ClusterError,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from tune_jobs.results.compare import compare
     from tune_jobs.results.read import read_results
     from tune_jobs.results.write import export
-    from tune_jobs.search.run import SearchResult, resume, run
+    from tune_jobs.search.run import SearchResult
 
     __version__: str
 
@@ -64,8 +65,8 @@ _MODULES = {
     "export": "results.write",
     "load_job": "job.load",
     "read_results": "results.read",
-    "resume": "search.run",
-    "run": "search.run",
+    "resume": "api",
+    "run": "api",
 }
 
 

@@ -9,6 +9,7 @@ from rich.console import Console, Group
 from rich.text import Text
 
 from tune_jobs.cli.live import LiveLines
+from tune_jobs.cli.notebook import NotebookLines
 from tune_jobs.cli.progress_table import StudyState, best_lines, params_in_words, running_table, studies_table
 from tune_jobs.cluster.slots import Slots
 from tune_jobs.job.metric import Metric
@@ -46,7 +47,7 @@ class Progress:
         self._num_epochs = 0
         self._started_s = time.monotonic()
         self._first_report_s: float | None = None
-        self._live: LiveLines | None = None
+        self._live: LiveLines | NotebookLines | None = None
         self._said: list[str] = []  # while the table was there, which shows the last of it
 
     def on_start(self, slots: Slots, past: Sequence[LiveTrial] = ()) -> None:
@@ -64,8 +65,11 @@ class Progress:
             num_open = len(past) - len(ended)
             self._print(f"Continuing: {counted(len(ended), 'trial')} {have} ended, {num_open} had started.")
         self._started_s = time.monotonic()
-        if self._console.is_interactive:
-            self._live = LiveLines(self._console, self._render)
+        if self._console.is_interactive or self._console.is_jupyter:
+            is_terminal = self._console.is_interactive
+            self._live = (
+                LiveLines(self._console, self._render) if is_terminal else NotebookLines(self._render)
+            )
             self._live.start()
             show_with(self._said.append)
 

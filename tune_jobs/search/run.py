@@ -92,7 +92,7 @@ def run(
     Raises:
         JobError: If the job does not fit the data, the machine or the folder; nothing was started or written.
     """
-    job, named = _resolved(job, task, train)
+    job, named = resolved(job, task, train)
     folder = search_folder(job, out)
     replaces = fresh and folder.has_search()
     if replaces:
@@ -124,7 +124,7 @@ def run(
         return _search(job, rehearsed, named, folder, ledger, slots, totals, on_change, on_start)
 
 
-def _resolved(
+def resolved(
     job: JobSpec | str | Mapping[str, Any],
     task: Callable[..., Any] | None,
     train: Callable[..., Any] | None,

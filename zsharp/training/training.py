@@ -1,5 +1,6 @@
 """One training run as an object that advances an epoch at a time."""
 
+import copy
 import logging
 import math
 import os
@@ -343,6 +344,11 @@ class Training:
         assert isinstance(self.task, ImageClassification)
         with self._evaluating():
             return self.task.evaluate(images, labels)
+
+    def validated_model(self) -> nn.Module:
+        """Returns a copy of the model in eval mode, with the weights that `validate` uses."""
+        with self._evaluating():
+            return copy.deepcopy(self.model)
 
     def save(self, path: Path) -> None:
         """Writes everything that the rest of the run depends on, atomically."""

@@ -1,0 +1,241 @@
+"""Searches from Python: runs with a live table in notebooks, and results with their tables, models and figures."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tune_jobs.errors import ResultsError, unknown
+from tune_jobs.job.spec import JobSpec
+from tune_jobs.search import run as searches
+from tune_jobs.search.extend import extended
+from tune_jobs.search.folder import SearchFolder
+from tune_jobs.search.run import OnChange, OnStart, SearchResult
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+    from torch import nn
+
+    from tune_jobs.report.data import Report
+    from tune_jobs.results.read import Results
+
+Kind = Literal["curves", "rungs", "params", "pareto"]
+
+
+@dataclass(frozen=True)
+class Result(SearchResult):
+    """How a search ended, with what it found."""
+
+    @cached_property
+    def _results(self) -> "Results":
+        from tune_jobs.results.read import read_results
+
+        return read_results(self.folder)
+
+    @cached_property
+    def _report(self) -> "Report":
+        from tune_jobs.report.data import load
+
+        return load([self.folder], [self.search.address])
+
+    @property
+    def trials(self) -> "pd.DataFrame":
+        """One row per trial, with the columns of `trials.parquet`."""
+        return self._results.trials
+
+    @property
+    def epochs(self) -> "pd.DataFrame":
+        """One row per report, with the columns of `epochs.parquet`."""
+        return self._results.epochs
+
+    def best(self, architecture: str | None = None, method: str | None = None) -> "pd.Series[Any]":
+        """Returns the row of the best completed trial, of all or of an architecture and method.
+
+        Raises:
+            ResultsError: If no such trial was completed.
+        """
+        from tune_jobs.results.read import by_merit
+
+        trials = self.trials[self.trials["status"] == "completed"]
+        for column, name in (("architecture", architecture), ("method", method)):
+            if name is not None:
+                names = dict.fromkeys(self.trials[column])
+                if name not in names:
+                    raise ResultsError(unknown(column, name, names))
+                trials = trials[trials[column] == name]
+        ranked = by_merit(trials, self._results.metric)
+        if ranked.empty:
+            raise ResultsError(f"{self.search.address}: no such trial was completed")
+        return ranked.iloc[0]
+
+    def load_model(self, trial_id: str, *, task: Callable[..., Any] | None = None) -> "nn.Module":
+        """Returns the model of a trial with the weights that it was validated with, in eval mode.
+
+        Only unfinished trials and the best of each study keep a checkpoint (`search.keep_checkpoints`).
+
+        Args:
+            trial_id: The trial's id, as in `trials`.
+            task: The class or function that `run` was passed as `task`, if it cannot be imported.
+
+        Raises:
+            ResultsError: If the trial has no checkpoint, or none that can be read.
+        """
+        from tune_jobs.search.checkpoints import Checkpoints
+        from tune_jobs.search.own_code import with_code
+        from zsharp.training.training import Training
+
+        with self.search.open(read_only=True) as ledger:
+            _, job = extended(ledger, [])
+            rows = {row["trial_id"]: row for row in ledger.trials()}
+        if trial_id not in rows:
+            raise ResultsError(f"trial_id: {unknown('trial', trial_id, rows)}")
+        row = rows[trial_id]
+        if job.train.loop is not None:
+            raise ResultsError(f"{trial_id}: a training loop of your own keeps its checkpoints itself")
+        job, _ = with_code(job, self.search, task)
+        file = Checkpoints(self.search).fetch(trial_id)
+        if file is None:
+            text = "it has no checkpoint; expected one of the best of its study (search.keep_checkpoints)"
+            raise ResultsError(f"{trial_id}: {text}")
+        study = next(study for study in job.studies() if study.name == row["study"])
+        training = Training(job.trial_spec(study, row["params"], row["number"]), task=task)
+        try:
+            training.load(file)
+        except ValueError as error:
+            raise ResultsError(str(error)) from error
+        return training.validated_model()
+
+    def figure(self, kind: Kind, architecture: str | None = None, param: str | None = None) -> "go.Figure":
+        """Returns a figure of the report: learning curves, rungs, a searched setting, or the metric against its cost.
+
+        Args:
+            kind: Which one.
+            architecture: Of which architecture; by default the first of the job.
+            param: For `params`, which setting; by default the importance of all, or the first where it is not known.
+
+        Raises:
+            ResultsError: If there is no such figure, for example no rungs without early stopping.
+        """
+        from tune_jobs.report.curves import curves_section
+        from tune_jobs.report.figures import slug
+        from tune_jobs.report.history import search_section
+        from tune_jobs.report.params import params_section
+        from tune_jobs.report.pareto import pareto_picture
+
+        if self.trials.empty:
+            raise ResultsError(f"{self.search.address}: no trial has started")
+        workload = self._workload(architecture)
+        match kind:
+            case "curves":
+                pictures, name = curves_section(self._report).pictures, slug("curves", workload)
+            case "rungs":
+                pictures, name = search_section(self._report).pictures, slug("rungs", workload)
+            case "params":
+                pictures = params_section(self._report).pictures
+                name = slug("importance", workload) if param is None else slug("slice", workload, param)
+            case "pareto":
+                pictures, name = [pareto_picture(self._report, workload)], slug("pareto", workload)
+            case _:
+                raise ResultsError(unknown("figure", kind, ("curves", "rungs", "params", "pareto")))
+        names = [picture.name for picture in pictures]
+        if kind == "params" and param is None and name not in names:
+            name = next((other for other in names if other.startswith(f"{slug('slice', workload)}-")), name)
+        for picture in pictures:
+            if picture.name == name:
+                return picture.figure
+        valid = ", ".join(names) or "none"
+        raise ResultsError(f"{self.search.address}: the report has no figure {name}; it has: {valid}")
+
+    def _workload(self, architecture: str | None) -> str:
+        trials = self._report.trials
+        if architecture is None:
+            return str(trials["workload"].iloc[0])
+        own = trials.loc[trials["architecture"] == architecture, "workload"]
+        if own.empty:
+            raise ResultsError(unknown("architecture", architecture, dict.fromkeys(trials["architecture"])))
+        return str(own.iloc[0])
+
+
+def run(
+    job: JobSpec | str | Mapping[str, Any],
+    out: str | Path | None = None,
+    *,
+    task: Callable[..., Any] | None = None,
+    train: Callable[..., Any] | None = None,
+    fresh: bool = False,
+    allow_changed_code: bool = False,
+    on_change: OnChange | None = None,
+    on_start: OnStart | None = None,
+) -> Result:
+    """Runs a job's search, in a notebook with a live table; takes and raises what `tune_jobs.search.run.run` does.
+
+    Example:
+        >>> result = run("digits", out="results/digits")  # doctest: +SKIP
+        >>> result.best(method="zsharp")["val_accuracy"]  # doctest: +SKIP
+    """
+    spec, _ = searches.resolved(job, task, train)
+    with _table(spec, on_change, on_start) as (change, start):
+        return _with_tables(
+            searches.run(
+                job,
+                out,
+                task=task,
+                train=train,
+                fresh=fresh,
+                allow_changed_code=allow_changed_code,
+                on_change=change,
+                on_start=start,
+            )
+        )
+
+
+def resume(
+    folder: str | Path | SearchFolder,
+    sets: Sequence[str] = (),
+    *,
+    task: Callable[..., Any] | None = None,
+    train: Callable[..., Any] | None = None,
+    allow_changed_code: bool = False,
+    on_change: OnChange | None = None,
+    on_start: OnStart | None = None,
+) -> Result:
+    """Continues or extends a search, likewise; takes and raises what `tune_jobs.search.run.resume` does."""
+    search = folder if isinstance(folder, SearchFolder) else SearchFolder(folder, writes=True)
+    with search.open(read_only=True) as ledger:
+        _, spec = extended(ledger, sets)
+    with _table(spec, on_change, on_start) as (change, start):
+        return _with_tables(
+            searches.resume(
+                search,
+                sets,
+                task=task,
+                train=train,
+                allow_changed_code=allow_changed_code,
+                on_change=change,
+                on_start=start,
+            )
+        )
+
+
+def _with_tables(result: SearchResult) -> Result:
+    return Result(**{field.name: getattr(result, field.name) for field in fields(result)})
+
+
+@contextmanager
+def _table(
+    job: JobSpec, on_change: OnChange | None, on_start: OnStart | None
+) -> Iterator[tuple[OnChange | None, OnStart | None]]:
+    """Inside, a notebook shows the search's table, unless the caller watches the search itself."""
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_jupyter or on_change is not None or on_start is not None:
+        yield on_change, on_start
+        return
+    from tune_jobs.cli.progress import Progress
+
+    with Progress(job, console) as progress:
+        yield progress.on_change, progress.on_start
