@@ -178,3 +178,4 @@ def test_reports_arrive_within_two_seconds_and_zoom_stays(browser, tmp_path, add
     assert sorted(delays)[len(delays) // 2] < 2.0
     with driver(folder):
         page.locator(".state-running").wait_for(timeout=15_000)
+        assert judged(page) == []
