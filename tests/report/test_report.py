@@ -27,6 +27,7 @@ from tune_jobs.report.write import write_report
 from tune_jobs.results.read import read_results
 from tune_jobs.results.schema import LATER_COLUMNS, confirmations_schema, epochs_schema, trials_schema
 from tune_jobs.results.statistics import compare_methods, smallest_n, summarize
+from tune_jobs.results.stopping_account import summarise
 from tune_jobs.results.tables import to_latex, to_markdown
 
 pytestmark = pytest.mark.usefixtures("no_images")
@@ -213,16 +214,30 @@ def test_cost_is_the_sum_over_trials(searched):
     assert len(rows) == 6
     for row in rows:
         members = trials[(trials["architecture"] == row["workload"]) & (trials["method"] == row["label"])]
-        saved_epochs = saved_s = 0.0
-        for trial in members[members["status"] == "pruned"].to_dict(orient="records"):
-            saved = trial["max_epochs"] - trial["epochs_trained"]
-            saved_epochs += saved
-            saved_s += saved * trial["wall_s"] / trial["epochs_trained"]
+        pruned = members[members["status"] == "pruned"]
+        saved_epochs = (pruned["max_epochs"] - pruned["epochs_trained"]).sum()
+        saved_s = saved_epochs * (members["wall_s"] / members["epochs_trained"]).median()
         assert saved_epochs > 0
         assert row["saved_epochs"] == saved_epochs
         assert row["saved_s"] == pytest.approx(saved_s)
         assert row["epochs"] == members["epochs_trained"].sum()
         assert row["device_hours"] == pytest.approx(members["wall_s"].sum() / 3600)
+        assert row["confirmation_s"] is None
+
+
+def test_terminal_and_page_say_the_same_share_saved(searched):
+    (line,) = summarise([read_results(searched)])
+    saved = re.search(r"saved \d+% of the epochs", line)[0]
+    assert saved in " ".join(part for part in cost_section(load([searched])).parts if isinstance(part, str))
+
+
+def test_cost_has_the_confirmation_and_a_total(confirmed):
+    section = cost_section(load([confirmed]))
+    rows = read_results(confirmed).confirmations
+    costs = rows_of(section, "cost")
+    assert sum(row["confirmation_evaluations"] for row in costs) == rows["gradient_evaluations"].sum()
+    together = sum(row["confirmation_evaluations"] + row["gradient_evaluations"] for row in costs)
+    assert f"{together:,.0f} gradient evaluations" in section.parts[0]
 
 
 def test_importance_finds_the_parameter_that_matters(searched):

@@ -1,5 +1,6 @@
 """What the searches cost: time, epochs saved, failures; and the sharpness of the winners' minima."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -13,6 +14,7 @@ from tune_jobs.results.read import own_epochs
 from tune_jobs.results.schema import SHARPNESS_PREFIX
 from tune_jobs.results.statistics import rank_correlation
 from tune_jobs.results.tables import NONE, Column, Table, count, duration, fixed, records, share, short
+from tune_jobs.results.trained import busy_s
 from tune_jobs.wording import counted
 
 _MAX_ERRORS = 30
@@ -37,10 +39,12 @@ def cost_section(report: Report) -> Section:
         for workload in report.workloads
         for label in report.labels_on(workload)
     ]
+    saved = list(_saved(rows))
     for workload in report.workloads:
         trunks = report.of(report.trunks, workload)
         if len(trunks):
             rows.append(_cost_row(report, trunks, workload, TRUNK))
+    is_confirmed = len(report.confirmations) > 0
     columns = [
         Column("architecture", lambda row: row["workload"], False),
         Column("method", lambda row: row["label"], False),
@@ -50,23 +54,25 @@ def cost_section(report: Report) -> Section:
         Column("gradient evaluations", lambda row: count(row["gradient_evaluations"])),
         Column("trial time", lambda row: duration(row["trial_s"])),
         Column("saved time", lambda row: duration(row["saved_s"])),
+    ]
+    if is_confirmed:
+        columns += [
+            Column("confirmation gradient evaluations", lambda row: count(row["confirmation_evaluations"])),
+            Column("confirmation time", lambda row: duration(row["confirmation_s"])),
+        ]
+    columns += [
         Column("device hours", lambda row: short(row["device_hours"])),
         Column("peak memory", lambda row: _megabytes(row["peak_memory_bytes"])),
         Column("device", lambda row: row["device"] or NONE, False),
     ]
-    total_s, saved_s = (sum(row[name] or 0.0 for row in rows) for name in ("trial_s", "saved_s"))
-    words = (
-        f"{_wall(report)} All trials together took {duration(total_s)}; early stopping saved about "
-        f"{duration(saved_s)}, "
-        f"{share(saved_s / (saved_s + total_s) if saved_s + total_s else None)} of what full training would have "
-        "taken."
-    )
     caption = (
-        "Cost by study. Saved: epochs that stopped trials did not train, of all epochs; saved time at each trial's "
-        "own seconds per epoch. Device-hours: trial time times the share of a GPU that a trial had, or its CPUs; "
-        "not known where the job leaves that to the machine (auto)."
+        "Cost by study. Saved: epochs that stopped trials did not train, of all epochs; saved time at the study's "
+        "median time an epoch. Device hours: hours of "
+        f"{'trials and confirmations' if is_confirmed else 'trials'} times the CPUs, or the share of a GPU, that each "
+        "had; not known where the job leaves that to the machine (auto)."
     )
-    return Section("cost", "Cost", [words, Table("cost", caption, columns, rows)])
+    parts: list[Part] = [_spent(report, rows), *saved, Table("cost", caption, columns, rows)]
+    return Section("cost", "Cost", parts)
 
 
 def failures_section(report: Report) -> Section:
@@ -99,12 +105,15 @@ def _cost_row(report: Report, trials: pd.DataFrame, workload: str, label: str) -
     stopped = (trials["status"] == "pruned") & (epochs > 0)
     saved = (most - reached)[stopped]
     trial_s = trials["wall_s"].astype("float64")
+    confirmed = report.of(report.confirmations, workload, label)
+    confirmation_s = _sum(confirmed["train_s"])
     resources = report.job(str(trials["folder"].iloc[0])).get("resources") or {}
     device, memory = trials["device"].dropna(), trials["peak_memory_bytes"].dropna()
     on_gpu = len(device) > 0 and str(device.iloc[0]).startswith("cuda")
     per_trial = resources.get("gpus_per_trial" if on_gpu else "cpus_per_trial")
     # "auto" is resolved on the machine and not recorded.
     num_devices = float(per_trial) if isinstance(per_trial, int | float) else None
+    device_s = float(trial_s.sum()) + (confirmation_s or 0.0)
     return {
         "workload": workload,
         "label": label,
@@ -114,25 +123,60 @@ def _cost_row(report: Report, trials: pd.DataFrame, workload: str, label: str) -
         "saved_fraction": float(saved.sum() / (saved.sum() + epochs.sum())) if epochs.sum() else None,
         "gradient_evaluations": float(trials["gradient_evaluations"].astype("float64").sum()),
         "trial_s": float(trial_s.sum()),
-        "saved_s": float((saved * (trial_s / epochs)[stopped]).sum()),
-        "device_hours": float(trial_s.sum()) / 3600 * num_devices if num_devices is not None else None,
+        # The median: a trial that a busy machine slowed down says little about the others.
+        "saved_s": float(saved.sum() * (trial_s / epochs)[epochs > 0].median()) if len(saved) else 0.0,
+        "confirmation_evaluations": _sum(confirmed["gradient_evaluations"]),
+        "confirmation_s": confirmation_s,
+        "device_hours": device_s / 3600 * num_devices if num_devices is not None else None,
         "peak_memory_bytes": int(memory.max()) if len(memory) else None,
         "device": str(device.iloc[0]) if len(device) else None,
     }
 
 
-def _wall(report: Report) -> str:
-    spans = []
-    for folder, trials in report.trials.groupby("folder", sort=False):
-        ends = trials["finished_at"].dropna()
-        if len(ends):
-            seconds = (ends.max() - trials["started_at"].min()).total_seconds()
-            spans.append(f"{duration(seconds)} ({folder})")
-    return (
-        f"Wall time from the first start to the last end: {', '.join(spans)}."
-        if spans
-        else "No trial has ended."
-    )
+def _sum(values: pd.Series) -> float | None:
+    known = values.dropna().astype("float64")
+    return float(known.sum()) if len(known) else None
+
+
+def _spent(report: Report, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Returns what search and confirmation took, each and together."""
+    trials, confirmed = report.trials, report.confirmations
+    if len(report.trunks):
+        trials = pd.concat([trials, report.trunks])
+    if not len(trials["finished_at"].dropna()):
+        return "No trial has ended."
+    wall = sum(busy_s(own) for _, own in trials.groupby("folder", sort=False))
+    stages: dict[str, tuple[float | None, ...]] = {
+        "Search": (wall, _total(rows, "trial_s"), _total(rows, "gradient_evaluations"))
+    }
+    if len(confirmed):
+        wall = sum(busy_s(own, "train_s") for _, own in confirmed.groupby("folder", sort=False))
+        spent = _total(rows, "confirmation_s"), _total(rows, "confirmation_evaluations")
+        stages["Confirmation"] = (wall, *spent)
+        stages["Together"] = tuple(
+            None if a is None or b is None else a + b for a, b in zip(*stages.values(), strict=True)
+        )
+    said = [
+        f"{name}: {duration(wall)} in which at least one run trained, {duration(own)} over all runs, "
+        f"{count(evaluations)} gradient evaluations."
+        for name, (wall, own, evaluations) in stages.items()
+    ]
+    return " ".join(said)
+
+
+def _saved(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yields what early stopping saved, if anything: the same share of the epochs that the terminal says."""
+    saved, epochs = _total(rows, "saved_epochs") or 0.0, _total(rows, "epochs") or 0.0
+    if saved:
+        yield (
+            f"Early stopping saved {share(saved / (saved + epochs))} of the epochs ({count(saved)} of "
+            f"{count(saved + epochs)}), about {duration(_total(rows, 'saved_s'))} of trial time."
+        )
+
+
+def _total(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    known = [row[name] for row in rows if row[name] is not None]
+    return sum(known) if known else None
 
 
 def _megabytes(value: int | None) -> str:

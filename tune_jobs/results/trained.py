@@ -1,13 +1,14 @@
 """What a search trained, in a line: models, images, epochs, trials, machine and time."""
 
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from typing import Any
 
 import pandas as pd
 
 from tune_jobs.results.method_names import optimizer_name
 from tune_jobs.results.read import Results
-from tune_jobs.results.tables import duration
+from tune_jobs.results.tables import duration, records
 from tune_jobs.wording import counted
 
 
@@ -30,15 +31,19 @@ def trained_in_words(results: Results) -> str:
 
 def busy_s(rows: pd.DataFrame, own_time: str = "wall_s") -> float:
     """Returns for how long at least one of some runs was training; pauses between sessions do not count."""
-    spans = rows[["started_at", "finished_at"]].dropna().sort_values("started_at")
+    spans = []
+    for row in records(rows[["started_at", "finished_at", own_time]]):
+        start, stop, own_s = row.values()
+        if start is not None and stop is not None:
+            # The span of a run that waited, or was interrupted, is longer than its own time, which ended with it.
+            own = stop - start if own_s is None else timedelta(seconds=own_s)
+            spans.append((max(start, stop - own), stop))
     total, end = 0.0, None
-    for start, stop in spans.itertuples(index=False):
+    for start, stop in sorted(spans):
         begin = start if end is None else max(start, end)
         if stop > begin:
             total, end = total + (stop - begin).total_seconds(), stop
-    # A trial that was interrupted spans the pause too, which its own time does not.
-    own = float(rows[own_time].astype("float64").sum())
-    return min(total, own) if own else total
+    return total
 
 
 def _what(results: Results) -> Iterator[str]:
