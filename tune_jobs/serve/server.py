@@ -92,6 +92,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host.strip("[]"), port))
+        listener.listen()  # from here on requests wait, even if they come before the first can be answered
     except OSError:
         listener.close()
         raise
