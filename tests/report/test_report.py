@@ -321,8 +321,8 @@ def test_columns_of_other_versions_may_be_missing_or_new(tmp_path, confirmed):
 
 
 def test_searches_side_by_side_keep_their_names(tmp_path, searched):
-    again = write_search(tmp_path / "again", num_trials=5, seed=1)
-    other = write_search(tmp_path / "other", num_trials=5, name="other", methods=["sam"])
+    again = write_search(tmp_path / "again", num_trials=5, epochs=27, seed=1)
+    other = write_search(tmp_path / "other", num_trials=5, epochs=27, name="other", methods=["sam"])
     report = load([searched, again, other, again])
     folders = (searched.name, again.name)
     expected = {f"{method} (tiny) ({folder})" for method in ("zsharp", "sam", "base") for folder in folders}
@@ -332,6 +332,24 @@ def test_searches_side_by_side_keep_their_names(tmp_path, searched):
     assert len(report.epochs) == sum(len(read_results(folder).epochs) for folder in (searched, again, other))
     page = Page(write_report([again, other], tmp_path / "r.html").page)
     assert "Search report: tiny, other" in page.text
+
+
+def test_searches_that_trained_differently_are_not_compared(tmp_path):
+    short = write_search(tmp_path / "short", architectures=["mlp"], num_trials=5, epochs=3, seeds=3)
+    long = write_search(tmp_path / "long", architectures=["mlp"], num_trials=5, seeds=3)
+    report = load([short, long])
+    assert report.workloads == ["mlp (short)", "mlp (long)"]
+    section = answer_section(report)
+    differences = rows_of(section, "differences")
+    assert len(differences) == 2 * 3, "each search has a family of its own"
+    assert {row["workload"] for row in differences} == set(report.workloads)
+    words = words_of(section)
+    assert "train.epochs 3 and 9" in words
+    for folder in (short, long):
+        assert f"`tune-jobs confirm {folder} --seeds {smallest_n(3)}`" in words
+    assert (report.studies["rank"] == 1).groupby(report.studies["folder"]).sum().tolist() == [1, 1]
+    alike = load([long, write_search(tmp_path / "again", architectures=["mlp"], num_trials=5)])
+    assert alike.workloads == ["mlp"]
 
 
 def test_the_page_is_self_contained_and_its_data_hold_no_markup(tmp_path, confirmed, confirmed_report):

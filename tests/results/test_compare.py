@@ -115,6 +115,7 @@ def slow_comparison(name, trials):
             "gradient_evaluations": sum(spent) if spent else None,
             "metric": "val_accuracy",
             "mode": "max",
+            "conditions": 1,
         }
         rows[key]["best_value"] = rows[key]["val_accuracy"]
         for name in ("median", "std"):

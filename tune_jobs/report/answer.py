@@ -14,6 +14,7 @@ from tune_jobs.report.data import Report
 from tune_jobs.report.importance import bounds_reached
 from tune_jobs.report.page import Bullets, Lead, Part, Section
 from tune_jobs.results.compare import metric_of_row, param_column
+from tune_jobs.results.conditions import differences_in_words
 from tune_jobs.results.method_names import long_form, named_pairs, short_name
 from tune_jobs.results.schema import PARAM_PREFIX
 from tune_jobs.results.statistics import smallest_n, summarize
@@ -80,7 +81,8 @@ def other_differences(report: Report) -> list[Table]:
         for table in _differences_tables(name, compared):
             unsaid = [row for row in table.rows if not row["is_said"]]
             if unsaid:
-                tables.append(replace(table, rows=unsaid, caption=f"The other pairs. {table.caption}"))
+                caption = f"The other pairs. {table.caption}"
+                tables.append(replace(table, rows=unsaid, caption=caption, notes=_interval_note(unsaid)))
     return tables
 
 
@@ -89,13 +91,12 @@ def _lines(report: Report, confirmed: list[Contest], repeated: list[Contest]) ->
     compared = [*confirmed, *repeated]
     shown = {contest.workload for contest in compared}
     searched = [workload for workload in report.workloads if workload not in shown]
-    command = _confirm_command(report)
     has_prefix = len(report.workloads) > 1
     budgets = {contest.budget for contest in confirmed}
     verdicts = [
         verdict_in_words(
             _standing(report, contest),
-            None if contest.is_repeated else command,
+            None if contest.is_repeated else _confirm_command(report, [contest.workload]),
             _where(contest, has_prefix, budgets),
         )
         for contest in compared
@@ -104,7 +105,8 @@ def _lines(report: Report, confirmed: list[Contest], repeated: list[Contest]) ->
         said = _suggestion(report, workload)
         verdicts.append(f"{workload}: {said}" if has_prefix else said[0].upper() + said[1:])
     if any(_has_best(report, workload) for workload in searched):
-        verdicts.append(_how_to_settle(report, searched, command))
+        verdicts.append(_how_to_settle(report, searched))
+    verdicts += differences_in_words(report.results, report.addresses)
     tuned = [workload for workload in report.workloads if workload not in {c.workload for c in repeated}]
     settings = [line for workload in tuned for line in _winner(report, workload, compared)]
     settings += [line for workload in tuned for line in _caution(report, workload)]
@@ -171,15 +173,23 @@ def _suggestion(report: Report, workload: str) -> str:
     return f"the search suggests, from single trials: {said}."
 
 
-def _confirm_command(report: Report) -> str:
-    folder = shlex.quote(report.addresses[0]) if len(report.addresses) == 1 else "DIR"
-    return f"tune-jobs confirm {folder} --seeds {{}}"
+def _confirm_command(report: Report, workloads: Sequence[str]) -> str:
+    """Returns the command that confirms these workloads, or those for each of their searches."""
+    folders = set(report.trials.loc[report.trials["workload"].isin(workloads), "folder"])
+    addresses = [
+        shlex.quote(address)
+        for address, result in zip(report.addresses, report.results, strict=True)
+        if result.folder_name in folders
+    ]
+    return "` and `".join(f"tune-jobs confirm {address} --seeds {{}}" for address in addresses)
 
 
-def _how_to_settle(report: Report, workloads: Sequence[str], command: str) -> str:
-    most = max(max(len(report.labels_on(workload)) for workload in workloads), 2)
-    num_seeds = smallest_n(most)
-    return f"It suggests only: each study's best is one trial with one seed. `{command.format(num_seeds)}` settles it."
+def _how_to_settle(report: Report, workloads: Sequence[str]) -> str:
+    searched = [workload for workload in workloads if _has_best(report, workload)]
+    most = max(max(len(report.labels_on(workload)) for workload in searched), 2)
+    command = _confirm_command(report, searched).replace("{}", str(smallest_n(most)))
+    settle = "settle" if "` and `" in command else "settles"
+    return f"It suggests only: each study's best is one trial with one seed. `{command}` {settle} it."
 
 
 def _winner(report: Report, workload: str, compared: Sequence[Contest]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from tune_jobs.job.metric import Metric
 from tune_jobs.job.space import Choice, Distribution, Int, LogUniform, Uniform
 from tune_jobs.results.compare import compare_results
+from tune_jobs.results.conditions import conditions
 from tune_jobs.results.read import Results, read_all, values_of
 from tune_jobs.results.schema import PARAM_PREFIX, SHARPNESS_PREFIX, STANDARD_PARAMS
 from tune_jobs.results.tables import records
@@ -28,7 +29,8 @@ class Report:
     """All searches of a report.
 
     Every frame has the columns `folder`, `workload` (an architecture on a data set: methods are compared within it, by
-    one metric) and `label` (a method's name, with job and folder where the method alone would be ambiguous).
+    one metric, among searches that trained alike) and `label` (a method's name, with job and folder where the method
+    alone would be ambiguous).
     """
 
     results: Sequence[Results]  # the results of each search, in the order given
@@ -127,7 +129,8 @@ def collect(results: Sequence[Results], addresses: Sequence[str] = ()) -> Report
     names = [result.folder_name for result in results]
     trials = _together(names, [_with_values(result) for result in results])
     trials["status"] = trials["status"].fillna("running")
-    study_names = _study_names(trials[[*_STUDY, "metric", "mode"]].drop_duplicates())
+    trials["conditions"] = trials["folder"].map(dict(zip(names, conditions(results), strict=True)))
+    study_names = _study_names(trials[[*_STUDY, "metric", "mode", "conditions"]].drop_duplicates())
     trials = trials.merge(study_names, on=_STUDY, how="left")
     of_trial = trials[["folder", "trial_id", "workload", "label", "uid"]]
     reports = [result.epochs.assign(value=values_of(result.epochs, result.metric)) for result in results]
@@ -201,10 +204,17 @@ def _study_names(studies: pd.DataFrame) -> pd.DataFrame:
     studies["label"] = studies["method"]
     names = studies["folder"].map(lambda folder: Path(folder).name)
     distinct = studies["folder"].nunique() == names.nunique()
-    for more in (studies["job"], names if distinct else studies["folder"]):
+    folders = names if distinct else studies["folder"]
+    # Searches that trained otherwise are another workload, since methods are compared within one.
+    apart = studies.groupby("workload")["conditions"].transform("nunique") > 1
+    if apart.any():
+        kinds = [studies["workload"], studies["conditions"]]
+        together = folders.groupby(kinds).transform(lambda own: ", ".join(dict.fromkeys(own)))
+        studies["workload"] += (" (" + together + ")").where(apart, "")
+    for more in (studies["job"], folders):
         twice = studies.duplicated(["workload", "label"], keep=False)
         studies.loc[twice, "label"] += " (" + more[twice] + ")"
-    return studies.drop(columns=["metric", "mode"])
+    return studies.drop(columns=["metric", "mode", "conditions"])
 
 
 def _confirmations(names: Sequence[str], results: Sequence[Results], trials: pd.DataFrame) -> pd.DataFrame:

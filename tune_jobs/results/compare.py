@@ -13,6 +13,7 @@ from rich.text import Text
 
 from tune_jobs.job.metric import VAL_ACCURACY, Metric
 from tune_jobs.results import tables
+from tune_jobs.results.conditions import conditions
 from tune_jobs.results.read import Results, by_merit, own_epochs, read_all, values_of
 from tune_jobs.results.schema import PARAM_PREFIX, STANDARD_PARAMS
 from tune_jobs.results.tables import NONE, Column, Table, measured, setting
@@ -26,7 +27,15 @@ _CAUTION = (
 )
 NOTE = f"{_LEGEND}\n{_CAUTION}"
 _STUDY = ["job", "dataset", "architecture", "method"]
-_COUNTS = ("rank", "max_epochs", "num_trials", "num_completed", "epochs", "gradient_evaluations")
+_COUNTS = (
+    "rank",
+    "max_epochs",
+    "num_trials",
+    "num_completed",
+    "epochs",
+    "gradient_evaluations",
+    "conditions",
+)
 
 
 def compare(folders: Iterable[Path | str]) -> pd.DataFrame:
@@ -35,7 +44,8 @@ def compare(folders: Iterable[Path | str]) -> pd.DataFrame:
     Winners are chosen on validation data among completed trials only: the best by the job's metric, of equal
     accuracies the one with the lower `val_loss`, then by `trial_id`. Columns (nulls where no trial completed):
     - `folder job dataset architecture method`
-    - `rank` among all rows of that dataset, architecture and metric, 1 is best; equal rows share a rank
+    - `conditions`: a number that searches share which trained on the same data with the same settings
+    - `rank` among all rows of that dataset, architecture, conditions and metric, 1 is best; equal rows share a rank
     - `val_accuracy val_loss best_trial_id max_epochs` and `param.*` of the winner (of its last epoch)
     - `num_trials num_completed pruned_fraction diverged_fraction failed_fraction` (of `num_trials`)
     - `median_val_accuracy std_val_accuracy` over completed trials (sample standard deviation, null below two)
@@ -63,8 +73,8 @@ comparison = compare
 
 def compare_results(results: Iterable[Results]) -> pd.DataFrame:
     """Returns the table of `compare` for results that are loaded already."""
-    rows = []
-    for result in results:
+    rows, results = [], list(results)
+    for result, kind in zip(results, conditions(results), strict=True):
         trials = result.trials
         params = [name for name in trials.columns if name.startswith(PARAM_PREFIX)]
         for study, members in trials.groupby(_STUDY, sort=False):
@@ -72,6 +82,7 @@ def compare_results(results: Iterable[Results]) -> pd.DataFrame:
                 {
                     "folder": result.folder_name,
                     **dict(zip(_STUDY, study, strict=True)),
+                    "conditions": kind,
                     **_row(members, params, result.metric, _with_trunks(members, result.trunks)),
                 }
             )
@@ -81,7 +92,7 @@ def compare_results(results: Iterable[Results]) -> pd.DataFrame:
     columns += [*standard, *others, "num_trials", "num_completed"]
     columns += ["pruned_fraction", "diverged_fraction", "failed_fraction"]
     columns += ["median_val_accuracy", "std_val_accuracy", "epochs", "gradient_evaluations"]
-    columns += ["metric", "mode", "best_value", "median_value", "std_value"]
+    columns += ["metric", "mode", "best_value", "median_value", "std_value", "conditions"]
     return _ranked(pd.DataFrame(rows, columns=columns))
 
 
@@ -183,7 +194,7 @@ def _ranked(table: pd.DataFrame) -> pd.DataFrame:
     numbers = [name for name in map(str, table) if name not in params and name.endswith(endings)]
     numbers += [name for name in params if not table[name].map(lambda value: isinstance(value, str)).any()]
     table = table.astype({**dict.fromkeys(numbers, "float64"), **dict.fromkeys(_COUNTS, "Int64")})
-    group = ["dataset", "architecture", "metric", "mode"]
+    group = ["dataset", "architecture", "metric", "mode", "conditions"]
     # In the order of the jobs, not of the alphabet; then the best first, as `Metric.merit` has it.
     keys = {f"{name}_order": pd.Series(pd.factorize(table[name])[0], table.index) for name in group}
     keys["value_order"] = -table["best_value"] * table["mode"].map({"min": -1}).fillna(1)
@@ -217,11 +228,19 @@ def _tables(table: pd.DataFrame) -> Iterator[Table]:
         Column("grad\nevals", lambda row: _human(row["gradient_evaluations"])),
     ]
     records = tables.records(table)
-    for dataset, metric in dict.fromkeys((row["dataset"], metric_of_row(row)) for row in records):
-        rows = [row for row in records if (row["dataset"], metric_of_row(row)) == (dataset, metric)]
+
+    def kind(row: Mapping[str, Any]) -> tuple[str, Metric, int]:
+        return row["dataset"], metric_of_row(row), row["conditions"]
+
+    for kept in dict.fromkeys(map(kind, records)):
+        dataset, metric, _ = kept
+        rows = [row for row in records if kind(row) == kept]
+        where = dataset
+        if table.loc[table["dataset"] == dataset, "conditions"].nunique() > 1:
+            where += f" in {' and '.join(dict.fromkeys(row['folder'] for row in rows))}"
         yield Table(
             dataset,
-            _headline(dataset, rows, names, metric),
+            _headline(where, rows, names, metric),
             [*names_of_rows, *_value_columns(metric), *numbers],
             rows,
             marked=lambda row: bool(row["rank"] == 1),
@@ -253,16 +272,16 @@ def _value_columns(metric: Metric) -> list[Column]:
     ]
 
 
-def _headline(dataset: str, rows: Sequence[dict[str, Any]], names: Sequence[str], metric: Metric) -> str:
+def _headline(where: str, rows: Sequence[dict[str, Any]], names: Sequence[str], metric: Metric) -> str:
     ranked = [row for row in rows if row["rank"] is not None]  # the best may have been left out with --where
     if not ranked:
-        return f"No trial on {dataset} was completed, so there is no best."
+        return f"No trial on {where} was completed, so there is no best."
     best = max(ranked, key=lambda row: metric.merit(row["best_value"], row["val_loss"] or 0.0))
-    is_task = is_reference(dataset)
+    is_task = is_reference(best["dataset"])
     study = best["method"] if is_task else f"{best['architecture']} with {best['method']}"
     which = "Best" if best["rank"] == 1 else "Best of these"
     return (
-        f"{which} on {dataset}: {study}, {metric.label} {metric.text(best['best_value'])}{metric.note} "
+        f"{which} on {where}: {study}, {metric.label} {metric.text(best['best_value'])}{metric.note} "
         f"({_parameters(best, names)})"
     )
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from tune_jobs.job.metric import Metric
+from tune_jobs.results.conditions import conditions
 from tune_jobs.results.read import Results, values_of
 from tune_jobs.results.schema import PARAM_PREFIX
 from tune_jobs.results.statistics import rank_correlation
@@ -47,18 +48,21 @@ def transfer(results: Sequence[Results]) -> pd.DataFrame:
     - `regret`: how much better `own_best` is than `transferred`; at least 0, and on average above 0 even between two
       runs of one architecture, since the best of many is partly luck
     - `rank_correlation p_value n`: Kendall's tau-b over the `n` configurations that have a value on both
-    - `metric mode` that the searches ranked by; only searches with the same ones are compared
+    - `metric mode` that the searches ranked by; only searches with the same ones that trained alike are compared
     - `param.*` of the source's best
     """
     ranked = [
         result.trials.assign(
-            value=values_of(result.trials, result.metric), metric=result.metric.name, mode=result.metric.mode
+            value=values_of(result.trials, result.metric),
+            metric=result.metric.name,
+            mode=result.metric.mode,
+            conditions=kind,
         )
-        for result in results
+        for result, kind in zip(results, conditions(results), strict=True)
     ]
     trials = pd.concat(ranked, ignore_index=True)
     params = [name for name in trials.columns if name.startswith(PARAM_PREFIX)]
-    shared_by = [*_COMPARABLE, "metric", "mode"]
+    shared_by = [*_COMPARABLE, "metric", "mode", "conditions"]
     rows = [
         {**dict(zip(shared_by, shared, strict=True)), **row}
         for shared, members in trials.groupby(shared_by, sort=False)

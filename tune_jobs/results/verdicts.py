@@ -184,7 +184,7 @@ def _too_few(standing: Standing, pairs: Mapping[tuple[str, str], _Pair], command
 
 def _few(standing: Standing, n: int, names: str, command: str | None) -> str:
     enough = smallest_n(len(standing.methods))
-    how = f": `{command.format(enough)}`" if command else ""
+    how = f": `{command.replace('{}', str(enough))}`" if command else ""
     return f"{_seeds(n)} {'is' if n == 1 else 'are'} too few to tell {names} apart; {enough} can{how}."
 
 
