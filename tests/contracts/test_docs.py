@@ -251,7 +251,7 @@ def test_every_measure_of_sharpness_is_described():
 
 def test_the_cluster_recipes_say_what_was_tried_and_the_limits_in_force():
     recipes = re.split(r"^## ", PAGES["docs/clusters.md"], flags=re.MULTILINE)[1:]
-    assert len(recipes) == 7
+    assert len(recipes) == 8
     assert all(re.search(r"\*(not )?tried\*", recipe, re.IGNORECASE) for recipe in recipes)
     assert all("```" in recipe for recipe in recipes)
     assert f"below {LIMIT_BYTES / 2**20:.0f} MiB" in PAGES["docs/clusters.md"]
@@ -304,7 +304,8 @@ def test_the_files_named_are_there(name):
     named |= set(re.findall(r"`([\w.-]+\.(?:yaml|toml|txt))`", PAGES[name])) - {"job.yaml"}
     named |= set(re.findall(r"(?:ray up|--filename|--file) ([\w/.-]+)", PAGES[name]))
     if name == "docs/clusters.md":
-        assert {"cluster.yaml", "cluster-local.yaml", "deploy/rayjob.yaml", "deploy/Dockerfile"} <= named
+        deployed = {"deploy/rayjob.yaml", "deploy/Dockerfile", "deploy/slurm.sbatch"}
+        assert {"cluster.yaml", "cluster-local.yaml", *deployed} <= named
     assert not [path for path in named if not (ROOT / path).exists()]
 
 
