@@ -10,7 +10,10 @@ TEST_ENV := OMP_NUM_THREADS=1; export OMP_NUM_THREADS; if ! ($(BROWSER)) >/dev/n
 # uv leaves compiling to the first import. Where this variable forbids keeping the result, every start takes twice as long.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: search test test-slow test-both test-all browser latex check docs reference dist format bench clean
+.PHONY: install search test test-slow test-both test-all browser latex check docs reference dist format bench clean
+
+# Sets up .venv to search with, and no more.
+install: .venv/runs
 
 search: .venv/runs
 	$(BIN)/tune-jobs run digits --out $(RESULTS) --fresh

@@ -180,7 +180,7 @@ class Progress:
                 most = self._max_epochs - self._fork_epoch
                 left = epochs_left(self._epochs_of_ended, running, num_waiting, most)
                 left += sum(self._fork_epoch - trial.epoch for trial in trials if trial.is_trunk)
-                text += f", about {clock(left / rate)} left"
+                text += f", about {clock(left / rate)} left" if left else ", writing the results"
         return text
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from dataclasses import field as field_of
@@ -188,9 +189,20 @@ def by_merit(trials: pd.DataFrame, metric: Metric) -> pd.DataFrame:
     return trials.loc[order.index[order["first"].notna()]]
 
 
+def _what_to_do(file: Path) -> str:
+    """What to say of a folder without results: a search that runs, or was killed, has its ledger."""
+    folder = file.parent.parent
+    if (folder / "ledger.sqlite").exists():
+        return (
+            "the search has not ended, and writes its results then; for those so far: "
+            f"tune-jobs export {shlex.quote(str(folder))}"
+        )
+    return "expected a search folder with exported results"
+
+
 def _read(file: Path, expected: pa.Schema) -> pa.Table:
     if not is_there(file):
-        raise ResultsError(f"{file}: no such file; expected a search folder with exported results")
+        raise ResultsError(f"{file}: no such file; {_what_to_do(file)}")
     try:
         with file.open("rb") as opened:  # pyarrow takes only paths in UTF-8
             table = pq.read_table(opened, page_checksum_verification=True)

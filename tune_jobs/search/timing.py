@@ -145,7 +145,10 @@ def _time(
         return measured, errors[0] if errors else None
     return (
         measured,
-        f"that takes more than {limit_s:.0f} s" if is_late else "the process that measures has died",
+        f"that takes more than {limit_s:.0f} s here and now; try again when other programs use less of the machine, "
+        "or with fewer images (data.max_images), smaller batches or a smaller model"
+        if is_late
+        else "the process that measures has died",
     )
 
 
