@@ -5,11 +5,15 @@ import re
 import signal
 import subprocess
 import sys
+import time
+import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
 import axe_playwright_python
 import pytest
+
+from tune_jobs.cli.serve import served
 
 pytestmark = pytest.mark.slow
 
@@ -179,3 +183,19 @@ def test_reports_arrive_within_two_seconds_and_zoom_stays(browser, tmp_path, add
     with driver(folder):
         page.locator(".state-running").wait_for(timeout=15_000)
         assert judged(page) == []
+
+
+def test_the_page_beside_a_search_ends_with_it(tmp_path, capsys):
+    with served(str(tmp_path)):
+        address = re.search(r"http://\S+", capsys.readouterr().out).group(0)
+        until = time.monotonic() + 60
+        while True:
+            try:
+                page = urllib.request.urlopen(address, timeout=5).read().decode()
+                break
+            except OSError:
+                assert time.monotonic() < until
+                time.sleep(0.2)
+        assert "No search below" in page
+    with pytest.raises(OSError):
+        urllib.request.urlopen(address, timeout=5)
