@@ -147,7 +147,7 @@ def folders_for_files(folder):
 @pytest.mark.parametrize(
     "make", [None, a_file, nothing_in_it, somebody_elses, of_another_kind, folders_for_files]
 )
-@pytest.mark.parametrize("verb", ["resume", "export", "compare"])
+@pytest.mark.parametrize("verb", ["resume", "export", "compare", "replay"])
 def test_folders_that_hold_no_search(current, verb, make):
     if make is not None:
         make(current / "there")
@@ -167,6 +167,10 @@ def test_folders_that_hold_no_search(current, verb, make):
     [
         (["resume"], "Missing argument 'DIR'"),
         (["plan", "digits", "--sets", "a=1"], "No such option: --sets"),
+        (["replay", "there", "--grace", "1,9"], "--grace: 9 is not valid"),
+        (["replay", "there", "--grace", "1;2"], "--grace: '1;2' is not valid"),
+        (["replay", "there", "--rule", "pasha"], "--rule: 'pasha' is not valid"),
+        (["replay", "there", "--reduction-factor", "2,1"], "--reduction-factor: 1 is not valid"),
         (["resume", "there", "--set", "train.epochs=3"], "train.epochs: 3 is not valid: expected at least 9"),
     ],
 )

@@ -20,6 +20,7 @@ from tune_jobs.stopping.replay import replay, rungs_at_end
 SEARCHES = st.fixed_dictionaries(
     {
         "seed": st.integers(0, 2**31),
+        "rule": st.sampled_from(["asha", "asha", "i_epoch"]),
         "num_slots": st.integers(1, 5),
         "num_trials": st.integers(1, 8),
         "factor": st.integers(2, 4),
@@ -34,7 +35,11 @@ SEARCHES = st.fixed_dictionaries(
 
 
 def job_of(search, *sets):
-    asha = {"grace_epochs": search["grace"], "reduction_factor": search["factor"]}
+    asha = {
+        "rule": search.get("rule", "asha"),
+        "grace_epochs": search["grace"],
+        "reduction_factor": search["factor"],
+    }
     asha |= {"protect_top": search["protect_top"], "immortal_fraction": search["immortal"]}
     return small_job(
         "search.sampler=random", f"search.num_trials={search['num_trials']}", "train.schedule=constant",

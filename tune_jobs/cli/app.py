@@ -53,6 +53,7 @@ for _verb in (
     results.compare,
     results.report,
     results.export,
+    results.replay,
     serve.serve,
     submit.submit,
     submit.status,

@@ -221,6 +221,60 @@ def _answer_as_markdown(folders: list[Path], addresses: Sequence[str]) -> str:
     return "".join(f"- {item(line)}\n" for line in answer_in_words(load(folders, addresses)))
 
 
+def replay(
+    folder: Folder,
+    rule: Annotated[
+        str | None, typer.Option("--rule", help="asha or i_epoch; by default the search's own.")
+    ] = None,
+    grace: Annotated[
+        str | None, typer.Option("--grace", metavar="N,N,...", help="Epochs before a trial can be stopped.")
+    ] = None,
+    reduction_factor: Annotated[
+        str | None,
+        typer.Option(
+            "--reduction-factor", metavar="N,N,...", help="Of so many trials at a rung, one goes on."
+        ),
+    ] = None,
+    protect_top: Annotated[
+        int | None,
+        typer.Option("--protect-top", min=0, help="So many of the best of a rung are not stopped."),
+    ] = None,
+    form: Annotated[
+        Literal["table", "csv", "json"], typer.Option("--format", help="How to print the table.")
+    ] = "table",
+) -> None:
+    """Say what other stopping rules would have spent, saved and lost on a search's recorded curves."""
+    from tune_jobs.results.read import read_results
+    from tune_jobs.results.rules_replayed import replay_table, rule_of, rules_like
+    from tune_jobs.results.tables import to_csv, to_json, to_rich
+
+    results = read_results(local_folders([folder])[0])
+    rules = rules_like(
+        rule_of(results),
+        name=rule,
+        grace=_numbers("--grace", grace),
+        reduction_factor=_numbers("--reduction-factor", reduction_factor),
+        protect_top=protect_top,
+    )
+    table = replay_table(results, rules)
+    if form == "table":
+        console().print(to_rich(table))
+    else:
+        typer.echo({"csv": to_csv, "json": to_json}[form](table), nl=False)
+
+
+def _numbers(option: str, text: str | None) -> list[int] | None:
+    """Returns the whole numbers of a list such as `1,2,4`; None if the option was not given."""
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdecimal() and len(part) < 7 for part in parts):
+        raise JobError(
+            [Problem(option, text, "expected whole numbers with commas between them, as in 1,2,4")]
+        )
+    return [int(part) for part in parts]
+
+
 def local_folders(addresses: list[str]) -> list[Path]:
     """Returns local folders with the results of searches, after copying those of remote searches."""
     from tune_jobs.search.folder import SearchFolder

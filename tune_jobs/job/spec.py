@@ -156,11 +156,17 @@ class SearchModel(_Section, frozen=True):
 class AshaModel(_Section, frozen=True):
     """When weak trials are stopped. By default `grace_epochs` is a quarter of the epochs.
 
+    `rule: i_epoch` judges trials once, after `grace_epochs`: the best `protect_top` so far go on.
+
     The `protect_top` best trials of a rung are never stopped there. A fraction `immortal_fraction` of all trials is
     never stopped at all.
     """
 
     enabled: Annotated[bool, "whether weak trials are stopped early"] = True
+    rule: Annotated[
+        Literal["asha", "i_epoch"],
+        "asha judges at several rungs; i_epoch once, after `grace_epochs`, by the best `protect_top` so far",
+    ] = "asha"
     grace_epochs: Annotated[
         Count | None,
         "epochs that every trial trains before it can be stopped; null makes it a quarter of the epochs",

@@ -32,13 +32,11 @@ def rungs_at_end(rule: Rule, trials: Iterable[Row], reports: Iterable[Row]) -> d
     """
     trials = list(trials)
     study_of = {trial["trial_id"]: trial["study"] for trial in trials}
-    by_study: dict[str, Rungs] = {
-        trial["study"]: Rungs(rule.of_trunks if trial.get("method") == TRUNK else rule) for trial in trials
-    }
-    for _, row in _in_order(trials, reports):
+    by_study = rungs_of(rule, trials)
+    for _, row in in_order(trials, reports):
         rungs = by_study[study_of[row["trial_id"]]]
         if "epoch" in row:
-            rungs.record(row["trial_id"], row["epoch"], _value(row, rule))
+            rungs.record(row["trial_id"], row["epoch"], value_of(row, rule))
         else:
             rungs.record_worst(row["trial_id"])
     return by_study
@@ -60,7 +58,7 @@ def replay(
     coming = list(rules)
     past: list[Row] = []
     rungs: dict[str, Rungs] = {}
-    for at, row in _in_order(trials, reports):
+    for at, row in in_order(trials, reports):
         while coming and coming[0][0] < at:
             # An extension can move the milestones: rebuild the rungs under the new rule, as the search did. Of the
             # trials that failed, only those that had failed by then may count.
@@ -73,19 +71,27 @@ def replay(
         if "epoch" not in row:
             of_study.record_worst(row["trial_id"])
             continue
-        replayed = of_study.judge(row["trial_id"], row["epoch"], _value(row, of_study.rule))
+        replayed = of_study.judge(row["trial_id"], row["epoch"], value_of(row, of_study.rule))
         recorded = Decision(row["decision"], row["rung"], row["cutoff"], row["num_values"], row["reason"])
         if replayed != recorded:
             differences.append(Difference(row["trial_id"], row["epoch"], recorded, replayed))
     return differences
 
 
-def _in_order(trials: Iterable[Row], reports: Iterable[Row]) -> Iterator[tuple[float, Row]]:
+def rungs_of(rule: Rule, trials: Iterable[Row]) -> dict[str, Rungs]:
+    """Returns empty rungs for each study of these trials; trunks have a rule of their own, which stops none."""
+    return {
+        trial["study"]: Rungs(rule.of_trunks if trial.get("method") == TRUNK else rule) for trial in trials
+    }
+
+
+def in_order(trials: Iterable[Row], reports: Iterable[Row]) -> Iterator[tuple[float, Row]]:
     """Yields reports, and trials that failed, in the order in which the rule saw them."""
     # Half a step puts a failure between the last report before it and the next one.
     failed = [(trial["ended_after"] + 0.5, trial) for trial in trials if trial["status"] == "failed"]
     yield from sorted([*((report["seq"], report) for report in reports), *failed], key=itemgetter(0))
 
 
-def _value(report: Row, rule: Rule) -> float | None:
+def value_of(report: Row, rule: Rule) -> float | None:
+    """Returns what a report is judged by; None if the trial diverged."""
     return None if report["decision"] == "diverge" else rule.metric.of(report)
