@@ -14,9 +14,9 @@ def pages() -> dict[Path, str]:
     folder = HERE / "results_folder.md"
     text = folder.read_text(encoding="utf-8")
     for name, table in column_tables():
-        section = rf"(## {name}\.parquet\n\n).*?(?=\n\n## |\Z)"
+        section = rf"(## {re.escape(name)}\n\n).*?(?=\n\n## |\Z)"
         text, num_found = re.subn(section, lambda match, table=table: match[1] + table, text, flags=re.DOTALL)
-        assert num_found == 1, f"{folder} has no section on {name}.parquet"
+        assert num_found == 1, f"{folder} has no section {name}"
     return {HERE / "job_file.md": job_reference(), folder: text.rstrip() + "\n"}
 
 

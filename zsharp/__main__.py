@@ -65,7 +65,11 @@ def _build_parser() -> _Parser:
     add("--method", default="zsharp", help="(default: %(default)s)")
     add("--lr", type=float, help="peak learning rate (default: 0.003)")
     add("--rho", type=float, help="radius of the perturbation (default: the method's)")
-    add("--q-p", type=float, help="percentile below which components are dropped (default: the method's)")
+    add(
+        "--q-p",
+        type=float,
+        help="quantile in [0, 1) below which components are dropped (default: the method's)",
+    )
     add("--param", action="append", default=[], metavar="NAME=VALUE", help="any other parameter; repeatable")
     _add_settings(parser, TrainSpec)
     _add_settings(parser, InitSpec)

@@ -16,7 +16,7 @@ Momentum = Annotated[float, Ge(0), Lt(1), "momentum of SGD"]
 class _Declared:
     """In the order in which studies name them."""
 
-    q_p: Annotated[float, Ge(0), Lt(1), "percentile below which gradient components are dropped"]
+    q_p: Annotated[float, Ge(0), Lt(1), "quantile in [0, 1) below which gradient components are dropped"]
     rho: Annotated[float, Ge(0), "radius of the perturbation"]
     lr: Annotated[float, Gt(0), "learning rate"]
     weight_decay: WeightDecay

@@ -24,6 +24,8 @@ from tune_jobs.report.curves import budget_section, curves_section
 from tune_jobs.report.data import load
 from tune_jobs.report.importance import importance, warnings
 from tune_jobs.report.write import write_report
+from tune_jobs.results.columns import COMPARISON_COLUMNS, REPORT_COLUMNS
+from tune_jobs.results.compare import compare
 from tune_jobs.results.read import read_results
 from tune_jobs.results.schema import LATER_COLUMNS, confirmations_schema, epochs_schema, trials_schema
 from tune_jobs.results.statistics import compare_methods, smallest_n, summarize
@@ -229,6 +231,18 @@ def test_terminal_and_page_say_the_same_share_saved(searched):
     (line,) = summarise([read_results(searched)])
     saved = re.search(r"saved \d+% of the epochs", line)[0]
     assert saved in " ".join(part for part in cost_section(load([searched])).parts if isinstance(part, str))
+
+
+def test_every_column_of_a_csv_file_is_described(confirmed, confirmed_report):
+    files = list(confirmed_report.files.glob("*.csv"))
+    assert len(files) > 4
+    for file in files:
+        with file.open(encoding="utf-8", newline="") as lines:
+            names = next(csv.reader(lines), [])
+        undescribed = {name for name in names if not name.startswith("param.")} - REPORT_COLUMNS.keys()
+        assert not undescribed, file.name
+    compared = {name for name in compare([confirmed]) if not name.startswith("param.")}
+    assert compared <= COMPARISON_COLUMNS.keys()
 
 
 def test_cost_has_the_confirmation_and_a_total(confirmed):

@@ -52,7 +52,15 @@ SEED = {"seed": 1, "started_at": START, "finished_at": START + timedelta(seconds
             "; 3 trials in 2 studies; 2 cores, 7 min.",
         ),
         (results(SEARCH, [SEED, SEED | {"seed": 2}]), "; confirmed with 2 fresh seeds in 30.0 s."),
-        (results(SEARCH), "3,000 images of cifar10_jpeg"),
+        (results(SEARCH), "3,000 images of cifar10_jpeg, 4"),
+        (
+            results(SEARCH, job=JOB | {"data": {"name": "parquet", "max_images": 3000, "val_fraction": 0.1}}),
+            "3,000 images of cifar10_jpeg (300 of them held out for validation), 4",
+        ),
+        (
+            results(SEARCH, job=JOB | {"data": {"name": "folder", "max_images": 3000, "val_fraction": 0.1}}),
+            "3,000 images of cifar10_jpeg, 4",
+        ),
         (results(SEARCH, job=JOB | {"data": {}}, data={"num_train": 900}), "all 900 images of"),
         (results(SEARCH, job=JOB | {"space": {"train.batch_size": {}}}), "4 epochs, AdamW; "),
         (

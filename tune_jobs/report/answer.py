@@ -186,6 +186,8 @@ def _confirm_command(report: Report, workloads: Sequence[str]) -> str:
 
 def _how_to_settle(report: Report, workloads: Sequence[str]) -> str:
     searched = [workload for workload in workloads if _has_best(report, workload)]
+    if all(len(report.labels_on(workload)) == 1 for workload in searched):
+        return "With one method there is nothing to compare: search a second one, such as base, to learn what it adds."
     most = max(max(len(report.labels_on(workload)) for workload in searched), 2)
     command = _confirm_command(report, searched).replace("{}", str(smallest_n(most)))
     settle = "settle" if "` and `" in command else "settles"

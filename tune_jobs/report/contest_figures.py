@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from tune_jobs.report.contests import Contest, budget_in_words
+from tune_jobs.report.contests import Contest, budget_in_words, repeated_trials
 from tune_jobs.report.data import Report
 from tune_jobs.report.figures import (
     Picture,
@@ -29,7 +29,13 @@ _MEAN = {"circle": "diamond", "square": "square"}
 
 def seeds_picture(report: Report, contest: Contest) -> Picture:
     """Returns the values of one contest: each seed, mean and interval."""
-    colour = colours([*report.labels, *(name for name in contest.values if name not in report.labels)])
+    of_label = colours(report.labels)
+    # A setting begins with its method's label, and has its colour: rows are told apart by their names.
+    labels = sorted(report.labels, key=len)
+    colour = {
+        name: of_label[[label for label in labels if f"{name} ".startswith(f"{label} ")][-1]]
+        for name in contest.values
+    }
     form, measure = number(contest.metric), text(contest.measure)
     traces = []
     for label, summary in reversed(list(contest.summaries.items())):
@@ -119,7 +125,7 @@ def searched_picture(report: Report, workload: str) -> Picture:
 def trend_pictures(report: Report, contest: Contest) -> list[Picture]:
     """Returns mean and interval over the one number that a method's settings differ in, for each such method."""
     pictures = []
-    for label, members in report.of(report.completed, contest.workload).groupby("label", sort=False):
+    for label, members in report.of(repeated_trials(report), contest.workload).groupby("label", sort=False):
         varied = [name for name in report.params if members[PARAM_PREFIX + name].nunique() > 1]
         if len(varied) == 1:
             colour = colours(report.labels)[str(label)]

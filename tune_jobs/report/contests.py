@@ -63,12 +63,7 @@ def repeats(report: Report) -> list[Contest]:
 
     A setting is a method, together with the values of those parameters of which the method was tried with several.
     """
-    repeated = {
-        result.folder_name
-        for result in report.results
-        if int(((result.metadata["job"] or {}).get("search") or {}).get("seeds") or 1) > 1
-    }
-    rows = report.completed[report.completed["folder"].isin(repeated)]
+    rows = repeated_trials(report)
     repeated_contests = []
     for workload, members in rows.groupby("workload", sort=False):
         metric = report.metric(str(workload))
@@ -91,6 +86,16 @@ def repeats(report: Report) -> list[Contest]:
             )
         )
     return repeated_contests
+
+
+def repeated_trials(report: Report) -> pd.DataFrame:
+    """Returns the completed trials of the searches that trained each setting with several seeds."""
+    repeated = {
+        result.folder_name
+        for result in report.results
+        if int(((result.metadata["job"] or {}).get("search") or {}).get("seeds") or 1) > 1
+    }
+    return report.completed[report.completed["folder"].isin(repeated)]
 
 
 def budget_in_words(contest: Contest) -> str:

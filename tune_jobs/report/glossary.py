@@ -30,6 +30,15 @@ GLOSSARY: Mapping[str, str] = MappingProxyType(
             "The epochs, trained once with the base optimizer, from which all trials of an architecture and a seed "
             "start if the job has init.trunk."
         ),
+        "pruned": "Stopped by early stopping (ASHA) at a rung; a pruned trial is never a study's best.",
+        "cutoff of all values at the end": (
+            "The cutoff that a rung would have with all the values that it has when the search has ended; on arrival "
+            "a trial was judged among those that were there."
+        ),
+        "regret": (
+            "How much better the best trial is that early stopping would have stopped, had the job not protected it, "
+            "than the best of the others."
+        ),
         "confirmation": (
             "A study's best configuration, trained again with fresh seeds on all training images. Only here "
             "is the test set read."
@@ -44,6 +53,11 @@ GLOSSARY: Mapping[str, str] = MappingProxyType(
             "that is too narrow, it is Student's, marked t, which takes the values to be normal. Of a difference: for "
             "this pair alone."
         ),
+        "sd": "Sample standard deviation: how far single seeds, or trials, lie from their mean.",
+        "effect size": (
+            "Mean of the differences over paired seeds, in units of their standard deviation, corrected for few "
+            "seeds (Hedges)."
+        ),
         "p": (
             "How often chance alone would give a difference at least as large, by an exact sign-flip test "
             "over paired seeds."
@@ -57,6 +71,12 @@ GLOSSARY: Mapping[str, str] = MappingProxyType(
             "One forward and backward pass over a batch. A step of a sharpness-aware method takes two, a step "
             "of the base optimizer one."
         ),
+        "device hours": (
+            "Hours of runs times the CPUs, or the share of a GPU, that each had: two hours on half a GPU are one."
+        ),
+        "Kendall's tau": (
+            "How far two rankings agree: 1 is the same order, 0 no relation, -1 the reverse order."
+        ),
         "base optimizer": (
             "The optimizer that takes the descent step, such as AdamW; alone, it is the method base."
         ),
@@ -66,8 +86,8 @@ GLOSSARY: Mapping[str, str] = MappingProxyType(
         ),
         "rho": "Radius of the step uphill, after which the gradient for the descent is taken.",
         "q_p": (
-            "Share of the gradient components that ZSharp leaves out of the step uphill: 0.95 keeps the 5 % "
-            "with the largest Z-scores."
+            "Quantile in [0, 1) of the Z-scores' sizes below which ZSharp leaves gradient components out of the "
+            "step uphill: 0.95 drops 95 % and keeps the 5 % with the largest."
         ),
         "lr": "Learning rate of the base optimizer.",
     }

@@ -1,4 +1,4 @@
-"""What every column of the Parquet files means; `docs/results_folder.md` is made from it."""
+"""What every column of the Parquet and CSV files means; `docs/results_folder.md` is made from it."""
 
 from collections.abc import Iterator, Mapping
 
@@ -14,10 +14,10 @@ _WHICH = {
     "architecture": "model",
     "method": "optimizer: a row of `tune-jobs list`",
     "variant": "which version of the method: `paper` or `official`",
-    "device": "`cpu` or `cuda`",
+    "device": "`cpu` or `cuda`, then the name of the processor or GPU",
     "error": "last line of the error; null if there was none",
     "gradient_evaluations": "forward and backward passes over a batch",
-    "param.q_p": "percentile below which it dropped components of the gradient; null where it has none",
+    "param.q_p": "quantile in [0, 1) below which it dropped components of the gradient; null where it has none",
     "param.rho": "radius of its perturbation; null where it has none",
     "param.lr": "its learning rate",
     "param.NAME": "any other setting of the space: a number, or text where values are names; null where it has none",
@@ -98,11 +98,97 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
 }
 """By file and column."""
 
+_COMPARED = {
+    "job": "name of the job",
+    "dataset": _WHICH["dataset"],
+    "architecture": _WHICH["architecture"],
+    "method": _WHICH["method"],
+    "folder": "folder of the search",
+    "metric": "what the job ranks by",
+    "mode": "`max` or `min`: whether more or less of it is better",
+    "val_accuracy": "validation accuracy of the study's best trial, by its last epoch",
+    "best_trial_id": "`trial_id` of the study's best trial",
+    "best_value": "the metric of the study's best trial, by its last epoch",
+    "param.NAME": "settings of the study's best trial, as in `trials.parquet`",
+    "num_trials": "trials of the study",
+    "num_completed": "those of them that trained in full",
+    "epochs": "epochs that all trials of the study trained (the sum of `epochs_trained` of `trials.parquet`)",
+    "gradient_evaluations": "gradient evaluations of all trials of the study",
+    "test_mean": "mean over the fresh seeds of a confirmed study; empty before",
+    "test_low": "lower end of the 95 % interval of that mean",
+    "test_high": "upper end of the 95 % interval of that mean",
+    "num_seeds": "number of fresh seeds",
+}
+
+COMPARISON_COLUMNS: Mapping[str, str] = {
+    **_COMPARED,
+    "rank": "rank among the methods of the same data, architecture and metric; 1 is best, equal rows share one",
+    "conditions": "a number that searches share which trained on the same data with the same settings",
+    "val_loss": "validation loss of the study's best trial, by its last epoch",
+    "max_epochs": "epochs that a trial trains in full",
+    "pruned_fraction": "share of the trials that early stopping stopped",
+    "diverged_fraction": "share of the trials that diverged",
+    "failed_fraction": "share of the trials that failed",
+    "median_val_accuracy": "median over the completed trials",
+    "std_val_accuracy": "standard deviation over the completed trials, which differ in configuration or seed",
+    "median_value": "median of the metric over the completed trials",
+    "std_value": "standard deviation of the metric over the completed trials",
+}
+"""The columns of `compare --format csv` and `json`."""
+
+REPORT_COLUMNS: Mapping[str, str] = {
+    **_COMPARED,
+    "method": "method, with job or folder where it alone would be ambiguous",
+    "setting": "method with the values of the parameters that vary",
+    "budget": "what is equal among methods: `epochs` or `gradients`",
+    "measure": "what the values are: test accuracy, or the metric",
+    "mean": "mean over the seeds",
+    "std": "standard deviation over the seeds",
+    "low": "lower end of the 95 % interval",
+    "high": "upper end of the 95 % interval",
+    "n": "number of seeds, or of seeds that both have",
+    "interval": "how the interval was computed: `bootstrap`, or `t` below six seeds",
+    "test_std": "standard deviation over the fresh seeds",
+    "test_interval": "how the interval of `test_mean` was computed",
+    "is_best": "whether it is ranked first on its architecture; not whether that is established",
+    "a": "the first of two methods",
+    "b": "the second",
+    "difference": "mean of a - b over the paired seeds",
+    "effect_size": "that mean over the standard deviation of the differences (Hedges' correction)",
+    "p_value": "p of an exact sign-flip test",
+    "p_adjusted": "p after Holm's correction for the number of pairs",
+    "verdict": "`a better`, `b better`, or why neither is",
+    "is_said": "whether the sentences above the table say this pair",
+    "rank_in_study": "rank of the configuration in the search (`place` in `confirmations.parquet`)",
+    "search_value": "metric of that configuration in the search",
+    "saved_epochs": "epochs that stopped trials did not train",
+    "saved_fraction": "share of those of all epochs, trained and saved",
+    "trial_s": "seconds that the study's trials took (the sum of `wall_s` of `trials.parquet`)",
+    "saved_s": "`saved_epochs` at the study's median seconds an epoch",
+    "confirmation_evaluations": "gradient evaluations of the study's confirmations",
+    "confirmation_s": "seconds that they trained",
+    "device_hours": "hours of trials and confirmations times the CPUs, or the share of a GPU, that each had",
+    "peak_memory_bytes": "most device memory that one of them took",
+    "device": _WHICH["device"],
+    "rung": "epochs at which trials were compared",
+    "arrived": "trials that got there",
+    "stopped": "those of them that were stopped there",
+    "stopped_fraction": "share of those that were stopped",
+    "last_cutoff": "value that the last one had to reach",
+    "trial_id": _WHICH["trial_id"],
+    "status": "how the trial ended",
+    "epochs_trained": "epochs that the trial trained",
+    "reason": "why it failed or diverged",
+    "fact": "what is known of where the results come from",
+    "value": "its value",
+}
+"""The columns of the CSV files in `report_files/`; each file has those that its table on the page shows or rests on."""
+
 _TYPES = {"string": "text", "int64": "whole number", "double": "number"}
 
 
 def column_tables() -> Iterator[tuple[str, str]]:
-    """Yields each file's name and its columns as a Markdown table, in the order of the file."""
+    """Yields the heading of each table or kind of files, and its columns as a Markdown table."""
     schemas = {
         "trials": trials_schema(metrics=["NAME"], params=["NAME"]),
         "epochs": epochs_schema(metrics=["NAME"]),
@@ -110,7 +196,10 @@ def column_tables() -> Iterator[tuple[str, str]]:
     }
     for name, schema in schemas.items():
         rows = [f"| `{field.name}` | {_kind(field.type)} | {COLUMNS[name][field.name]} |" for field in schema]
-        yield name, "\n".join(["| column | type | meaning |", "|---|---|---|", *rows])
+        yield f"{name}.parquet", "\n".join(["| column | type | meaning |", "|---|---|---|", *rows])
+    for name, meanings in (("compare --format csv", COMPARISON_COLUMNS), ("report_files", REPORT_COLUMNS)):
+        rows = [f"| `{column}` | {meaning} |" for column, meaning in meanings.items()]
+        yield name, "\n".join(["| column | meaning |", "|---|---|", *rows])
 
 
 def _kind(kind: pa.DataType) -> str:

@@ -54,7 +54,7 @@ def _what(results: Results) -> Iterator[str]:
     yield ", ".join(f"{name}{_size(trials[trials['architecture'] == name])}" for name in architectures)
     is_own = architectures == datasets  # a task brings its data, and goes by its own name
     if not is_own and datasets:
-        yield f"{_images(data, results.metadata)} of {', '.join(datasets)}"
+        yield f"{_images(data, results.metadata)} of {', '.join(datasets)}{_held_out(data, results.metadata)}"
     epochs = sorted(set(trials["max_epochs"].dropna()))
     if epochs:
         span = f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
@@ -83,6 +83,15 @@ def _images(data: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
     if used is not None:
         return f"{used:,} of {total:,} images" if total and total != used else f"{used:,} images"
     return f"all {total:,} images" if total else "all images"
+
+
+def _held_out(data: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
+    """Returns how many of the images were validated on; a folder or a function may bring others for that."""
+    count = data.get("max_images") or (metadata.get("data") or {}).get("num_train")
+    share, name = data.get("val_fraction"), str(data.get("name"))
+    if not share or not count or name == "folder" or ":" in name:
+        return ""
+    return f" ({round(share * count):,} of them held out for validation)"
 
 
 def _where(hardware: Mapping[str, Any], trials: pd.DataFrame) -> Iterator[str]:
