@@ -291,9 +291,7 @@ def _methods_table(report: Report, confirmed: list[Contest]) -> Table:
             f"Architectures and methods: each study's best completed trial by {_searched_measure(report)}, one seed "
             "each, so no interval can be given."
         )
-    return Table(
-        "methods", caption, columns, rows, lambda row: bool(row["is_best"]), _interval_note(rows, "test_")
-    )
+    return Table("methods", caption, columns, rows, notes=_interval_note(rows, "test_"))
 
 
 def _ordered(studies: list[dict[str, Any]], contest: Contest | None) -> list[dict[str, Any]]:
@@ -395,7 +393,7 @@ def _repeats_table(repeated: list[Contest]) -> Table:
         f"Settings that the search trained with several seeds each: mean {_common([c.measure for c in repeated])} over "
         "the seeds, the interval that of the mean, sd the spread of the seeds."
     )
-    return Table("repeats", caption, columns, rows, lambda row: bool(row["is_best"]), _interval_note(rows))
+    return Table("repeats", caption, columns, rows, notes=_interval_note(rows))
 
 
 def _differences_tables(name: str, compared: list[Contest]) -> Iterator[Table]:
@@ -426,13 +424,13 @@ def _differences_table(name: str, compared: list[Contest]) -> Table:
     columns += [
         Column("a", lambda row: row["a"], is_number=False),
         Column("b", lambda row: row["b"], is_number=False),
+        Column("verdict", _named_verdict, is_number=False),
         Column("a − b", lambda row: difference(row["difference"], metric)),
         Column("95 % interval", lambda row: interval(row["low"], row["high"], metric, row["interval"])),
         Column("effect size", lambda row: short(row["effect_size"])),
         Column("n", lambda row: count(row["n"])),
         Column("p", lambda row: short(row["p_value"])),
         Column("p adjusted", lambda row: short(row["p_adjusted"])),
-        Column("verdict", _named_verdict, is_number=False),
     ]
     caption = (
         f"Differences of {metric.sided(compared[0].measure)} between methods on the seeds that both have (n); p is "

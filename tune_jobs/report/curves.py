@@ -22,7 +22,7 @@ from tune_jobs.report.figures import (
     value_axis,
     whole_axis,
 )
-from tune_jobs.report.page import Section
+from tune_jobs.report.page import Hint, Section
 from tune_jobs.report.trials import trial_points
 from tune_jobs.results.read import own_epochs
 from tune_jobs.wording import counted
@@ -49,12 +49,12 @@ def budget_section(report: Report) -> Section:
 
 def curves_section(report: Report) -> Section:
     """Returns every trial's learning curve."""
-    words = (
-        "One line per trial; the symbol at its end shows how it ended. Click a method in a legend to hide or show "
-        "it; double-click to show it alone."
-    )
+    words = "One line per trial; the symbol at its end shows how it ended."
+    hint = Hint("Click a method in a legend to hide or show it; double-click to show it alone.")
     return Section(
-        "curves", "Learning curves", [words, [_curves(report, workload) for workload in report.workloads]]
+        "curves",
+        "Learning curves",
+        [words, hint, [_curves(report, workload) for workload in report.workloads]],
     )
 
 
@@ -131,7 +131,8 @@ def _anytime(report: Report, workload: str) -> Picture:
     return Picture(
         slug("anytime", workload),
         f"{workload}: the running {metric.most} of {metric.label} over all epochs of a study against what it spent, "
-        f"in the order of the reports; trials: {', '.join(sizes)}. The axis begins where the studies were after "
+        f"in the order of the reports; trials: {', '.join(sizes)}. It may end beyond the "
+        "tables' best, which is the last epoch of a completed trial. The axis begins where the studies were after "
         "a tenth of their reports.",
         new_figure(
             traces,

@@ -15,6 +15,13 @@ from tune_jobs.results.tables import Table, to_element
 
 
 @dataclass(frozen=True)
+class Hint:
+    """A sentence on what can be done with a picture, which is not printed."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Bullets:
     """A list of sentences."""
 
@@ -41,7 +48,7 @@ class Details:
     text: str
 
 
-Part = str | Bullets | Terms | Details | Table | Element | Sequence[Picture]
+Part = str | Hint | Bullets | Terms | Details | Table | Element | Sequence[Picture]
 """A paragraph, a list, a glossary, a folded text, a table, an element as it is, or pictures side by side."""
 
 
@@ -49,7 +56,7 @@ Part = str | Bullets | Terms | Details | Table | Element | Sequence[Picture]
 class Section:
     """A part of the page with an entry in its navigation."""
 
-    anchor: str  # its id; capitalised, its name in the navigation
+    anchor: str  # its id
     title: str
     parts: Sequence[Part]  # what it holds, in order; empty lists are left out
 
@@ -93,9 +100,7 @@ def render_page(
     links = SubElement(SubElement(body, "nav", {"aria-label": "Sections"}), "ul")
     main = SubElement(body, "main")
     for section in sections:
-        SubElement(
-            SubElement(links, "li"), "a", {"href": f"#{section.anchor}"}
-        ).text = section.anchor.capitalize()
+        SubElement(SubElement(links, "li"), "a", {"href": f"#{section.anchor}"}).text = section.title
         main.append(section_element(section, images or {}))
     figures = {picture.name: picture.figure for section in sections for picture in section.pictures}
     data = {
@@ -115,6 +120,8 @@ def section_element(section: Section, images: Mapping[str, str]) -> Element:
     for part in section.parts:
         if isinstance(part, str):
             _paragraph(element, "p", part)
+        elif isinstance(part, Hint):
+            SubElement(element, "p", {"class": "hint"}).text = part.text
         elif isinstance(part, Bullets):
             bullets = SubElement(element, "ul", {"class": "lead"} if isinstance(part, Lead) else {})
             for item in part.items:
