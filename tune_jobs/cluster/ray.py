@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import secrets
+import shutil
 import signal
 import socket
 import sys
@@ -27,6 +28,11 @@ _ANSWERS_WITHIN_S = 5
 _ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"  # what `ray health-check` asks
 # Of 107 bytes that the name of a socket may have, Ray takes 68: /ray/session_DATE_TIME_PID/sockets/plasma_store.
 _LONGEST_TMPDIR = 39
+# Ray's object store: searches hardly use it, so it takes less than Ray would, and as much as Ray needs at least.
+_OBJECT_STORE_BYTES = 1_000_000_000
+_SMALLEST_OBJECT_STORE_BYTES = 100_000_000
+
+_logger = logging.getLogger(__name__)
 
 # Ray Tune reads these when a run starts. They switch off its own files, loggers and snapshots: the ledger has it all.
 _TUNE_ENV = {
@@ -185,9 +191,28 @@ def start_local(totals: Totals, threads_per_trial: int) -> None:
                 num_gpus=int(totals.gpus),
                 include_dashboard=False,
                 logging_level=logging.WARNING,
+                **_object_store(Path("/dev/shm")),
             )
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         raise ClusterError(f"Ray does not start: {last_line(str(error))}") from error
+
+
+def _object_store(shared_memory: Path) -> dict[str, Any]:
+    """Returns the arguments of `ray.init` for an object store that fits into shared memory (64 MiB in Docker).
+
+    By itself, Ray asks for a third of the memory and prints a long warning, or does not start, where that does not fit.
+    """
+    if not shared_memory.is_dir():  # not a Linux
+        return {}
+    size = min(_OBJECT_STORE_BYTES, int(0.9 * shutil.disk_usage(shared_memory).free))
+    if size >= _SMALLEST_OBJECT_STORE_BYTES:
+        return {"object_store_memory": size}
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    _logger.warning(
+        "%s has room for %d MB only, so Ray's object store is in %s instead; in Docker, --shm-size=1g gives it more",
+        shared_memory, size // 10**6, folder,
+    )  # fmt: skip
+    return {"object_store_memory": _SMALLEST_OBJECT_STORE_BYTES, "_plasma_directory": folder}
 
 
 def check_can_start() -> None:
