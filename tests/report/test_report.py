@@ -348,6 +348,23 @@ def test_searches_side_by_side_keep_their_names(tmp_path, searched):
     assert "Search report: tiny, other" in page.text
 
 
+def test_a_confirmed_search_is_ranked_by_its_fresh_seeds(confirmed):
+    table = compare([confirmed])
+    rows = read_results(confirmed).confirmations
+    for row in table.to_dict(orient="records"):
+        is_own = (rows["study"] == f"{row['architecture']}-{row['method']}") & (rows["place"] == 1)
+        summary = summarize(rows.loc[is_own, "test_accuracy"].tolist())
+        assert (row["test_mean"], row["num_seeds"]) == (pytest.approx(summary.mean), summary.n)
+        assert (row["test_low"], row["test_high"], row["test_interval"]) == (
+            summary.low,
+            summary.high,
+            "bootstrap",
+        )
+    for _, members in table.groupby("architecture"):
+        assert members["test_mean"].is_monotonic_decreasing
+        assert members["rank"].tolist() == [1, 2, 3]
+
+
 def test_searches_that_trained_differently_are_not_compared(tmp_path):
     short = write_search(tmp_path / "short", architectures=["mlp"], num_trials=5, epochs=3, seeds=3)
     long = write_search(tmp_path / "long", architectures=["mlp"], num_trials=5, seeds=3)

@@ -88,6 +88,8 @@ def compare(
             typer.echo(_answer_as_markdown(searched, folders))
         table = comparison.trials_of(read_all(searched)) if trials else comparison.compare(searched)
         typer.echo(renderers[form](select(table, where, sort)), nl=False)
+        if form == "markdown" and not is_selected:
+            typer.echo(_account_as_markdown(searched, details=details), nl=False)
 
 
 def report(
@@ -206,19 +208,21 @@ def _print_answer(screen: Console, report: "Report") -> None:
 def _answer_as_markdown(folders: list[Path], addresses: Sequence[str]) -> str:
     from tune_jobs.report.answer import answer_in_words
     from tune_jobs.report.data import load
-    from tune_jobs.results.tables import escape_markdown
+    from tune_jobs.results.tables import markdown_with_code
 
-    def item(line: str) -> str:
-        pieces = line.split("`")  # every second one is a command
-        if len(pieces) % 2 == 0:
-            return escape_markdown(line)
-        return "".join(f"`{piece}`" if odd % 2 else _escaped(piece) for odd, piece in enumerate(pieces))
+    lines = answer_in_words(load(folders, addresses))
+    return "".join(f"- {markdown_with_code(line)}\n" for line in lines)
 
-    def _escaped(piece: str) -> str:
-        before, after = piece[: len(piece) - len(piece.lstrip())], piece[len(piece.rstrip()) :]
-        return f"{before}{escape_markdown(piece)}{after}"
 
-    return "".join(f"- {item(line)}\n" for line in answer_in_words(load(folders, addresses)))
+def _account_as_markdown(folders: list[Path], *, details: bool) -> str:
+    from tune_jobs.results import stopping_account, transfer
+    from tune_jobs.results.read import read_all
+    from tune_jobs.results.tables import markdown_with_code
+
+    results = read_all(folders)
+    account = stopping_account.describe if details else stopping_account.summarise
+    lines = [*transfer.describe(results), *account(results)]
+    return "".join(f"\n{markdown_with_code(line.strip())}\n" for line in lines)
 
 
 def replay(

@@ -133,6 +133,14 @@ COMPARISON_COLUMNS: Mapping[str, str] = {
     "std_val_accuracy": "standard deviation over the completed trials, which differ in configuration or seed",
     "median_value": "median of the metric over the completed trials",
     "std_value": "standard deviation of the metric over the completed trials",
+    "measure": "what the study's best reached on fresh seeds: test accuracy, or the metric; null if not confirmed",
+    "budget": "what was equal among methods there: `epochs`, or `gradients` if only that was confirmed",
+    "test_mean": "mean over the fresh seeds; rows that have it rank by it, before others",
+    "test_std": "standard deviation over the fresh seeds",
+    "test_low": "lower end of the 95 % interval of `test_mean`",
+    "test_high": "its upper end",
+    "test_interval": "how the interval was computed: `bootstrap`, or `t` below six seeds",
+    "num_seeds": "number of fresh seeds",
 }
 """The columns of `compare --format csv` and `json`."""
 

@@ -16,41 +16,43 @@ from tune_jobs.results import tables
 from tune_jobs.results.conditions import conditions
 from tune_jobs.results.read import Results, by_merit, own_epochs, read_all, values_of
 from tune_jobs.results.schema import PARAM_PREFIX, STANDARD_PARAMS
-from tune_jobs.results.tables import NONE, Column, Table, measured, setting
+from tune_jobs.results.statistics import summarize
+from tune_jobs.results.tables import NONE, STUDENT_NOTE, Column, Table, count, interval, measured, setting
 from tune_jobs.wording import counted
 from zsharp.user_code import is_reference
 
 _LEGEND = "* best of its architecture; sd: over completed trials, which differ in configuration or seed."
+_CONFIRMED_LEGEND = "* best of its architecture on fresh seeds."
 _CAUTION = (
     "Winners are single trials: differences within seed noise are not established; "
     "`tune-jobs confirm` settles them."
 )
-NOTE = f"{_LEGEND}\n{_CAUTION}"
 _STUDY = ["job", "dataset", "architecture", "method"]
 _COUNTS = (
-    "rank",
-    "max_epochs",
-    "num_trials",
-    "num_completed",
-    "epochs",
-    "gradient_evaluations",
-    "conditions",
+    *("rank", "max_epochs", "num_trials", "num_completed"),
+    *("epochs", "gradient_evaluations", "conditions", "num_seeds"),
 )
+_MEASURES = ("test_mean", "test_std", "test_low", "test_high")
 
 
 def compare(folders: Iterable[Path | str]) -> pd.DataFrame:
     """Returns one row for each study of the searches, the best of an architecture first.
 
-    Winners are chosen on validation data among completed trials only: the best by the job's metric, of equal
+    Winners are chosen on validation data among completed trials only, configurations tried with several seeds by their
+    means: the best by the job's metric, of equal
     accuracies the one with the lower `val_loss`, then by `trial_id`. Columns (nulls where no trial completed):
     - `folder job dataset architecture method`
     - `conditions`: a number that searches share which trained on the same data with the same settings
-    - `rank` among all rows of that dataset, architecture, conditions and metric, 1 is best; equal rows share a rank
+    - `rank` among all rows of that dataset, architecture, conditions and metric, 1 is best; equal rows share a
+      rank. Once confirmed, rows rank by `test_mean`, before those that are not; until then by `best_value`
     - `val_accuracy val_loss best_trial_id max_epochs` and `param.*` of the winner (of its last epoch)
     - `num_trials num_completed pruned_fraction diverged_fraction failed_fraction` (of `num_trials`)
     - `median_val_accuracy std_val_accuracy` over completed trials (sample standard deviation, null below two)
     - `epochs gradient_evaluations` that all trials of the study spent, and once each trunk that they started from
     - `metric mode` of the job, the winner's `best_value`, and `median_value std_value` over completed trials
+    - `measure budget test_mean test_std test_low test_high test_interval num_seeds` of the winner on fresh seeds, null
+      if it was not confirmed: what was measured, what was equal among methods (`epochs`, or `gradients` if only that
+      was confirmed), mean, sample standard deviation, 95 % interval of the mean, and which kind it is
 
     Accuracies and fractions are in [0, 1]; counts are nullable `Int64`.
 
@@ -84,6 +86,7 @@ def compare_results(results: Iterable[Results]) -> pd.DataFrame:
                     **dict(zip(_STUDY, study, strict=True)),
                     "conditions": kind,
                     **_row(members, params, result.metric, _with_trunks(members, result.trunks)),
+                    **_confirmed(result, members["study"].iloc[0]),
                 }
             )
     standard = [f"{PARAM_PREFIX}{name}" for name in STANDARD_PARAMS]
@@ -93,6 +96,16 @@ def compare_results(results: Iterable[Results]) -> pd.DataFrame:
     columns += ["pruned_fraction", "diverged_fraction", "failed_fraction"]
     columns += ["median_val_accuracy", "std_val_accuracy", "epochs", "gradient_evaluations"]
     columns += ["metric", "mode", "best_value", "median_value", "std_value", "conditions"]
+    columns += [
+        "measure",
+        "budget",
+        "test_mean",
+        "test_std",
+        "test_low",
+        "test_high",
+        "test_interval",
+        "num_seeds",
+    ]
     return _ranked(pd.DataFrame(rows, columns=columns))
 
 
@@ -113,18 +126,18 @@ def render_table(table: pd.DataFrame, *, is_settled: bool = False) -> Group:
         is_settled: Whether something else says which differences are established, so that no caution is needed.
     """
     shown = [tables.to_rich(_for_terminal(section)) for section in _tables(table)]
-    return Group(*shown, Text(_LEGEND if is_settled else NOTE, style="dim"))
+    return Group(*shown, Text("\n".join(_notes(table, is_settled=is_settled)), style="dim"))
 
 
 def to_markdown(table: pd.DataFrame) -> str:
     """Returns the text of `render_table` as GitHub-flavoured Markdown."""
-    notes = [tables.escape_markdown(line) + "\n" for line in NOTE.splitlines()]
+    notes = [tables.markdown_with_code(line) + "\n" for line in _notes(table)]
     return "\n".join([*map(tables.to_markdown, _tables(table)), *notes])
 
 
 def to_latex(table: pd.DataFrame) -> str:
     """Returns the tables of `render_table` as LaTeX, for the package booktabs; the notes are in the captions."""
-    sections = (replace(section, notes=[*section.notes, NOTE]) for section in _tables(table))
+    sections = (replace(section, notes=[*section.notes, *_notes(table)]) for section in _tables(table))
     return "\n".join(map(tables.to_latex, sections))
 
 
@@ -161,7 +174,7 @@ def _row(
     trials: pd.DataFrame, params: Sequence[str], metric: Metric, spent_on: pd.DataFrame
 ) -> dict[str, Any]:
     completed = trials[trials["status"] == "completed"]
-    winner = next(iter(tables.records(by_merit(completed, metric).head(1))), {})
+    winner = _winner(completed, params, metric)
     shares = trials["status"].value_counts() / len(trials)
     return {
         "val_accuracy": winner.get("val_accuracy"),
@@ -187,23 +200,69 @@ def _row(
     }
 
 
+def _winner(completed: pd.DataFrame, params: Sequence[str], metric: Metric) -> dict[str, Any]:
+    """Returns the best trial; of configurations tried with several seeds, the best by the mean, as `confirm` does."""
+    if completed["seed"].nunique() > 1:
+        measured_columns = {"val_accuracy", "val_loss", metric.column} & {*completed}
+        groups = completed.groupby(list(params), dropna=False, sort=False)
+        means = groups[sorted(measured_columns)].mean()
+        completed = groups.head(1).assign(**{str(name): means[name].to_numpy() for name in means})
+    return next(iter(tables.records(by_merit(completed, metric).head(1))), {})
+
+
+def _confirmed(result: Results, study: str) -> dict[str, Any]:
+    """Returns what a study's winner reached on fresh seeds, at equal epochs if it was trained so."""
+    rows = result.confirmations
+    # Files of older versions lack both columns: they confirmed the winner only, at equal epochs.
+    rows = rows[(rows["study"] == study) & (rows["place"].fillna(1) == 1)]
+    by_budget: dict[tuple[str, str], list[float]] = {}
+    for row in tables.records(rows):
+        value, measure = result.metric.confirmed(row)
+        if value is not None:
+            by_budget.setdefault((row["budget"] or "epochs", measure), []).append(value)
+    if not by_budget:
+        return {}
+    (budget, measure), values = min(by_budget.items(), key=lambda item: item[0][0] != "epochs")
+    summary = summarize(values)
+    return {
+        "measure": measure,
+        "budget": budget,
+        "test_mean": summary.mean,
+        "test_std": summary.std,
+        "test_low": summary.low,
+        "test_high": summary.high,
+        "test_interval": summary.interval,
+        "num_seeds": summary.n,
+    }
+
+
 def _ranked(table: pd.DataFrame) -> pd.DataFrame:
     """Sets the column types, sorts by merit within dataset and architecture, and numbers that as `rank`."""
     endings = ("_accuracy", "_loss", "_fraction", "_value")
     params = [name for name in map(str, table) if name.startswith(PARAM_PREFIX)]
     numbers = [name for name in map(str, table) if name not in params and name.endswith(endings)]
     numbers += [name for name in params if not table[name].map(lambda value: isinstance(value, str)).any()]
+    numbers += _MEASURES
     table = table.astype({**dict.fromkeys(numbers, "float64"), **dict.fromkeys(_COUNTS, "Int64")})
     group = ["dataset", "architecture", "metric", "mode", "conditions"]
     # In the order of the jobs, not of the alphabet; then the best first, as `Metric.merit` has it.
     keys = {f"{name}_order": pd.Series(pd.factorize(table[name])[0], table.index) for name in group}
-    keys["value_order"] = -table["best_value"] * table["mode"].map({"min": -1}).fillna(1)
+    signs = table["mode"].map({"min": -1}).fillna(1)
+    keys["test_order"] = -table["test_mean"] * signs
+    keys["value_order"] = -table["best_value"] * signs
     keys["loss_order"] = table["val_loss"].where(table["metric"] == VAL_ACCURACY.name)
     table = table.assign(**keys).sort_values(list(keys), ignore_index=True)
     position = table.groupby(group).cumcount() + 1
     shared = position.groupby([table[name] for name in keys], dropna=False).transform("min")
     table["rank"] = shared.where(table["best_value"].notna()).astype("Int64")
     return table.drop(columns=list(keys))
+
+
+def _notes(table: pd.DataFrame, *, is_settled: bool = False) -> list[str]:
+    """Returns what the marks of the tables mean, and a caution where nothing was confirmed."""
+    if table["test_mean"].notna().any():
+        return [_CONFIRMED_LEGEND, *([STUDENT_NOTE] if (table["test_interval"] == "t").any() else [])]
+    return [_LEGEND] if is_settled else [_LEGEND, _CAUTION]
 
 
 def _tables(table: pd.DataFrame) -> Iterator[Table]:
@@ -232,16 +291,21 @@ def _tables(table: pd.DataFrame) -> Iterator[Table]:
     def kind(row: Mapping[str, Any]) -> tuple[str, Metric, int]:
         return row["dataset"], metric_of_row(row), row["conditions"]
 
+    # What fresh seeds gave needs the width that the account of the search has otherwise.
+    if table["test_mean"].notna().any():
+        numbers = numbers[:-3]
     for kept in dict.fromkeys(map(kind, records)):
         dataset, metric, _ = kept
         rows = [row for row in records if kind(row) == kept]
+        confirmed = _confirmed_columns(rows)
+        values = [*confirmed, *_value_columns(metric)[: 1 if confirmed else None]]
         where = dataset
         if table.loc[table["dataset"] == dataset, "conditions"].nunique() > 1:
             where += f" in {' and '.join(dict.fromkeys(row['folder'] for row in rows))}"
         yield Table(
             dataset,
             _headline(where, rows, names, metric),
-            [*names_of_rows, *_value_columns(metric), *numbers],
+            [*names_of_rows, *values, *numbers],
             rows,
             marked=lambda row: bool(row["rank"] == 1),
             notes=_remarks(rows, others),
@@ -272,18 +336,42 @@ def _value_columns(metric: Metric) -> list[Column]:
     ]
 
 
+def _confirmed_columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """Returns what fresh seeds gave, if there were any."""
+    if all(row["test_mean"] is None for row in rows):
+        return []
+    (measure, *others) = dict.fromkeys(row["measure"] for row in rows if row["measure"] is not None)
+    header = "mean" if others else measure.replace("accuracy", "acc").replace("validation", "val")
+
+    def ends(row: Mapping[str, Any]) -> str:
+        return interval(row["test_low"], row["test_high"], metric_of_row(row), row["test_interval"])
+
+    return [
+        Column(header.replace(" ", "\n"), lambda row: measured(row["test_mean"], metric_of_row(row))),
+        Column("95 %\ninterval", ends),
+        Column("n", lambda row: count(row["num_seeds"])),
+    ]
+
+
 def _headline(where: str, rows: Sequence[dict[str, Any]], names: Sequence[str], metric: Metric) -> str:
     ranked = [row for row in rows if row["rank"] is not None]  # the best may have been left out with --where
     if not ranked:
         return f"No trial on {where} was completed, so there is no best."
-    best = max(ranked, key=lambda row: metric.merit(row["best_value"], row["val_loss"] or 0.0))
+    best = max(ranked, key=lambda row: _merit(row, metric))
     is_task = is_reference(best["dataset"])
     study = best["method"] if is_task else f"{best['architecture']} with {best['method']}"
     which = "Best" if best["rank"] == 1 else "Best of these"
-    return (
-        f"{which} on {where}: {study}, {metric.label} {metric.text(best['best_value'])}{metric.note} "
-        f"({_parameters(best, names)})"
-    )
+    reached = f"{metric.label} {metric.text(best['best_value'])}{metric.note}"
+    if best["test_mean"] is not None:
+        seeds = counted(best["num_seeds"], "fresh seed")
+        reached = f"{best['measure']} {metric.text(best['test_mean'])}{metric.note}, mean of {seeds}"
+    return f"{which} on {where}: {study}, {reached} ({_parameters(best, names)})"
+
+
+def _merit(row: Mapping[str, Any], metric: Metric) -> tuple[bool, float, tuple[float, float]]:
+    is_confirmed = row["test_mean"] is not None
+    mean = metric.sign * row["test_mean"] if is_confirmed else 0.0
+    return is_confirmed, mean, metric.merit(row["best_value"], row["val_loss"] or 0.0)
 
 
 def _remarks(rows: Sequence[dict[str, Any]], others: Sequence[str]) -> list[str]:

@@ -158,9 +158,14 @@ def smallest_n(num_methods: int) -> int:
     """
     num_pairs = max(1, math.comb(num_methods, 2))
     for n in range(2, _MAX_FLIPS.bit_length()):
-        if _is_significant(num_pairs * smallest_p(n)):
+        if is_significant(num_pairs * smallest_p(n)):
             return n
     raise ValueError(f"{num_methods} methods: no number of seeds would do; compare fewer")
+
+
+def is_significant(p: float) -> bool:
+    """Returns whether a p-value is at most 0.05."""
+    return p <= (1 - _LEVEL) * (1 + 1e-9)  # 1 - 0.95 is not 0.05
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -238,15 +243,11 @@ def _effect_size(differences: _Values) -> float | None:
 
 def _verdict(lead: float, p_adjusted: float | None, attainable: float | None) -> str:
     a_better, b_better, no_difference, too_few = VERDICTS
-    if p_adjusted is None or attainable is None or not _is_significant(attainable):
+    if p_adjusted is None or attainable is None or not is_significant(attainable):
         return too_few
-    if not _is_significant(p_adjusted):
+    if not is_significant(p_adjusted):
         return no_difference
     return a_better if lead > 0 else b_better
-
-
-def _is_significant(p: float) -> bool:
-    return p <= (1 - _LEVEL) * (1 + 1e-9)  # 1 - 0.95 is not 0.05
 
 
 def _is_present(value: float | None) -> bool:

@@ -195,6 +195,19 @@ def escape_markdown(text: str) -> str:
     return re.sub(r"^(\d*)([.)](?!\d)|[=#@]|[-+](?![\d.]+(?:\s|$)))", r"\1\\\2", line)
 
 
+def markdown_with_code(line: str) -> str:
+    """Returns Markdown that shows as this text, what stands between backticks as code."""
+    pieces = line.split("`")  # every second one is a command
+    if len(pieces) % 2 == 0:
+        return escape_markdown(line)
+    return "".join(f"`{piece}`" if odd % 2 else _spaced_markdown(piece) for odd, piece in enumerate(pieces))
+
+
+def _spaced_markdown(piece: str) -> str:
+    before, after = piece[: len(piece) - len(piece.lstrip())], piece[len(piece.rstrip()) :]
+    return f"{before}{escape_markdown(piece)}{after}"
+
+
 def escape_latex(text: str) -> str:
     """Returns LaTeX that is set as this text."""
     line = " ".join(printable(text.replace("\n", " ")).split())

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tune_jobs.job.metric import Metric
 from tune_jobs.results.method_names import BASE, named_pairs
-from tune_jobs.results.statistics import VERDICTS, Comparison, Summary, smallest_n
+from tune_jobs.results.statistics import VERDICTS, Comparison, Summary, is_significant, smallest_n
 from tune_jobs.results.tables import measured
 
 _A_BETTER, _B_BETTER, _NO_DIFFERENCE, _TOO_FEW = VERDICTS
@@ -36,6 +36,7 @@ class _Pair:
     high: float | None
     interval: str | None
     n: int
+    is_alone: bool  # whether it would be significant if it were the only pair
     verdict: str
 
 
@@ -92,13 +93,16 @@ def asked_pairs(methods: Mapping[str, str], comparisons: Sequence[Comparison]) -
 def _seen(standing: Standing, labels: tuple[str, str]) -> _Pair:
     (pair,) = [pair for pair in standing.comparisons if {pair.a, pair.b} == set(labels)]
     if math.isnan(pair.difference):
-        return _Pair(*labels, math.nan, None, None, None, 0, _TOO_FEW)
+        return _Pair(*labels, math.nan, None, None, None, 0, False, _TOO_FEW)
     sign = standing.metric.sign
     is_turned = sign * pair.difference < 0 or (pair.difference == 0 and pair.a != labels[0])
     ahead, behind = (pair.b, pair.a) if is_turned else (pair.a, pair.b)
     ends = [None if end is None else (-sign if is_turned else sign) * end for end in (pair.low, pair.high)]
     low, high = sorted(end for end in ends if end is not None) if None not in ends else (None, None)
-    return _Pair(ahead, behind, abs(pair.difference), low, high, pair.interval, pair.n, pair.verdict)
+    is_alone = pair.p_value is not None and is_significant(pair.p_value)
+    return _Pair(
+        ahead, behind, abs(pair.difference), low, high, pair.interval, pair.n, is_alone, pair.verdict
+    )
 
 
 def _clauses(standing: Standing, pairs: Mapping[tuple[str, str], _Pair]) -> Iterator[str]:
@@ -140,8 +144,19 @@ def _clause(standing: Standing, pair: _Pair, said_n: int | None) -> str:
     by = _by(pair.lead, standing.metric, standing.measure if said_n is None else "")
     extent = _extent(pair, standing.metric, said_n)
     if pair.verdict == _NO_DIFFERENCE:
-        return f"no difference is shown between {ahead} and {behind} ({ahead} ahead{by}, {extent})"
+        why = _why_not(standing, pair)
+        return f"no difference is shown between {ahead} and {behind}{why} ({ahead} ahead{by}, {extent})"
     return f"{ahead} beat {behind}{by} ({extent})"
+
+
+def _why_not(standing: Standing, pair: _Pair) -> str:
+    """Returns why no difference is shown where the interval, which is for the pair alone, leaves out 0."""
+    if pair.low is None or pair.high is None or pair.low <= 0 <= pair.high:
+        return ""
+    if not pair.is_alone:
+        return " by the sign-flip test"
+    tested = sum(compared.p_value is not None for compared in standing.comparisons)
+    return f" after correction for {tested} comparisons"
 
 
 def _by(lead: float, metric: Metric, measure: str) -> str:
