@@ -298,6 +298,7 @@ def _train(run: Confirmation, search: SearchFolder, slots: Slots, sharpness_imag
 
 
 def _trained(run: Confirmation, search: SearchFolder, sharpness_images: int, own: Own, build: Build) -> Row:
+    from tune_jobs.search.own_loop import LoopRun
     from tune_jobs.search.team import TeamRun
     from zsharp.sharpness import measure_training
     from zsharp.training import Training
@@ -320,7 +321,7 @@ def _trained(run: Confirmation, search: SearchFolder, sharpness_images: int, own
         training.run_epoch()
         if not _has_diverged(training):
             checkpoints.store(_file_name(run), training.save)
-    if not isinstance(training, Training):
+    if isinstance(training, LoopRun):
         training.close()  # one that diverged waits to go on
     report, status = training.last_report, "diverged" if _has_diverged(training) else "completed"
     assert report is not None
