@@ -23,6 +23,12 @@ def cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
+@pytest.fixture(autouse=True)
+def here(monkeypatch):
+    """These plans are for this machine: tests that ran before may have left a connection to a cluster of theirs."""
+    monkeypatch.setattr("tune_jobs.cluster.ray.is_running_elsewhere", lambda: False)
+
+
 def rendered(plan, width=100):
     console = Console(file=io.StringIO(), width=width)
     console.print(render_plan(plan))
