@@ -1,5 +1,7 @@
 """A classifier with 2-D, 1-D and single-element tensors, batches for it, and its closure."""
 
+import copy
+
 import torch
 from torch import nn
 
@@ -53,6 +55,16 @@ def closure_for(model, optimizer, batch):
     return closure
 
 
+def gradients(model, values, batch):
+    """Gradients, as arrays, and loss at other weights, leaving the model as it is."""
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        for param, value in zip(twin.parameters(), values, strict=True):
+            param.copy_(torch.as_tensor(value))
+    loss = loss_of(twin, batch)
+    return [g.numpy() for g in torch.autograd.grad(loss, list(twin.parameters()))], loss.item()
+
+
 def two_steps(model, optimizer, batch):
     loss = loss_of(model, batch)
     loss.backward()
@@ -73,6 +85,7 @@ def same(one, two):
 
 
 def close(actual, expected, rtol=1e-9):
-    """Asserts that two lists of tensors or arrays are equal up to rounding."""
+    """Asserts that two lists of tensors or arrays are equal up to rounding, and hold something."""
+    assert len(actual) > 0
     for one, two in zip(actual, expected, strict=True):
         torch.testing.assert_close(one, torch.as_tensor(two), rtol=rtol, atol=rtol / 100)

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import slow_twin
 import torch
-import torch.distributed as dist
-import torch.multiprocessing
 import two_processes
-from small_nets import batches, classifier, close, closure_for, loss_of, same, weights
+from processes import run_in_group
+from small_nets import batches, classifier, close, closure_for, gradients, same, weights
 from two_processes import METHODS, NUM_STEPS, shards
 
 from zsharp.optim import METHODS as TABLE
@@ -19,25 +18,7 @@ from zsharp.optim import frozen_batch_norm, make_optimizer
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """What each process returned, by rank."""
-    folder = tmp_path_factory.mktemp("ranks")
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    context = torch.multiprocessing.get_context("forkserver")
-    # These imports take longest: one process makes them, and both ranks start as its copies.
-    context.set_forkserver_preload(["torch.distributed.fsdp", "zsharp.optim"])
-    processes = [
-        context.Process(target=two_processes.run, args=(rank, store.port, folder)) for rank in (0, 1)
-    ]
-    for process in processes:
-        process.start()
-    try:
-        for process in processes:
-            process.join(timeout=120)
-        assert [process.exitcode for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            if process.is_alive():
-                process.terminate()
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    return run_in_group(two_processes.run, 2, tmp_path_factory.mktemp("ranks"))
 
 
 def build(method, **kwargs):
@@ -59,19 +40,12 @@ def test_weights_stay_the_same_on_both_processes(ranks, method):
 def test_by_default_each_process_ascends_along_its_own_gradient(ranks, method):
     model, _ = build(method)
     descent = slow_twin.Descent("sgd", 0.1)
-    w = [p.numpy().copy() for p in weights(model)]
-
-    def gradients_at(values, shard):
-        with torch.no_grad():
-            for p, value in zip(model.parameters(), values, strict=True):
-                p.copy_(torch.as_tensor(value))
-        return [g.numpy() for g in torch.autograd.grad(loss_of(model, shard), list(model.parameters()))]
-
+    w = [p.numpy() for p in weights(model)]
     for one, two in zip(shards(0), shards(1), strict=True):
         up = []
         for shard in (one, two):
-            e = slow_twin.perturb_by(TABLE[method], w, gradients_at(w, shard))
-            up.append(gradients_at([wi + ei for wi, ei in zip(w, e, strict=True)], shard))
+            e = slow_twin.perturb_by(TABLE[method], w, gradients(model, w, shard)[0])
+            up.append(gradients(model, [wi + ei for wi, ei in zip(w, e, strict=True)], shard)[0])
         w = descent.step(w, [np.mean(pair, axis=0) for pair in zip(*up, strict=True)])
     close(ranks[0]["local"][method], w)
 

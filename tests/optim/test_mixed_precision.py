@@ -175,25 +175,3 @@ def test_an_overflow_leaves_everything_as_it_was(num_before, method, base, passe
             for name, value in values.items():
                 old = state["state"][i][name] if num_before else torch.zeros_like(value)
                 assert torch.equal(value, old), name
-
-
-def test_accumulated_micro_batches_under_a_scaler():
-    model, optimizer = build("zsharp")
-    whole, whole_optimizer = build("zsharp")
-    scaler = GradScaler("cpu")
-    for batch in batches(3):
-        whole_optimizer.step(lambda batch=batch: backward(whole, whole_optimizer, batch))
-
-        def accumulate(batch=batch):
-            optimizer.zero_grad()
-            losses = []
-            for x, y in zip(batch[0].chunk(4), batch[1].chunk(4), strict=True):
-                loss = loss_of(model, (x, y)) / 4
-                scaler.scale(loss).backward()
-                losses.append(loss.detach())
-            return sum(losses)
-
-        optimizer.step(accumulate, scaler=scaler)
-        scaler.update()
-    for p, q in zip(model.parameters(), whole.parameters(), strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)

@@ -1,17 +1,15 @@
-"""Methods that know e before the gradient: one gradient a step, against the slow twin, with their reductions."""
+"""Methods that know e before the gradient: one gradient a step, against the slow twin."""
 
-import copy
 import itertools
 
 import pytest
 import slow_twin
 import torch
-from small_nets import batches, classifier, close, closure_for, loss_of, same, weights
+from small_nets import batches, classifier, close, closure_for, gradients, loss_of, same, weights
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
 from zsharp.optim import METHODS, SharpnessAware, make_optimizer
-from zsharp.optim.ascent import ascent
 from zsharp.optim.methods import ONE_PASS
 
 METHODS_OF_ONE_PASS = [name for name, method in METHODS.items() if method.rules.ascent in ONE_PASS]
@@ -35,21 +33,9 @@ def build(method, base, model=None, **settings):
     return model, make_optimizer(model.parameters(), method, base, **settings)
 
 
-def gradients(model, values, batch):
-    twin = copy.deepcopy(model)
-    with torch.no_grad():
-        for param, value in zip(twin.parameters(), values, strict=True):
-            param.copy_(torch.as_tensor(value))
-    loss = loss_of(twin, batch)
-    return [g.numpy() for g in torch.autograd.grad(loss, list(twin.parameters()))], loss.item()
-
-
-@pytest.mark.parametrize("is_host", [True, False])
 @each
-def test_eight_steps_equal_the_slow_twin(method, base, is_host, monkeypatch):
+def test_eight_steps_equal_the_slow_twin(method, base, path):
     """MSAM goes against the momentum, as the step that follows; the other goes along the last gradient."""
-    if not is_host:
-        monkeypatch.setattr(ascent, "_is_host", lambda devices: False)
     model, optimizer = build(method, base)
     expected = [w.numpy() for w in weights(model)]
     descent = slow_twin.Descent(base, 0.01, 0.1)
@@ -69,24 +55,6 @@ def test_eight_steps_equal_the_slow_twin(method, base, is_host, monkeypatch):
     close(weights(model), expected, rtol=1e-6)
 
 
-def trained(method, base, num=4, **settings):
-    model, optimizer = build(method, base, **settings)
-    for batch in double_batches(num):
-        optimizer.step(closure_for(model, optimizer, batch))
-    return weights(model)
-
-
-@each
-def test_radius_zero_is_the_base_optimizer_bit_for_bit(method, base):
-    assert same(trained(method, base, rho=0.0), trained("base", base))
-
-
-@pytest.mark.parametrize("method", ["msam", "stale_sam"])
-def test_a_percentile_of_zero_is_no_filter(method):
-    assert same(trained(f"zsharp_{method}", "sgd", q_p=0.0), trained(method, "sgd"))
-    assert not same(trained(f"zsharp_{method}", "sgd", q_p=0.9), trained(method, "sgd"))
-
-
 @each
 def test_the_closure_runs_once_and_both_forms_are_the_same(method, base):
     (model, optimizer), (twin, in_parts) = build(method, base), build(method, base)
@@ -102,56 +70,13 @@ def test_the_closure_runs_once_and_both_forms_are_the_same(method, base):
 
 
 @each
-def test_resuming_from_a_checkpoint_is_bit_identical(method, base, tmp_path):
-    model, optimizer = build(method, base)
-    data = double_batches(6)
-    for batch in data[:3]:
-        optimizer.step(closure_for(model, optimizer, batch))
-    torch.save([model.state_dict(), optimizer.state_dict()], tmp_path / "checkpoint.pt")
-    twin, resumed = build(method, base, lr=0.5)
-    for part, state in zip((twin, resumed), torch.load(tmp_path / "checkpoint.pt"), strict=True):
-        part.load_state_dict(state)
-    copied_model, copied = copy.deepcopy((model, optimizer))
-    for batch in data[3:]:
-        for net, stepped in ((model, optimizer), (twin, resumed), (copied_model, copied)):
-            stepped.step(closure_for(net, stepped, batch))
-    assert same(model.parameters(), twin.parameters())
-    assert same(model.parameters(), copied_model.parameters())
-
-
-@each
-def test_weights_return_when_the_pass_raises(method, base):
-    model, optimizer = build(method, base)
-    (first, second) = double_batches(2)
-    optimizer.step(closure_for(model, optimizer, first))
-    before = weights(model)
-
-    def closure():
-        assert not same(model.parameters(), before)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        optimizer.step(closure)
-    assert same(model.parameters(), before)
-    optimizer.step(closure_for(model, optimizer, second))
-
-
-@pytest.mark.parametrize("method", METHODS_OF_ONE_PASS)
-def test_the_batch_counts_once_in_batch_norm(method):
-    model = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4))
-    _, optimizer = build(method, "sgd", model)
-    for batch in batches(3):
-        optimizer.step(closure_for(model, optimizer, batch), model=model)
-    assert int(model[1].num_batches_tracked) == 3
-
-
-@each
 def test_groups_of_examples_ascend_by_themselves(method, base):
     (model, optimizer), (twin, whole) = build(method, base), build(method, base)
     for x, y in double_batches(3):
         parts = [*zip(x.chunk(2), y.chunk(2), strict=True)]
         optimizer.step_groups([closure_for(model, optimizer, part) for part in parts])
         whole.step(closure_for(twin, whole, (x, y)))  # e does not depend on the batch
+    assert float(optimizer.last.norm) > 0
     close(weights(model), weights(twin), rtol=1e-6)
 
 
@@ -173,6 +98,7 @@ def test_an_overflow_changes_nothing(method, base):
     for batch, factor in ((first, 1.0), (second, float("inf")), (third, 1.0)):
         optimizer.step(scaled(batch, factor), scaler=scaler)
         scaler.update()
+    assert scaler.get_scale() == 4.0, "the second step was left out"
     for batch in (first, third):
         plain.step(closure_for(twin, plain, batch))
     close(weights(model), weights(twin), rtol=1e-9)

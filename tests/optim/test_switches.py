@@ -8,7 +8,6 @@ from small_nets import batches, classifier, closure_for, same, weights
 from torch import nn
 
 from zsharp.optim import SAM, ZSharp
-from zsharp.optim.ascent import ascent
 from zsharp.optim.methods import SWITCHES
 
 CHOICES = {
@@ -32,11 +31,8 @@ def step_of(model, optimizer, batch):
     return [p - w for p, w in zip(moved, before, strict=True)]
 
 
-@pytest.mark.parametrize("is_host", [True, False])
-def test_groups_with_switches_of_their_own(is_host, monkeypatch):
+def test_groups_with_switches_of_their_own(path):
     """One global norm over all groups that share it; each group's radius, percentile and filter are its own."""
-    if not is_host:
-        monkeypatch.setattr(ascent, "_is_host", lambda devices: False)
     model, (batch,) = classifier().double(), batches(1)
     batch = (batch[0].double(), batch[1])
     groups = [

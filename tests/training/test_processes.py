@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing
 import trainers
+from processes import run_in_group
 from trainers import METHODS, Regression, image_spec, task_spec
 
 from zsharp.optim import SharpnessAware
@@ -15,24 +14,8 @@ from zsharp.training.processes import Processes
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
 def ranks(request, tmp_path_factory):
     """The folder of checkpoints, and what each process returned, by rank."""
-    folder, size = tmp_path_factory.mktemp("ranks"), request.param
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    context = torch.multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch.distributed.fsdp", "zsharp.training"])
-    processes = [
-        context.Process(target=trainers.run, args=(rank, size, store.port, folder)) for rank in range(size)
-    ]
-    for process in processes:
-        process.start()
-    try:
-        for process in processes:
-            process.join(timeout=180)
-        assert [process.exitcode for process in processes] == [0] * size
-    finally:
-        for process in processes:
-            if process.is_alive():
-                process.terminate()
-    return folder, [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(size)]
+    folder = tmp_path_factory.mktemp("ranks")
+    return folder, run_in_group(trainers.run, request.param, folder)
 
 
 def in_one_process(spec, size):
@@ -127,12 +110,9 @@ def test_what_is_reported_is_that_of_the_whole_batch(ranks):
 
 def test_a_checkpoint_goes_on_in_any_number_of_processes_sharded_or_not(ranks):
     folder, results = ranks
-    for result in results:
-        found = result["resumed"]
-        for name in ("none", "full"):
-            for saved in ("none", "full"):
-                if f"{saved} to {name}" in found and saved == name:
-                    assert_close(found[f"{saved} to {name}"], found[name], rtol=1e-9)
+    for resumed in (result["resumed"] for result in results):
+        for sharding in ("none", "full"):
+            assert_close(resumed[f"{sharding} to {sharding}"], resumed[sharding], rtol=1e-9)
     alone = Training(task_spec("friendly_sam", ema_decay=0.9), task=Regression)
     alone.load(folder / "full.ckpt")
     assert alone.run_epoch()["epoch"] == 2

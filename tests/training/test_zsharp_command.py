@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import torch
-from small_runs import TIMINGS
+from small_runs import measured
 
 from zsharp.__main__ import main
 from zsharp.data import DATASETS
@@ -22,10 +22,6 @@ SMALL = ["--max-images", "200", "--batch-size", "50", "--threads", "1"]
 
 def rows(text):
     return [json.loads(line) for line in text.splitlines()]
-
-
-def without_timings(row):
-    return {name: value for name, value in row.items() if name not in TIMINGS}
 
 
 def test_the_default_settings_learn_the_digits(capsys):
@@ -167,7 +163,7 @@ def test_an_interrupted_run_continues_as_if_nothing_had_happened(tmp_path, capsy
     kept = [row for row in before[1:] if row["epoch"] <= first["epochs_before"]]
     assert main(arguments[:-2]) == 0
     _, *whole = rows(capsys.readouterr().out)
-    assert [without_timings(row) for row in kept + after[:-1]] == [without_timings(row) for row in whole[:-1]]
+    assert measured(kept + after[:-1]) == measured(whole[:-1])
     assert torch.load(path, weights_only=True)["state"]["epoch"] == 10
 
     assert main([*arguments[:-3], "--checkpoint", str(path), "--test"]) == 0
