@@ -63,8 +63,8 @@ class Setting:
             return "true or false"
         low = f"{'at least' if self.includes_low else 'above'} {_show(self.low)}"
         high = f" and {'at most' if self.includes_high else 'below'} {_show(self.high)}"
-        whole = "a whole number, " if self.kind is int else ""
-        return whole + low + ("" if math.isinf(self.high) else high)
+        kind = "a whole number, " if self.kind is int else ""
+        return kind + low + ("" if math.isinf(self.high) else high)
 
     def check(self, value: object, where: str | None = None) -> None:
         """Raises ValueError if the value is not valid: where, what was given, what is valid."""
@@ -84,9 +84,9 @@ class Setting:
             return "values by name"
         if self.kind is str:
             return f"at least {self.min_length} characters"
-        whole = "whole numbers, " if self.kind is int else ""
+        kind = "whole numbers, " if self.kind is int else ""
         low, high = "<=" if self.includes_low else "<", "<=" if self.includes_high else "<"
-        return f"{whole}{_show(self.low)} {low} {self.name} {high} {_show(self.high)}"
+        return f"{kind}{_show(self.low)} {low} {self.name} {high} {_show(self.high)}"
 
 
 def _show(number: float) -> str:

@@ -92,31 +92,16 @@ def submit(
 
     spec = None if job is None else load_job(job, sets or [])
     with _cluster(address) as cluster:
-        from tune_jobs.submit.submit import go_on
+        from tune_jobs.submit.submit import Setup, go_on
         from tune_jobs.submit.submit import submit as submit_job
 
+        setup = Setup(python, pip, image, wait_for_workers)
         if spec is not None:
-            submission = submit_job(
-                spec,
-                cluster,
-                out=out,
-                python=python,
-                pip=pip,
-                image=image,
-                wait_for_workers_s=wait_for_workers,
-            )
+            submission = submit_job(spec, cluster, setup, out=out)
+        elif resume is not None:
+            submission = go_on("resume", resume, cluster, setup, sets=sets or [])
         else:
-            submission = go_on(
-                "resume" if resume is not None else "confirm",
-                resume or confirm or "",
-                cluster,
-                sets=sets or [],
-                seeds=seeds,
-                python=python,
-                pip=pip,
-                image=image,
-                wait_for_workers_s=wait_for_workers,
-            )
+            submission = go_on("confirm", confirm or "", cluster, setup, seeds=seeds)
         typer.echo(f"Submitted: {submission.id}")
         typer.echo(f"Dashboard: {submission.dashboard}")
         typer.echo(f"Folder: {submission.folder}")

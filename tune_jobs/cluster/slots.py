@@ -60,9 +60,9 @@ def plan_slots(
     fits = _fits_on_cpus(resources.cpus_per_trial, cpus, explanation)
     if gpus_per_trial > 0:
         fits = min(fits, _fits_on_gpus(gpus_per_trial / workers, gpus, explanation, workers))
-    whole = Slots(fits, resources.cpus_per_trial, gpus_per_trial, explanation, workers)
+    slots = Slots(fits, resources.cpus_per_trial, gpus_per_trial, explanation, workers)
     if len(nodes) > 1:
-        fits = min(fits, _fits_on_nodes(whole, nodes, explanation))
+        fits = min(fits, _fits_on_nodes(slots, nodes, explanation))
     num_slots = fits
     if resources.max_concurrent != "auto":
         num_slots = min(fits, resources.max_concurrent)
@@ -71,7 +71,7 @@ def plan_slots(
         elif resources.max_concurrent < fits:
             explanation.append(f"max_concurrent limits them to {resources.max_concurrent}")
     explanation.append(f"{counted(num_slots, 'trial')} at once")
-    return replace(whole, num_slots=num_slots)
+    return replace(slots, num_slots=num_slots)
 
 
 def makespan(durations: Iterable[float], num_slots: int) -> float:

@@ -29,29 +29,29 @@ _LONGEST_LIST = 6  # names in a cell
 
 def job_reference() -> str:
     """Returns the page on the job file."""
-    whole = schema()
-    lines = [_HEAD, *_table(whole, whole, "")]
-    for name, field in whole["properties"].items():
+    job = schema()
+    lines = [_HEAD, *_table(job, job, "")]
+    for name, field in job["properties"].items():
         if name == "space":
             rows = (f"| `{row.name}` | {row.valid} | {row.summary} |" for row in PARAMETERS.values())
             lines.append(_SPACE + "\n".join(rows))
-        elif (section := _section(whole, field)) is not None:
-            lines += _of_section(whole, section, name)
+        elif (section := _section(job, field)) is not None:
+            lines += _of_section(job, section, name)
     return "\n".join(lines) + "\n"
 
 
-def _of_section(whole: Mapping[str, Any], section: Mapping[str, Any], path: str) -> Iterator[str]:
+def _of_section(job: Mapping[str, Any], section: Mapping[str, Any], path: str) -> Iterator[str]:
     yield f"\n## {path}\n\n{section['description']}\n"
-    yield from _table(whole, section, f"{path}.")
+    yield from _table(job, section, f"{path}.")
     for name, field in section["properties"].items():
-        if (inner := _section(whole, field)) is not None:
-            yield from _of_section(whole, inner, f"{path}.{name}")
+        if (inner := _section(job, field)) is not None:
+            yield from _of_section(job, inner, f"{path}.{name}")
 
 
-def _table(whole: Mapping[str, Any], section: Mapping[str, Any], prefix: str) -> Iterator[str]:
+def _table(job: Mapping[str, Any], section: Mapping[str, Any], prefix: str) -> Iterator[str]:
     yield "| field | valid | default | meaning |\n|---|---|---|---|"
     for name, field in section["properties"].items():
-        is_section = name == "space" or _section(whole, field) is not None
+        is_section = name == "space" or _section(job, field) is not None
         if name in section.get("required", ()):
             default = "needed"
         elif (is_section and "anyOf" not in field) or "default" not in field:
@@ -68,10 +68,10 @@ def _anchor(path: str) -> str:
     return path.replace(".", "")
 
 
-def _section(whole: Mapping[str, Any], field: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _section(job: Mapping[str, Any], field: Mapping[str, Any]) -> Mapping[str, Any] | None:
     for option in (field, *field.get("anyOf", ())):  # one that may be null is an option among two
         if "$ref" in option:
-            section: Mapping[str, Any] = whole["$defs"][option["$ref"].rpartition("/")[2]]
+            section: Mapping[str, Any] = job["$defs"][option["$ref"].rpartition("/")[2]]
             return section
     return None
 

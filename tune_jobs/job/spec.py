@@ -601,7 +601,7 @@ def descriptions() -> dict[str, dict[str, str]]:
     """Returns what each field of each section means, by the section's class and the field's name."""
     models: list[type[_Section]] = [JobSpec, DataModel, AugmentModel, TrunkModel, InitModel, TrainModel]
     models += [SearchModel, AshaModel, BudgetModel, FailuresModel, ResourcesModel, TrackModel]
-    found: dict[str, dict[str, str]] = {}
+    notes: dict[str, dict[str, str]] = {}
     for model in models:
         inherited = {
             name: setting.summary
@@ -610,13 +610,13 @@ def descriptions() -> dict[str, dict[str, str]]:
             for name, setting in settings_of(base).items()
         }
         own = {
-            name: note
+            name: text
             for name, field in model.model_fields.items()
-            for note in field.metadata
-            if isinstance(note, str)
+            for text in field.metadata
+            if isinstance(text, str)
         }
-        found[model.__name__] = inherited | own
-    return found
+        notes[model.__name__] = inherited | own
+    return notes
 
 
 SECTIONS: Mapping[tuple[str, ...], tuple[str, ...]] = {

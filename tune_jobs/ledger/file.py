@@ -252,9 +252,9 @@ def _check_schema(file: Path, connection: sqlite3.Connection, version: int) -> N
         if version != _WITHOUT_CHECKSUMS:
             add_checksums(empty)
         expected = dict(empty.execute(query).fetchall())
-    found = dict(connection.execute(query).fetchall())
+    tables = dict(connection.execute(query).fetchall())
     if wrong := sorted(
-        str(name) for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
+        str(name) for name in expected.keys() | tables.keys() if expected.get(name) != tables.get(name)
     ):
         raise LedgerError(f"{file}: not a ledger, or damaged: found other tables than a ledger's: {wrong}")
 

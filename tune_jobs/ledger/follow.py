@@ -121,8 +121,8 @@ class Follower:
     def _read_trials(self, connection: sqlite3.Connection, news: News) -> None:
         """Reads the trials whose checksum is not the one they had; all of them in a ledger without checksums."""
         checksum = "checksum" if has_checksums(connection) else "NULL"
-        found = dict(connection.execute(f"SELECT rowid, {checksum} FROM trials").fetchall())
-        changed = [seq for seq, now in found.items() if now is None or self._checksums.get(seq) != now]
+        checksums = dict(connection.execute(f"SELECT rowid, {checksum} FROM trials").fetchall())
+        changed = [seq for seq, now in checksums.items() if now is None or self._checksums.get(seq) != now]
         if not changed:
             return
         numbers = range(min(changed), max(changed) + 1)
@@ -131,7 +131,7 @@ class Follower:
         for seq, row in rows:
             if seq in wanted:
                 self._trial_ids[seq] = row["trial_id"]
-                self._checksums[seq] = found[seq]
+                self._checksums[seq] = checksums[seq]
                 news.trials.append(row)
 
     def _rows(

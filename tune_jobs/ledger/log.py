@@ -106,9 +106,9 @@ def _num_good(frames: NDArray[np.uint8], salts: bytes, byte_order: str, sums: _S
 def _continued(data: bytes, byte_order: str, sums: _Sums) -> _Sums:
     """Returns SQLite's checksum of `data`, continued from `sums`."""
     words = np.frombuffer(data, f"{byte_order}u4").tolist()
-    for one, two in zip(words[::2], words[1::2], strict=True):
-        first = (sums[0] + one + sums[1]) % _MODULUS
-        sums = first, (sums[1] + two + first) % _MODULUS
+    for even, odd in zip(words[::2], words[1::2], strict=True):
+        first = (sums[0] + even + sums[1]) % _MODULUS
+        sums = first, (sums[1] + odd + first) % _MODULUS
     return sums
 
 

@@ -253,10 +253,10 @@ class Ledger(LedgerReader):
     @property
     def loss(self) -> str | None:
         """How the file was lost since it was opened; None if it is there."""
-        found = identity(self.file)
-        if found == self._identity:
+        now = identity(self.file)
+        if now == self._identity:
             return None
-        change = "vanished" if found is None else "was replaced"
+        change = "vanished" if now is None else "was replaced"
         return f"{self.file}: the search folder {change} while it was in use, so nothing can be recorded"
 
     def close(self) -> None:

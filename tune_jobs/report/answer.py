@@ -236,9 +236,9 @@ def _caution(report: Report, workload: str) -> Iterator[str]:
         labels = dict.fromkeys(label for pair in apart for label in pair)
         most = max(max(rates[a], rates[b]) / min(rates[a], rates[b]) for a, b in apart)
         where = f" on {workload}" if len(report.workloads) > 1 else ""
-        found = listed([f"{names[label]} {setting(rates[label])}" for label in labels], "and")
+        best = listed([f"{names[label]} {setting(rates[label])}" for label in labels], "and")
         yield (
-            f"Caution{where}: the best learning rates lie up to {most:.2g} times apart ({found}). Part of a "
+            f"Caution{where}: the best learning rates lie up to {most:.2g} times apart ({best}). Part of a "
             "difference may be due to that; more trials narrow it down."
         )
 

@@ -49,26 +49,28 @@ class Submission:
     folder: str  # the search folder on the cluster
 
 
-def submit(
-    job: JobSpec,
-    cluster: Cluster,
-    *,
-    out: str | None = None,
-    python: str | None = None,
-    pip: bool = False,
-    image: str | None = None,
-    wait_for_workers_s: float = 0.0,
-) -> Submission:
-    """Sends a job, our code and the folders of its own, never data, to a cluster and starts the search there.
+@dataclass(frozen=True)
+class Setup:
+    """What runs our code on the cluster.
 
-    If the folder already holds a search of the same job, that search resumes.
-
-    Args:
+    Attributes:
         python: The cluster's interpreter that runs the search. By default `python`, which is that of the pip
             environment or the container if there is one; if the cluster runs on this machine, the current one.
         pip: Whether Ray installs our requirements, in the versions installed here, into a new environment.
         image: A container image that has our packages, in which Ray starts all workers; no code is sent.
         wait_for_workers_s: How long the search may wait for room for `resources.max_concurrent` trials.
+    """
+
+    python: str | None = None
+    pip: bool = False
+    image: str | None = None
+    wait_for_workers_s: float = 0.0
+
+
+def submit(job: JobSpec, cluster: Cluster, setup: Setup, *, out: str | None = None) -> Submission:
+    """Sends a job, our code and the folders of its own, never data, to a cluster and starts the search there.
+
+    If the folder already holds a search of the same job, that search resumes.
 
     Raises:
         JobError: If the machines of the cluster would not share the folder, or the upload is too large.
@@ -78,46 +80,29 @@ def submit(
     if cluster.is_here or is_address(folder):
         with suppress(StorageError):  # the cluster may have credentials that this machine lacks
             check_folder(job, SearchFolder(folder))
-    environment = _environment(_extras(job), pip=pip, image=image)
-    python = interpreter(cluster, python, environment)
-    words = ["-m", "tune_jobs.cli.driver", JOB_FILE, f"--out={folder}"]
-    if wait_for_workers_s:
-        words.append(f"--wait-for-workers={wait_for_workers_s:g}")
-    own = job.code if image is None else ()
+    own = job.code if setup.image is None else ()
     if own:
         check_own_code(job)
         job = job.model_copy(update={"code": tuple(f"{OWN_FOLDER}/{number}" for number in range(len(own)))})
-    submission_id = start(
-        cluster,
-        python,
-        words,
-        environment,
-        own=own,
-        job=dump_job(job),
-        name=job.name,
-        metadata={FOLDER: folder, PYTHON: python, ENVIRONMENT: json.dumps(environment)},
+    return _start_driver(
+        cluster, setup, folder, [JOB_FILE], _extras(job), name=job.name, job=dump_job(job), own=own
     )
-    return Submission(submission_id, dashboard(cluster, submission_id), folder)
 
 
 def go_on(
     verb: Literal["resume", "confirm"],
     folder: str,
     cluster: Cluster,
+    setup: Setup,
     *,
     sets: Sequence[str] = (),
     seeds: int | None = None,
-    python: str | None = None,
-    pip: bool = False,
-    image: str | None = None,
-    wait_for_workers_s: float = 0.0,
 ) -> Submission:
     """Resumes or extends a search in a folder of the cluster, or confirms its winners there.
 
     Args:
         sets: Changes of the job to resume, as `path=value`.
         seeds: Fresh seeds of a confirmation; None leaves the number to it.
-        python: As for `submit`, and so are the rest.
 
     Raises:
         JobError: If the machines of the cluster would not share the folder or, where this machine can see it, it holds
@@ -131,16 +116,23 @@ def go_on(
         with suppress(StorageError), SearchFolder(folder).open(read_only=True) as ledger:
             job, _ = extended(ledger, sets)
             name, extras = job.name, _extras(job)
-    environment = _environment(extras, pip=pip, image=image)
-    python = interpreter(cluster, python, environment)
-    words = ["-m", "tune_jobs.cli.driver", f"--verb={verb}", f"--out={folder}"]
-    words += [f"--set={change}" for change in sets]
+    words = [f"--verb={verb}", *(f"--set={change}" for change in sets)]
     if seeds is not None:
         words.append(f"--seeds={seeds}")
-    if wait_for_workers_s:
-        words.append(f"--wait-for-workers={wait_for_workers_s:g}")
+    return _start_driver(cluster, setup, folder, words, extras, name=f"{name}-{verb}")
+
+
+def _start_driver(
+    cluster: Cluster, setup: Setup, folder: str, words: list[str], extras: set[str], **sent: Any
+) -> Submission:
+    """Starts the command line of a search on the cluster; `sent` is passed on to `start`."""
+    environment = _environment(extras, pip=setup.pip, image=setup.image)
+    python = interpreter(cluster, setup.python, environment)
+    words = ["-m", "tune_jobs.cli.driver", *words, f"--out={folder}"]
+    if setup.wait_for_workers_s:
+        words.append(f"--wait-for-workers={setup.wait_for_workers_s:g}")
     metadata = {FOLDER: folder, PYTHON: python, ENVIRONMENT: json.dumps(environment)}
-    submission_id = start(cluster, python, words, environment, name=f"{name}-{verb}", metadata=metadata)
+    submission_id = start(cluster, python, words, environment, metadata=metadata, **sent)
     return Submission(submission_id, dashboard(cluster, submission_id), folder)
 
 

@@ -33,8 +33,8 @@ def check_labels(labels: NDArray[np.integer], num_classes: int, where: str | Pat
     outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if outside.size:
         first = int(outside[0])
-        found = f"found label {int(labels[first])} at row {first} ({outside.size} such labels)"
-        raise data_error(where, found, f"integers from 0 to {num_classes - 1}")
+        given = f"found label {int(labels[first])} at row {first} ({outside.size} such labels)"
+        raise data_error(where, given, f"integers from 0 to {num_classes - 1}")
     return labels.astype(np.int64)
 
 

@@ -181,9 +181,9 @@ def _check_meshes(params: Sequence[Tensor]) -> None:
     """Raises TypeError if some parameters are sharded and others not, or over different processes."""
     meshes = {getattr(param, "device_mesh", None) for param in params}
     if len(meshes) > 1:
-        whole = sum(not is_sharded(param) for param in params)
+        num_whole = sum(not is_sharded(param) for param in params)
         raise TypeError(
-            f"of {len(params)} parameters {whole} are not sharded, the others over {len(meshes - {None})} device "
+            f"of {len(params)} parameters {num_whole} are not sharded, the others over {len(meshes - {None})} device "
             "mesh(es): their statistics cannot be summed together; valid: all of them sharded over one mesh, as "
             "fully_shard(model) does, or none"
         )

@@ -106,8 +106,8 @@ class SharpnessAware(Optimizer):
         **base_kwargs: Any,
     ) -> None:
         check_base_class(base_optimizer)
-        whole = {"interval": interval, "start_step": start_step, "seed": seed}
-        for name, number in whole.items():
+        whole_numbers = {"interval": interval, "start_step": start_step, "seed": seed}
+        for name, number in whole_numbers.items():
             if not isinstance(number, int):
                 raise TypeError(f"{name} is {number!r}; valid: a whole number")
         if interval < 1 or start_step < 0:

@@ -289,7 +289,7 @@ class Training:
         enough = 2 * _WARM_UP_STEPS if self.device.type == "cuda" else 2
         seconds: list[float] = []
         batches: Iterator[Batch] = iter(())
-        began = time.perf_counter()
+        started_s = time.perf_counter()
         self._to_train_mode()
         with repeatable(self.device):
             while True:
@@ -304,7 +304,7 @@ class Training:
                 if self.device.type == "cuda":
                     torch.cuda.synchronize(self.device)
                 seconds.append(time.perf_counter() - started)
-                taken_s = time.perf_counter() - began
+                taken_s = time.perf_counter() - started_s
                 if taken_s > limit_s * (1 if len(seconds) >= enough else 4):
                     break
         later = seconds[_WARM_UP_STEPS:] or seconds[-1:]

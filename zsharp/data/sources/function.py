@@ -83,12 +83,12 @@ def _imported_files(module: str, folders: Sequence[str | Path]) -> SourceFiles:
     finder = ModuleFinder([str(Path(folder).expanduser().absolute()) for folder in folders])
     with suppress(Exception):  # an installed module, or more than the finder can read
         finder.import_hook(module)
-    found = [str(file) for member in finder.modules.values() if (file := getattr(member, "__file__", None))]
+    files = [str(file) for member in finder.modules.values() if (file := getattr(member, "__file__", None))]
     for name in finder.modules:
         # What is imported only when the function is called counts as the search's code whether it is called or not.
         with suppress(Exception), told_as_theirs(f"importing {name}", folders):
             importlib.import_module(name)
-    paths = sorted({Path(file).resolve() for file in found or [str(sys.modules[module].__file__)]})
+    paths = sorted({Path(file).resolve() for file in files or [str(sys.modules[module].__file__)]})
     base = paths[0].parent
     while not all(path.is_relative_to(base) for path in paths):
         base = base.parent

@@ -77,7 +77,7 @@ def apply_kept(
     with launching_on(centres.device):
         for dtype, rows in positions_by_dtype(params).items():
             each = [tables([values[i] for i in rows], rows, block) for values in (params, grads, backups)]
-            table, pointers = each[0], [one.pointers for one in each]  # they differ in their addresses only
+            table, pointers = each[0], [part.pointers for part in each]  # they differ in their addresses only
             move_chunks[(table.num_chunks,)](
                 *pointers,
                 table.tensors,
@@ -86,7 +86,7 @@ def apply_kept(
                 cutoffs,
                 factors,
                 dtype=TYPES[dtype],
-                align=min(one.align for one in each),
+                align=min(part.align for part in each),
                 block=block,
                 **OPTIONS,
             )
