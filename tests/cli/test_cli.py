@@ -83,32 +83,6 @@ def test_the_printed_schema_is_that_of_jobs():
     assert json.loads(call("validate", "--schema")[1]) == json.loads(json.dumps(schema()))
 
 
-@pytest.mark.parametrize(
-    ("verb", "change", "parts"),
-    [
-        ("validate", "train.epoch=3", ["--set train.epoch:", "unknown key 'epoch'", "did you mean epochs?"]),
-        ("plan", "space.q_p={uniform: [0.5, 1.0]}", ["space.q_p.uniform[1]: 1.0", "at least 0 and below 1"]),
-        ("run", "search.first_points=[{lr: 5}]", ["search.first_points[0].lr: 5", "between 0.0003 and 0.03"]),
-        ("run", "storage=ftp://host/x", ["storage: 'ftp://host/x'", "expected a folder, or an address"]),
-        ("run", "train.epochs=[", ["--set train.epochs", "not YAML"]),
-    ],
-)
-def test_bad_values_are_refused_with_what_is_valid(current, verb, change, parts):
-    assert_refused(call(verb, "digits", "--set", change), parts)
-    assert files_below(current) == []
-
-
-@pytest.mark.parametrize("verb", ["validate", "plan", "run"])
-def test_jobs_that_cannot_be_read_are_refused(current, verb):
-    Path("job.yaml").write_text("name: [a\n")
-    assert_refused(call(verb, "job.yaml"), ["job.yaml, line 2: not YAML"])
-    Path("job.yaml").write_text("- a\n- b\n")
-    assert_refused(call(verb, "job.yaml"), ["job.yaml: ['a', 'b'] is not valid:", "lines of `key: value`"])
-    assert_refused(call(verb, "digitz"), ["'digitz'", "neither a preset nor a file", "did you mean digits?"])
-    assert_refused(call(verb, "."), ["'.'", "cannot be read: Is a directory"])
-    assert [path.name for path in current.iterdir()] == ["job.yaml"]
-
-
 def another_job(folder):
     other = load_job("digits", ["train.seed=7"])
     Ledger.create(folder, other.model_dump(mode="json"), {}).close()
@@ -216,27 +190,6 @@ def test_compare_writes_the_same_rows_in_every_format(searched):
     assert re.search(r"^ \* sam +0\.9000 .* 1/1 +0% +1 +17 *$", text["table"], re.MULTILINE)
     assert re.search(r"^   base +0\.8000 .* 1/2 +50% +2 +34 *$", text["table"], re.MULTILINE)
     assert call("compare", searched)[1] == text["table"]
-
-
-def test_names_are_never_taken_for_markup_or_emoji(searched):
-    folder = searched.rename(searched.with_name("[bold]:smile:"))
-    call("export", folder)
-    twice = folder.with_name("[red]again")
-    (twice / "parquet").mkdir(parents=True)
-    for file in (folder / "parquet").iterdir():
-        (twice / "parquet" / file.name).write_bytes(file.read_bytes())
-    _, out, _ = call("compare", folder, twice)
-    assert "[bold]:smile:" in out
-    assert "[red]again" in out
-    assert_refused(call("compare", folder / "[/bold]:smile:"), "[/bold]:smile:")
-
-
-def test_an_unknown_format_is_refused(searched):
-    call("export", searched)
-    code, out, err = call("compare", searched, "--format", "xml")
-    assert (code, out) == (2, "")
-    for part in ("--format", "xml", "table", "csv", "markdown", "json"):
-        assert part in err
 
 
 def test_plan_writes_nothing(current):

@@ -1,11 +1,11 @@
 """What there is to run on: this machine, and a Ray that does not answer."""
 
 import os
-import socket
 import subprocess
 import sys
 
 import torch
+from ports import free_port
 
 from tune_jobs.cluster import ray as cluster
 
@@ -49,12 +49,6 @@ print("still here")
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", "")
-
-
-def free_port():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
 
 
 def test_a_ray_that_does_not_answer_is_a_problem_of_one_line_and_soon():

@@ -6,7 +6,6 @@ import subprocess
 import tomllib
 from pathlib import Path
 
-import click
 import jsonschema
 import pytest
 import yaml
@@ -25,31 +24,6 @@ def prepare(config: dict) -> dict:
     prepared = prepare_config(copy.deepcopy(config))
     validate_config(prepared)
     return prepared
-
-
-GPU_WORKER = ("available_node_types", "gpu_worker")
-
-
-@pytest.mark.parametrize(
-    ("where", "change", "words"),
-    [
-        ((), {"max_wrokers": 4}, "max_wrokers"),
-        ((*GPU_WORKER, "resources"), {"GPU": 0.5}, "0.5 is not of type 'integer'"),
-        (GPU_WORKER, {"node_config": None}, "node_config"),
-        ((), {"head_node_type": "haed"}, "head_node_type"),
-        (GPU_WORKER, {"min_workers": 5}, "max_workers"),
-    ],
-)
-def test_ray_refuses_a_broken_copy(where: tuple, change: dict, words: str):
-    broken = copy.deepcopy(CONFIG)
-    section = broken
-    for key in where:
-        section = section[key]
-    section.update(change)
-    if change == {"node_config": None}:
-        del section["node_config"]
-    with pytest.raises((jsonschema.ValidationError, ValueError), match=words):
-        prepare(broken)
 
 
 def test_workers_come_and_go():
@@ -103,15 +77,11 @@ def test_all_machines_share_a_folder(config):
         assert config["docker"]["run_options"] == ["--volume=/mnt/zsharp:/mnt/zsharp"]
 
 
-def test_ray_accepts_the_local_one_and_refuses_broken_copies():
+def test_ray_accepts_the_local_one_and_no_mistyped_key():
     prepared = prepare(LOCAL)
     assert prepared["max_workers"] == len(LOCAL["provider"]["worker_ips"]) == LOCAL["min_workers"]
     (node_type,) = prepared["available_node_types"]
     assert prepared["head_node_type"] == node_type
-    with pytest.raises(click.ClickException, match="worker_ips"):
-        prepare(LOCAL | {"provider": {"type": "local", "head_ip": "192.0.2.10"}})
-    with pytest.raises(click.ClickException, match="available_node_types"):
-        prepare(LOCAL | {"available_node_types": CONFIG["available_node_types"]})
     with pytest.raises(jsonschema.ValidationError, match="max_wrokers"):
         prepare(LOCAL | {"max_wrokers": 1})
 

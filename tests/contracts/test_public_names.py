@@ -89,36 +89,6 @@ def test_keywords_of_the_optimizers(function, keywords):
         assert callable(getattr(function, method))
 
 
-@pytest.mark.parametrize("threshold", ["layer", "global"])
-@pytest.mark.parametrize("variant", ["paper", "official"])
-def test_the_two_forms_of_the_documentation_take_the_same_step(variant, threshold):
-    models = []
-    for form in ("closure", "two steps"):
-        torch.manual_seed(0)
-        model = torch.nn.Linear(6, 3)
-        inputs = torch.randn(5, 6)
-        settings = {"lr": 1e-3, "rho": 0.05, "q_p": 0.5, "variant": variant, "threshold": threshold}
-        optimizer = ZSharp(model.parameters(), torch.optim.AdamW, **settings)
-
-        def closure(model=model, inputs=inputs, optimizer=optimizer):
-            optimizer.zero_grad()
-            loss = model(inputs).square().mean()
-            loss.backward()
-            return loss
-
-        if form == "closure":
-            expected = closure().detach()
-            assert optimizer.step(closure) == expected
-        else:
-            closure()
-            optimizer.first_step(zero_grad=True)
-            closure()
-            optimizer.second_step(zero_grad=True)
-            assert all(p.grad is None for p in model.parameters())
-        models.append(model)
-    assert torch.equal(models[0].weight, models[1].weight)
-
-
 def test_names_of_methods_and_trials():
     expected = {"base", "sam", "asam", "friendly_sam", "zsharp", "zsharp_official", "magnitude_sam"}
     expected |= {"random_sam", "layer_sam", "sam_sqrt_l"}

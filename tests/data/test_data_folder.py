@@ -74,29 +74,6 @@ def test_without_test_images_a_stratified_share_is_drawn_and_told(tmp_path, top)
     assert prepare("folder", tmp_path).info == prepared.info
 
 
-KINDS = {
-    "grey": picture().convert("L"),
-    "palette": picture().convert("P", palette=Image.Palette.ADAPTIVE),
-    "RGBA": picture().convert("RGBA"),
-    "grey with alpha": picture().convert("LA"),
-    "one bit": picture().convert("1"),
-    "CMYK": picture().convert("CMYK"),
-    "16 bits": Image.fromarray((np.asarray(picture().convert("L")).astype(np.uint16) << 8) + 77),
-}
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_image_becomes_8_bits(tmp_path, kind):
-    image, suffix = KINDS[kind], "jpg" if kind == "CMYK" else "png"
-    write_splits(tmp_path, "train", "test", num=1)
-    image.save(tmp_path / f"train/ant/0.{suffix}", **({"quality": 100} if kind == "CMYK" else {}))
-    expected = image if kind != "16 bits" else picture().convert("L")
-    if kind == "CMYK":
-        (tmp_path / "train/ant/0.png").unlink()
-    pixels = prepare("folder", tmp_path).train()[0][0].astype(int)
-    assert np.abs(pixels - np.asarray(expected.convert("RGB")).transpose(2, 0, 1)).max() <= 8
-
-
 @pytest.mark.parametrize("size", [8, 20])
 def test_images_of_all_sizes_are_fitted_into_a_square(tmp_path, size):
     write_splits(tmp_path, "train", "test")

@@ -53,7 +53,7 @@ PICTURES = {
     **{f"BMP, {mode}": encoded(PICTURE.convert(mode), "BMP") for mode in ("1", "L", "P", "RGB")},
     **{f"TIFF, {mode}": encoded(PICTURE.convert(mode), "TIFF") for mode in ("1", "L", "P", "RGB", "CMYK")},
     "a turned TIFF": encoded(PICTURE, "TIFF", exif=oriented(8)),
-    "one bit": encoded(PICTURE.convert("1")),
+    **{f"PNG, {mode}": encoded(PICTURE.convert(mode)) for mode in ("1", "L", "LA", "RGBA")},
     "grey with a transparent level": encoded(PICTURE.convert("L"), transparency=4),
     "XMP": encoded(PICTURE, "WEBP", lossless=True, xmp=XMP),
     **{f"PNG, orientation {turn}": encoded(PICTURE, exif=oriented(turn)) for turn in range(10)},

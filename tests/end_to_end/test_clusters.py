@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import psutil
 import pytest
+from command_line_searches import num_reports
 from ray_head import RayHead, below
 
 from tune_jobs.ledger.writer import Ledger
@@ -70,13 +71,6 @@ def head():
 @pytest.fixture
 def client(head, tmp_path):
     return Client(tmp_path, head)
-
-
-def num_reports(out):
-    if not (out / "ledger.sqlite").exists():
-        return 0
-    with Ledger.open(out, read_only=True) as ledger:
-        return len(ledger.reports())
 
 
 def wait_for_reports(out, number, submission):

@@ -1,7 +1,6 @@
 """The real optuna-dashboard on a search's journal, in a real browser, while the search runs and after it."""
 
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,8 +11,10 @@ from pathlib import Path
 import optuna
 import psutil
 import pytest
+from command_line_searches import num_reports
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from ports import free_port
 
 from tune_jobs.ledger.writer import Ledger
 
@@ -45,8 +46,7 @@ def running(command):
 
 @contextmanager
 def dashboard(journal):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     command = [BIN / "optuna-dashboard", journal, "--host", "127.0.0.1", "--port", port]
     with running(command) as process:
         address = f"http://127.0.0.1:{port}"
@@ -67,13 +67,6 @@ def wait_for(condition, seconds=90):
             return
         time.sleep(0.1)
     pytest.fail("it did not happen in time")
-
-
-def num_reports(folder):
-    if not (folder / "ledger.sqlite").exists():
-        return 0
-    with Ledger.open(folder, read_only=True) as ledger:
-        return len(ledger.reports())
 
 
 def command(folder, epochs):

@@ -7,12 +7,10 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from malformed_jobs import JUNK, paths, put
 
 from tune_jobs.errors import NOTHING, JobError
 from tune_jobs.job.load import dump_job, load_job, presets
 from tune_jobs.job.plain_yaml import read_mapping, write_mapping
-from tune_jobs.job.spec import JobSpec
 from zsharp.data import DATASETS
 from zsharp.models import ARCHITECTURES
 from zsharp.optim.methods import METHODS
@@ -565,51 +563,6 @@ def test_a_preset_wins_over_a_file_of_its_name(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert load_job("digits").name == "digits"
     assert next(iter(problems_of("./digits"))) == "data", "the file, by its path"
-
-
-# Whatever is in the file: a job, or its problems.
-
-PATHS = [path for path in paths(JOB) if path]
-
-
-@given(
-    st.lists(
-        st.tuples(st.sampled_from(PATHS), st.sampled_from(["replace", "remove", "add"]), JUNK),
-        min_size=1,
-        max_size=4,
-    )
-)
-def test_malformed_jobs_give_a_job_or_its_problems(tmp_path_factory, changes: list):
-    job = copy.deepcopy(JOB)
-    for path, action, junk in changes:
-        put(job, path, action, copy.deepcopy(junk))
-    path = tmp_path_factory.getbasetemp() / "malformed.yaml"
-    path.write_text(write_mapping(job), encoding="utf-8")
-    try:
-        loaded = load_job(str(path))
-    except JobError as error:
-        lines = str(error).splitlines()
-        assert len(lines) == len(error.problems) > 0
-        assert all(line.isprintable() for line in lines), "nothing that upsets a terminal"
-    else:
-        assert isinstance(loaded, JobSpec)
-        path.write_text(dump_job(loaded), encoding="utf-8")
-        assert load_job(str(path)) == loaded
-
-
-@given(st.text(alphabet="ab:{}[],-#&*!|>'\"%@` \n\t?1.e~", max_size=60) | st.text(max_size=40))
-def test_any_text_gives_problems(tmp_path_factory, text: str):
-    path = tmp_path_factory.getbasetemp() / "text.yaml"
-    path.write_text(text, encoding="utf-8", errors="surrogatepass")
-    for source, sets in (
-        (str(path), ()),
-        ("digits", (text, f"space.rho={text}", f"{text}=1", "train.epochs=0")),
-    ):
-        with pytest.raises(JobError) as caught:
-            load_job(source, sets)
-        lines = str(caught.value).splitlines()
-        assert len(lines) == len(caught.value.problems)
-        assert all(line.isprintable() for line in lines)
 
 
 def test_renamed_settings_have_both_names(write):

@@ -32,28 +32,6 @@ def mixer(image_shape, num_classes, width=8):
 def pair(image_shape, num_classes):
     return Net(lambda self, x: (self.parts[0](x), x), nn.Linear(64, num_classes))
 
-def features(image_shape, num_classes):
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes + 1))
-
-def elsewhere(image_shape, num_classes):
-    return Net(lambda self, x: self.parts[0](x).to("meta"), nn.Linear(64, num_classes))
-
-def detached(image_shape, num_classes):
-    return Net(lambda self, x: self.parts[0](x).detach(), nn.Linear(64, num_classes))
-
-def fixed(image_shape, num_classes):
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes)).requires_grad_(False)
-
-def nothing(image_shape, num_classes):
-    return None
-
-def fails(image_shape, num_classes):
-    def run(self, x):
-        raise ValueError("too small")
-    return Net(run, nn.Linear(64, num_classes))
-
-def needs(image_shape, num_classes, depth):
-    return None
 """
 JOB = """
 name: mixed
@@ -83,25 +61,6 @@ def refusal(job, *sets):
     with pytest.raises(JobError) as refused:
         check_data(load_job(job, sets))
     return {problem.path: problem.message for problem in refused.value.problems}
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("pair", ["a tuple", "[2, 10]"]),
-        ("features", ["[2, 11]", "[2, 10]"]),
-        ("elsewhere", ["on meta", "on cpu"]),
-        ("detached", ["without a graph"]),
-        ("fixed", ["no parameters that need gradients"]),
-        ("nothing", ["of type NoneType", "torch.nn.Module"]),
-        ("fails", ["forward: ValueError: too small", "nets.py, line 36"]),
-        ("needs", ["'depth'", "model: {depth"]),
-        ("mixr", ["did you mean mixer"]),
-    ],
-)
-def test_models_that_cannot_be_trained(job, name, words):
-    (message,) = refusal(job, f"architectures=[resnet8, nets:{name}]", "model={}").values()
-    assert all(word in message for word in words), message
 
 
 def test_every_problem_says_where(job):

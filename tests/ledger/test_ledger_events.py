@@ -172,26 +172,6 @@ def test_a_trial_is_reopened_for_more_epochs(ledger):
     ledger.report("done", 2, {}, ON)
 
 
-@pytest.mark.parametrize("page", range(2, 12))
-def test_a_damaged_page_is_named(tmp_path, page):
-    """What opening does not look at, reading everything does."""
-    with Ledger.create(tmp_path, JOB, {}) as ledger:
-        start(ledger, "a")
-        for epoch in range(1, 100):
-            ledger.report("a", epoch, {"device": "x" * 200}, ON)
-        ledger.check_whole()
-    data = bytearray(ledger.file.read_bytes())
-    assert len(data) >= 12 * 4096
-    data[(page - 1) * 4096 : page * 4096] = b"\xff" * 4096
-    ledger.file.write_bytes(data)
-    with (
-        pytest.raises(LedgerError, match=r"damaged|cannot be used|found") as caught,
-        Ledger.open(tmp_path) as damaged,
-    ):
-        damaged.check_whole()
-    assert str(tmp_path / FILE_NAME) in str(caught.value)
-
-
 @pytest.mark.parametrize(
     "damage",
     [

@@ -332,7 +332,7 @@ def test_nothing_completed_and_other_parameters_are_said(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["[red]", "[bold]x[/bold]", "[/]", "<script>alert(1)</script>", "a|b", "*x*_y_", "`c`"]
+    "name", ["[red]", "[bold]x[/bold]", "[/]", "<script>alert(1)</script>", "a|b", "*x*_y_", "`c`", ":smile:"]
 )
 def test_names_are_text_not_markup(tmp_path, name):
     given = trial("a", 0.9, architecture=name, method=name, dataset=name)

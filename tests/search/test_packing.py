@@ -2,7 +2,7 @@
 
 import pytest
 
-from tune_jobs.search.packing import PACKINGS, Measured, choose_packing, explain, fewer, fits
+from tune_jobs.search.packing import PACKINGS, Measured, choose_packing, fewer, fits
 
 
 def measured(*rates):
@@ -31,9 +31,3 @@ def test_memory_leaves_room_for_what_the_driver_takes():
 
 def test_fewer_ends_at_a_whole_gpu():
     assert [fewer(share) for share in (1 / 8, 1 / 5, 1 / 4, 1 / 2, 1.0)] == [1 / 4, 1 / 4, 1 / 2, 1.0, 1.0]
-
-
-def test_the_explanation_has_the_figures():
-    assert explain("resnet20", measured(1000, 1800)) == (
-        "resnet20 takes 2.00 GB and trains 1,000 images/s alone, 2 at once 1.80 times that"
-    )

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from ledgers import start
 
 from tune_jobs.errors import JobError, LedgerError
 from tune_jobs.ledger.mirror import RemoteRecord
@@ -13,13 +14,6 @@ from tune_jobs.storage import RemoteFolder
 
 JOB = {"name": "tiny", "asha": {}}
 CONTINUE = Decision("continue")
-
-
-def start(ledger, name="a"):
-    ledger.start_trial(
-        name, study="s", number=0, dataset="d", architecture="x", method="sam", variant=None, seed=0,
-        params={"lr": 0.1 + 0.2}, max_epochs=500,
-    )  # fmt: skip
 
 
 def lose_machine(folder):
@@ -32,7 +26,7 @@ def test_everything_comes_back_on_another_machine(address):
     folder = SearchFolder(address, writes=True)
     assert not folder.has_search()
     ledger = folder.create(JOB, {"git_commit": "0"})
-    start(ledger)
+    start(ledger, "a")
     for epoch in range(1, 12):
         ledger.report("a", epoch, {"val_accuracy": epoch / 7, "train_loss": None}, CONTINUE)
     ledger.finish_trial("a", "completed", "done")
@@ -52,7 +46,7 @@ def test_the_second_opening_of_a_folder_fetches_only_what_is_new(address, tmp_pa
         RemoteFolder, "pull", lambda self, name, file: pulled.append(name) or pull(self, name, file)
     )
     ledger = SearchFolder(address, writes=True).create(JOB, {})
-    start(ledger)
+    start(ledger, "a")
     ledger.report("a", 1, {}, CONTINUE)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another machine"))
     folder = SearchFolder(address, writes=True)
@@ -74,7 +68,7 @@ def test_what_was_not_stored_did_not_happen(gate, address, monkeypatch):
     monkeypatch.setattr("tune_jobs.storage._ATTEMPTS", 2)
     folder = SearchFolder(address, writes=True)
     ledger = folder.create(JOB, {})
-    start(ledger)
+    start(ledger, "a")
     ledger.report("a", 1, {}, CONTINUE)
     gate.is_down = True
     with pytest.raises(LedgerError, match=address):
@@ -90,7 +84,7 @@ def test_copies_take_the_place_of_many_transactions(address, monkeypatch):
     monkeypatch.setattr("tune_jobs.ledger.mirror._MIN_NEW", 4)
     folder = SearchFolder(address, writes=True)
     ledger = folder.create(JOB, {})
-    start(ledger)
+    start(ledger, "a")
     most = 0
     for epoch in range(1, 41):
         ledger.report("a", epoch, {"val_accuracy": epoch / 3}, CONTINUE)
@@ -105,7 +99,7 @@ def test_a_copy_that_was_interrupted_leaves_the_record_whole(address, monkeypatc
     monkeypatch.setattr("tune_jobs.ledger.mirror._MIN_NEW", 3)
     folder = SearchFolder(address, writes=True)
     ledger = folder.create(JOB, {})
-    start(ledger)
+    start(ledger, "a")
     for epoch in range(1, 8):
         ledger.report("a", epoch, {}, CONTINUE)
 
@@ -125,7 +119,7 @@ def test_a_copy_that_was_interrupted_leaves_the_record_whole(address, monkeypatc
 def test_a_missing_transaction_is_found(address):
     folder = SearchFolder(address, writes=True)
     ledger = folder.create(JOB, {})
-    start(ledger)
+    start(ledger, "a")
     for epoch in range(1, 6):
         ledger.report("a", epoch, {}, CONTINUE)
     folder.remote.delete(["ledger/3.json"])
@@ -151,7 +145,7 @@ def test_a_missing_transaction_is_found(address):
 def test_a_transaction_that_is_no_ledgers_is_refused(address, monkeypatch, content):
     folder = SearchFolder(address, writes=True)
     with folder.create(JOB, {}) as ledger:
-        start(ledger)
+        start(ledger, "a")
     if content is not None:
         folder.remote.write("ledger/1.json", content)
     else:  # it vanishes between the listing and the reading
@@ -165,7 +159,7 @@ def test_the_writer_that_was_replaced_stops(address, monkeypatch):
     monkeypatch.setattr("tune_jobs.ledger.mirror._CHECK_WRITER_EVERY_S", 0.0)
     folder = SearchFolder(address, writes=True)
     old = folder.create(JOB, {})
-    start(old)
+    start(old, "a")
     record = RemoteRecord(RemoteFolder(address))
     record.take_over()
     with pytest.raises(LedgerError, match="is writing this ledger now"):
@@ -177,7 +171,7 @@ def test_stray_objects_are_passed_over_and_a_damaged_name_of_the_writer_is_anoth
     monkeypatch.setattr("tune_jobs.ledger.mirror._CHECK_WRITER_EVERY_S", 0.0)
     folder = SearchFolder(address, writes=True)
     ledger = folder.create(JOB, {})
-    start(ledger)
+    start(ledger, "a")
     folder.remote.write("ledger/writer.json", b"\xff{")
     with pytest.raises(LedgerError, match="is writing this ledger now"):
         ledger.report("a", 1, {}, CONTINUE)

@@ -6,7 +6,6 @@ import logging
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from ports import free_port
 from tracked import grow, in_mlflow, in_tensorboard, in_wandb, recorded
 
 from tune_jobs.trackers import follow
@@ -39,12 +39,6 @@ with follow.followed({{"track": track}}, folder, str(folder)):
 """
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of the trackers' own clients
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 @contextlib.contextmanager
