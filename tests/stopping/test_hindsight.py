@@ -13,12 +13,14 @@ from simulated_search import Driver, Trials, small_job
 from tune_jobs.stopping.asha import Rule, Rungs
 from tune_jobs.stopping.hindsight import outcomes
 
+TRUNK = "init.trunk={fraction: 0.4, params: {lr: 0.001}}"  # 4 of 9 epochs
 
-def search(asha, seed, num_slots=1, failing=0.0, num_trials=6):
+
+def search(asha, seed, num_slots=1, failing=0.0, num_trials=6, *sets):
     """The ledger's trials and reports of a whole search with this `asha`, and its rule."""
     job = small_job(
         "methods=[sam, base]", "search.sampler=random", f"search.num_trials={num_trials}", f"asha={asha}",
-        "failures.max_retries=0", "train.schedule=constant",
+        "failures.max_retries=0", "train.schedule=constant", *sets,
     )  # fmt: skip
     with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
         trials = Trials(seed, diverging=failing, failing=failing)
@@ -47,19 +49,18 @@ ASHA = st.fixed_dictionaries(
 
 
 @settings(max_examples=8)
-@given(ASHA, st.integers(0, 2**31), st.sampled_from([0.0, 0.05]))
-def test_whole_curves_tell_exactly_what_a_rule_would_have_done(asha, seed, failing):
+@given(ASHA, st.integers(0, 2**31), st.sampled_from([0.0, 0.05]), st.sampled_from([(), (TRUNK,)]))
+def test_whole_curves_tell_exactly_what_a_rule_would_have_done(asha, seed, failing, sets):
     """With one slot no rule changes the order of reports, so the search under it can be run for comparison."""
-    trials, reports, _ = search({**asha, "immortal_fraction": 1.0}, seed, failing=failing)
-    real_trials, real_reports, rule = search(asha, seed, failing=failing)
+    trials, reports, _ = search({**asha, "immortal_fraction": 1.0}, seed, 1, failing, 6, *sets)
+    real_trials, real_reports, rule = search(asha, seed, 1, failing, 6, *sets)
     found = {outcome.study: outcome for outcome in outcomes(rule, trials, reports)}
-    assert {study: outcome.least_epochs for study, outcome in found.items()} == spent(
-        real_trials, real_reports
-    )
+    real = spent(real_trials, real_reports)
+    assert {study: outcome.least_epochs for study, outcome in found.items() if outcome.least_epochs} == real
     full = spent(trials, reports)
     for study, outcome in found.items():
         assert outcome.num_unknown == 0
-        assert outcome.least_epochs == outcome.most_epochs <= outcome.full_epochs == full[study]
+        assert outcome.least_epochs == outcome.most_epochs <= outcome.full_epochs == full.get(study, 0)
         statuses = {t["trial_id"]: t["status"] for t in real_trials if t["study"] == study}
         if outcome.winner is not None:
             assert (outcome.stopped_at is not None) == (statuses[outcome.winner] == "pruned")

@@ -228,7 +228,10 @@ def _account_as_markdown(folders: list[Path], *, details: bool) -> str:
 def replay(
     folder: Folder,
     rule: Annotated[
-        str | None, typer.Option("--rule", help="asha or i_epoch; by default the search's own.")
+        str | None,
+        typer.Option(
+            "--rule", metavar="NAME,NAME", help="asha, i_epoch or both; by default the search's own."
+        ),
     ] = None,
     grace: Annotated[
         str | None, typer.Option("--grace", metavar="N,N,...", help="Epochs before a trial can be stopped.")
@@ -255,7 +258,7 @@ def replay(
     results = read_results(local_folders([folder])[0])
     rules = rules_like(
         rule_of(results),
-        name=rule,
+        names=None if rule is None else [name.strip() for name in rule.split(",")],
         grace=_numbers("--grace", grace),
         reduction_factor=_numbers("--reduction-factor", reduction_factor),
         protect_top=protect_top,

@@ -29,7 +29,7 @@ def rule_of(results: Results) -> Rule:
 def rules_like(
     own: Rule,
     *,
-    name: str | None = None,
+    names: Sequence[str] | None = None,
     grace: Sequence[int] | None = None,
     reduction_factor: Sequence[int] | None = None,
     protect_top: int | None = None,
@@ -39,13 +39,16 @@ def rules_like(
     Raises:
         JobError: If a setting is not valid.
     """
-    name = own.name if name is None else name
-    problems = []
-    if name not in get_args(RuleName):
-        problems.append(Problem("--rule", name, f"expected {' or '.join(get_args(RuleName))}"))
+    names = [own.name] if names is None else names
+    known = get_args(RuleName)
+    problems = [
+        Problem("--rule", name, f"expected {' or '.join(known)}") for name in names if name not in known
+    ]
+    first = own.fork_epoch + 1
     for given in grace or ():
-        if not 1 <= given < own.max_epochs:
-            text = f"expected 1 to {own.max_epochs - 1}: trials have {own.max_epochs} epochs"
+        if not first <= given < own.max_epochs:
+            shared = f", and share the first {own.fork_epoch}" if own.fork_epoch else ""
+            text = f"expected {first} to {own.max_epochs - 1}: trials have {own.max_epochs} epochs{shared}"
             problems.append(Problem("--grace", given, text))
     problems += [
         Problem("--reduction-factor", given, "expected 2 to 100")
@@ -54,16 +57,17 @@ def rules_like(
     ]
     if problems:
         raise JobError(problems)
-    chosen: RuleName = "i_epoch" if name == "i_epoch" else "asha"
-    rule = replace(own, name=chosen, protect_top=own.protect_top if protect_top is None else protect_top)
-    # i_epoch has no factor.
-    factors: Sequence[float] = reduction_factor or [own.reduction_factor]
-    if chosen == "i_epoch":
-        factors = [own.reduction_factor]
+    rule = replace(own, protect_top=own.protect_top if protect_top is None else protect_top)
+    factors: Mapping[RuleName, Sequence[float]] = {
+        "asha": reduction_factor or [own.reduction_factor],
+        "i_epoch": [own.reduction_factor],  # which it does not use
+    }
     return [
-        replace(rule, grace_epochs=epochs, reduction_factor=factor)
+        replace(rule, name=name, grace_epochs=epochs, reduction_factor=factor)
+        for name in known
+        if name in names
         for epochs in grace or [own.grace_epochs]
-        for factor in factors
+        for factor in factors[name]
     ]
 
 
@@ -132,6 +136,11 @@ def _notes(rules: Sequence[Rule], each: Sequence[Sequence[Outcome]]) -> list[str
         )
     else:
         notes.append("Exact for these configurations: every curve is as long as each rule needs.")
+    if fork := rules[0].fork_epoch:
+        notes.append(
+            f"Trials start from trunks, after epoch {fork}: epochs are numbered on from there, and only those after it "
+            "are counted."
+        )
     notes.append("A sampler that learns would have proposed other configurations after other decisions.")
     if len(rules) == 1:
         metric = rules[0].metric
