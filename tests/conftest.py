@@ -27,6 +27,7 @@ STARTS_A_RAY = (
 HAS_A_RAY_OF_ITS_OWN = (
     "test_dashboard.py",
     "test_own_code.py",
+    "test_slurm.py",
     "test_submit.py",
     "test_remote_search.py",
     "test_search_of_0_1.py",

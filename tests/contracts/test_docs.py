@@ -187,6 +187,7 @@ EXAMPLES = {  # page: its number of examples, and what holds when they have run 
     "ignore:.*does not have many workers:UserWarning",  # Lightning's advice on loaders
     "ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning",  # its use of torch
     "ignore:.*GPU available but not used:UserWarning",
+    "ignore:The `srun` command is available:UserWarning",  # where Slurm is installed
 )
 def test_the_python_examples_run_in_order(name, tmp_path, monkeypatch, capsys):
     shutil.copytree(ROOT / "docs" / "results" / "cifar10_small", tmp_path / "results" / "my_search")

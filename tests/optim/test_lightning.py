@@ -12,6 +12,7 @@ from zsharp.optim import frozen_batch_norm, make_optimizer
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers:UserWarning",  # Lightning's advice on loaders
     "ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning",  # its use of torch
+    "ignore:The `srun` command is available:UserWarning",  # where Slurm is installed
 )
 NUM = 6
 
