@@ -116,6 +116,16 @@ def test_a_band_by_hand():
     assert any(line.startswith("GPU-hours: ") for line in time_lines(job, on_gpus, "DIR"))
 
 
+@pytest.mark.parametrize(("gpus", "words"), [(0, "one process with the whole batch"), (2, "at best 1/2")])
+def test_times_of_one_process_are_not_taken_for_those_of_two(gpus, words):
+    job = load_job("digits", [*SMALL, "resources.workers_per_trial=2", "resources.cpus_per_trial=2"])
+    timing = Timing({study.name: Timed(1.0, 2.0) for study in job.studies()}, 7.0, took_s=0.0)
+    plan = plan_time(job, timing, Slots(1, 2, gpus, [], workers_per_trial=2), Band(40, 60, 80))
+    assert sum(words in line for line in time_lines(job, plan, "DIR")) == 1
+    alone = load_job("digits", SMALL)
+    assert not any("process" in line for line in time_lines(alone, plan, "DIR"))
+
+
 def test_a_method_without_a_time_is_taken_to_differ_in_its_passes_only(monkeypatch):
     job = load_job("digits", SMALL)
     with_one = {"resnet8-base": {"begin_s": 1.0, "epoch_s": 3.0}}

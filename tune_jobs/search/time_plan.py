@@ -117,6 +117,9 @@ def time_lines(job: JobSpec, plan: TimePlan, folder: str) -> Iterator[str]:
         yield f"GPU-hours: {search} for the search, {confirmation} for the confirmation."
         if job.resources.gpus_per_trial == "auto":
             yield "Trials that share a GPU, if the search finds that they gain from it, take less in all."
+    workers = job.resources.workers_per_trial
+    if workers > 1:
+        yield _of_one_process(workers, on_gpus=plan.gpu_hours[1] > 0)
     if plan.is_without_validation:
         yield "Validation takes too long to be timed, and is not included."
     how = (
@@ -125,6 +128,19 @@ def time_lines(job: JobSpec, plan: TimePlan, folder: str) -> Iterator[str]:
         else "kept from an earlier plan"
     )
     yield f"Timed on this machine: {how}."
+
+
+def _of_one_process(workers: int, *, on_gpus: bool) -> str:
+    """Returns in how far times of one process with the whole batch are those of a trial of several."""
+    if on_gpus:
+        return (
+            f"These are times of one process on one GPU with the whole batch: {workers} processes on GPUs of their own "
+            f"take less, at best 1/{workers} of it."
+        )
+    return (
+        f"These are times of one process with the whole batch and all CPUs of a trial: its {workers} processes also "
+        "exchange gradients, which is not included."
+    )
 
 
 def _why(plan: TimePlan) -> str:
