@@ -9,7 +9,8 @@ from torch.nn.parallel import DistributedDataParallel
 from zsharp.optim import SAM, make_optimizer
 
 NUM_STEPS = 3
-METHODS = ["sam", "asam", "zsharp", "zsharp_official", "friendly_sam"]
+OF_TWO_PASSES = ["sam", "asam", "zsharp", "zsharp_official", "friendly_sam"]
+METHODS = [*OF_TWO_PASSES, "msam", "zsharp_stale_sam"]
 
 
 def shards(rank):
@@ -43,8 +44,9 @@ def train_by_hand(rank, method):
     optimizer = make_optimizer(model.parameters(), method, "sgd", lr=0.1, momentum=0.9)
     for batch in shards(rank):
         optimizer.zero_grad()
-        with parallel.no_sync():
-            loss_of(parallel, batch).backward()
+        if not optimizer.is_one_pass:
+            with parallel.no_sync():
+                loss_of(parallel, batch).backward()
         optimizer.first_step(zero_grad=True)
         loss_of(parallel, batch).backward()
         optimizer.second_step(zero_grad=True)
