@@ -38,7 +38,7 @@ class Task:
         }
 
 
-def training(compile="true", dropout=0.0):
+def training(compile="true", dropout=0.0, method="zsharp"):
     train = TrainSpec(
         epochs=3,
         base_optimizer="sgd",  # Adam makes steps of the rounding in gradients that are zero
@@ -50,7 +50,7 @@ def training(compile="true", dropout=0.0):
         compile=compile,
     )
     spec = TrialSpec(
-        "", "zsharp", {"lr": 0.01}, task="here:Task", metric="val_loss", device="cpu", train=train,
+        "", method, {"lr": 0.01}, task="here:Task", metric="val_loss", device="cpu", train=train,
         model={"dropout": dropout},
     )  # fmt: skip
     return Training(spec, task=Task)
@@ -68,8 +68,9 @@ quiet = pytest.mark.filterwarnings(
 
 @quiet
 @pytest.mark.slow
-def test_compiled_it_trains_the_same_up_to_rounding():
-    eager, compiled = training("false"), training()
+@pytest.mark.parametrize("method", ["zsharp", "msam", "stale_sam"])
+def test_compiled_it_trains_the_same_up_to_rounding(method):
+    eager, compiled = training("false", method=method), training(method=method)
     for _ in range(2):
         row, compiled_row = eager.run_epoch(), compiled.run_epoch()
         for name in ("train_loss", "val_loss", "grad_norm", "perturbation_norm"):

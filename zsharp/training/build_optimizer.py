@@ -22,8 +22,8 @@ def build_optimizer(model: nn.Module, spec: TrialSpec, device: torch.device) -> 
     Tensors of at most one dimension are in a group without weight decay, unless the spec says otherwise; each factor
     of `train.lr_scale` has groups of its own, with the factor as `lr_scale`. Parameters that `train.freeze` names, or
     that need no gradient, are in none: `requires_grad` of the former is turned off here.
-    The base optimizer is torch's fused one, which takes its learning rate from the device, or as a plain number where
-    parameters are sharded. The spec has passed `check_spec`.
+    The base optimizer is torch's fused one where there is one, which takes its learning rate from the device, or as a
+    plain number where parameters are sharded. The spec has passed `check_spec`.
     """
     train, method = spec.train, find_method(spec.method)
     params = dict(spec.params)
@@ -56,7 +56,8 @@ def build_optimizer(model: nn.Module, spec: TrialSpec, device: torch.device) -> 
         method.name,
         train.base_optimizer,
         lr=lr,
-        fused=True,
+        # torch's fused SGD takes no sharded parameters.
+        fused=is_whole or train.base_optimizer != "sgd",
         **settings,
     )
 
