@@ -18,6 +18,12 @@ from local_cluster import LocalCluster
 
 # Two trials share the GPU and the CPU of a node.
 SHARING = "resources={gpus_per_trial: 0.5, cpus_per_trial: 0.5}"
+# Ray would need most of a minute to give up a node that does not answer.
+SOON = {
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_failure_threshold": "3",
+}
 LONG = (*ONE_SLOT, SHARING, "asha={grace_epochs: 50}", "train.epochs=50")  # eight trials
 
 

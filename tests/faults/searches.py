@@ -207,7 +207,7 @@ class Search:
     def finish(self):
         """Resumes the search to its end and returns it."""
         self.resume()
-        assert self.end(120) == 0, self.printed
+        assert self.end(300) == 0, self.printed
         return self
 
     def check(self, reference=None, failed=(), is_counted=True, in_flight=1):

@@ -6,7 +6,7 @@ import time
 from contextlib import ExitStack
 
 import pytest
-from clusters import LONG, ClusterSearch, cluster_of
+from clusters import LONG, SOON, ClusterSearch, cluster_of
 from networks import HOST, cabled
 from searches import TABLE, Row
 
@@ -15,15 +15,12 @@ from tune_jobs.results.read import read_results
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
-# Ray would need most of a minute to give up a node that does not answer.
-SOON = {"health_check_period_ms": 1000, "health_check_timeout_ms": 2000, "health_check_failure_threshold": 3}
-
 
 @pytest.fixture
 def start(tmp_path, monkeypatch):
     """Makes a cluster and a search on it, not yet begun."""
     for name, value in SOON.items():
-        monkeypatch.setenv(f"RAY_{name}", str(value))
+        monkeypatch.setenv(name, value)
     with ExitStack() as stack:
 
         def make(fault, num_workers, **more):

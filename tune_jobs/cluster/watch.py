@@ -26,17 +26,25 @@ def dead_process() -> str | None:
 
 
 def has_lost_node(error: str) -> bool:
-    """Returns whether the node of the actor that an error names is dead or does not answer.
+    """Returns whether a node of the actor that an error names, or of one that it started, is dead or does not answer.
 
-    The error itself does not say so: when a node dies, Ray first calls its actors "unavailable".
+    The error itself does not say so: when a node dies, Ray first calls its actors "unavailable", and the process that
+    leads a trial on several nodes may only know that a connection broke.
     """
     actor_id = _ACTOR_ID.search(error)
     if actor_id is None:
         return False
-    address = ray._private.state.actors(actor_id[0]).get("Address", {})
-    node = next((node for node in all_nodes() if node["NodeID"] == address.get("NodeID")), None)
-    if node is None:  # the actor had no node yet
+    actors = ray._private.state.actors()
+    address = actors.get(actor_id[0], {}).get("Address")
+    if address is None:
         return False
+    # The worker's address names its process; an actor that is not yet on a node has none.
+    team = [address, *(other["Address"] for other in actors.values() if other["OwnerAddress"] == address)]
+    nodes = {part["NodeID"] for part in team}
+    return any(_is_lost(node) for node in all_nodes() if node["NodeID"] in nodes)
+
+
+def _is_lost(node: dict[str, Any]) -> bool:
     if not node["Alive"]:
         return True
     try:

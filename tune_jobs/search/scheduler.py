@@ -73,11 +73,11 @@ class JobASHA(ASHAScheduler):
         self._recorder.training.discard(trial.trial_id)
         if dead_process() is not None:  # Ray itself broke, which is no fault of the trial's
             return
-        error = self._killed.pop(trial.trial_id, None) or _error_of(trial)
-        if has_lost_node(error):
-            self._recorder.move(trial.trial_id, error)
+        text = self._killed.pop(trial.trial_id, None) or _error_of(trial)
+        if has_lost_node(text):
+            self._recorder.move(trial.trial_id, _own_part(text))
         else:
-            self._recorder.fail(trial.trial_id, error)
+            self._recorder.fail(trial.trial_id, _own_part(text))
 
     def choose_trial_to_run(self, tune_controller: "TuneController") -> "Trial | None":
         """Returns the trial to start next.
@@ -133,5 +133,9 @@ def _error_of(trial: "Trial") -> str:
     if file is None or not Path(file).exists():
         return "the worker died"
     heading, _, text = Path(file).read_text(errors="replace").partition("\n")
-    _, _, own = text.rpartition(OWN_TRACEBACK)
-    return own.strip() or text.strip() or heading
+    return text.strip() or heading
+
+
+def _own_part(error: str) -> str:
+    """Returns the traceback of the user's own files, without Ray's around it, if an error's text has one."""
+    return error.rpartition(OWN_TRACEBACK)[2].strip() or error

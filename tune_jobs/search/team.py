@@ -309,4 +309,4 @@ def _cause(error: Exception) -> Exception:
     if isinstance(error, ray.exceptions.RayTaskError):
         cause = getattr(error, "cause", None)
         return cause if isinstance(cause, Exception) else error
-    return _TeamError(f"a process of the trial died ({type(error).__name__})")
+    return _TeamError(f"a process of the trial died: {error}")
