@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from tune_jobs.cli.results import write_page
 from tune_jobs.errors import ResultsError, unknown
 from tune_jobs.job.spec import JobSpec
 from tune_jobs.search import run as searches
@@ -137,7 +138,8 @@ class Result(SearchResult):
                 pictures = params_section(self._report).pictures
                 name = slug("importance", workload) if param is None else slug("slice", workload, param)
             case "pareto":
-                pictures, name = [pareto_picture(self._report, workload)], slug("pareto", workload)
+                pictures = [pareto_picture(self._report, workload)]
+                name = pictures[0].name
             case _:
                 raise ResultsError(unknown("figure", kind, ("curves", "rungs", "params", "pareto")))
         names = [picture.name for picture in pictures]
@@ -188,6 +190,7 @@ def run(
                 allow_changed_code=allow_changed_code,
                 on_change=change,
                 on_start=start,
+                write_page=write_page,
             )
         )
 
@@ -216,6 +219,7 @@ def resume(
                 allow_changed_code=allow_changed_code,
                 on_change=change,
                 on_start=start,
+                write_page=write_page,
             )
         )
 

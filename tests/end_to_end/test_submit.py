@@ -79,6 +79,7 @@ def test_submit_says_where_it_is_and_follows_it_to_its_end(head, submitted):
     lines = printed.splitlines()
     assert job_id.startswith("digits-")
     assert lines[1:3] == [f"Dashboard: {head.address}/#/jobs/{job_id}", f"Folder: {out}"]
+    assert lines[3] == f"Live page: tune-jobs serve {out}"
     assert any(line.startswith(f"Python {sys.version.split()[0]} ({sys.executable}), Ray ") for line in lines)
     assert any(re.match(r"1/1  resnet8-base-0000  completed +epoch 2/2", line) for line in lines), printed
     assert any(line.startswith("Best on digits: resnet8 with base") for line in lines)
@@ -93,7 +94,7 @@ def test_status_logs_and_stop_of_what_has_ended(head, client, submitted):
     assert {"Status: SUCCEEDED", "Exit code: 0", f"Folder: {out}"} <= set(status.splitlines())
     code, log, err = client("logs", job_id, *where, RAY_AUTH_TOKEN=head.token)
     assert (code, err) == (0, "")
-    assert log.rstrip() == "\n".join(printed.splitlines()[3:]).rstrip(), "what following it has shown"
+    assert log.rstrip() == "\n".join(printed.splitlines()[4:]).rstrip(), "what following it has shown"
     code, out, err = client("stop", job_id, *where, RAY_AUTH_TOKEN=head.token)
     assert (code, out, err) == (0, f"{job_id}: SUCCEEDED\n", "")
     code, out, err = client("logs", "digits-00000000", *where, RAY_AUTH_TOKEN=head.token)

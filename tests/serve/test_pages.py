@@ -5,11 +5,15 @@ import re
 
 import pandas as pd
 import pytest
+from ledgers import start
 from live_ledger import EVIL, JOB, report, write_trials
 
 from tune_jobs.ledger.follow import Follower
 from tune_jobs.ledger.rows import Decision
 from tune_jobs.ledger.writer import Ledger
+from tune_jobs.report.curves import budget_section
+from tune_jobs.report.data import collect
+from tune_jobs.results import live as live_results
 from tune_jobs.results.live import LiveResults
 from tune_jobs.results.read import read_results
 from tune_jobs.results.write import export
@@ -118,6 +122,42 @@ def test_a_trial_and_its_decisions(client_for, folder):
     failed = client.get(f"{path}/resnet8-sam-0006").text
     assert "RuntimeError: &lt;img" in failed and EVIL not in failed
     assert "OSError: a worker died" in client.get(f"{path}/resnet8-sam-0007").text
+
+
+def test_a_trial_and_what_it_printed(client_for, folder):
+    client = client_for(folder)
+    path = f"/searches/{only_id(client)}/trials/resnet8-sam-0000"
+    assert "What it printed" not in client.get(path).text
+    (folder / "logs").mkdir()
+    (folder / "logs" / "resnet8-sam-0000.log").write_text(f"12:00:00 {EVIL}\n12:00:01 bye\n")
+    page = client.get(path).text
+    assert "12:00:01 bye" in page and EVIL not in page
+
+
+def test_of_very_many_reports_some_are_kept(client_for, folder, monkeypatch):
+    monkeypatch.setattr(live_results, "_MOST_KEPT", 30)
+    with Ledger.open(folder) as ledger:
+        for trial in ("resnet8-sam-0100", "resnet8-sam-0101"):
+            start(ledger, trial, study="resnet8-sam", architecture="resnet8", max_epochs=40)
+            for epoch in range(1, 41):
+                decision = Decision("continue", 27, 0.1, 1) if epoch == 27 else Decision("continue")
+                report(ledger, trial, epoch, epoch / 100, decision)
+            ledger.finish_trial(trial, "interrupted", "test")
+    live = LiveResults(folder)
+    live.update()
+    kept = live.results().epochs
+    assert live.num_reports == 95 and live.stride == 8 and len(kept) <= 30
+    assert (kept["epoch"] == 27).sum() == 2
+    assert [row["epoch"] for row in live.reports("resnet8-sam-0101")] == list(range(1, 41))
+    (picture,) = [
+        p for p in budget_section(collect([live.results()])).pictures if p.name.startswith("anytime")
+    ]
+    # What is drawn last is what all trials have spent, but for epochs after the last that is kept.
+    spent = sum(34 * row["epochs_trained"] for row in live.summaries.values())
+    assert spent - 2 * 34 * 8 <= picture.figure.data[0].x[-1] <= spent
+    client = client_for(folder)
+    page = client.get(f"/searches/{only_id(client)}/report.json").json()
+    assert "every 8th epoch" in page["sections"][0]["html"]
 
 
 @pytest.mark.parametrize("below", ["", "/report.json", "/trials/resnet8-sam-0000"])

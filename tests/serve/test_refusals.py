@@ -64,6 +64,22 @@ def test_beyond_loopback_there_is_a_token(host, needs, has_token):
     assert rules_for(host, 1, [], needs_token=True).token != rules_for(host, 1, [], needs_token=True).token
 
 
+def test_a_given_token_stays_the_same():
+    assert rules_for("127.0.0.1", 1, [], needs_token=False, token=TOKEN).token == TOKEN
+
+
+@pytest.mark.parametrize(
+    ("token", "words", "named"),
+    [("short", ["serve"], "TUNE_JOBS_TOKEN"), ("", ["run", "digits", "--allow-stop"], "--allow-stop")],
+)
+def test_what_cannot_be_served_is_refused(monkeypatch, capsys, token, words, named):
+    monkeypatch.setenv("TUNE_JOBS_TOKEN", token)
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert (ended.value.code, line.partition(":")[0]) == (2, named)
+
+
 @pytest.mark.parametrize(
     "path",
     [

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
@@ -185,17 +186,53 @@ def test_reports_arrive_within_two_seconds_and_zoom_stays(browser, tmp_path, add
         assert judged(page) == []
 
 
+def test_a_server_that_is_restarted_is_found_again_by_an_open_page(browser, tmp_path):
+    page, token = browser.new_page(), {"env": os.environ | {"TUNE_JOBS_TOKEN": "t" * 20}}
+    line = {"stdout": subprocess.PIPE, "text": True, **token}
+    with driver(tmp_path / "search") as process:
+        process.stdout.readline()
+        with running("serve", tmp_path, "--port", 0, **line) as server:
+            address = re.search(r"http://\S+", server.stdout.readline()).group(0)
+            assert "token" not in address
+            page.goto(f"{address}?token={'t' * 20}")
+            page.locator("td[data-label=search] a").click()
+            page.locator("#figure-curves-resnet8").wait_for(state="attached", timeout=60_000)
+            shown = epoch_shown(page)
+            server.kill()
+            page.locator("#notice.lost").wait_for(timeout=15_000)
+            server.stdout.close()
+        with running("serve", tmp_path, "--port", re.search(r":(\d+)/", address).group(1), **line) as server:
+            page.get_by_text("Connected again").wait_for(timeout=30_000)
+            page.wait_for_function(
+                "shown => [...document.querySelectorAll('[id^=table-running] td:nth-child(2)')]"
+                ".some(one => parseInt(one.textContent) > shown)",
+                arg=shown,
+                timeout=30_000,
+            )
+            server.stdout.close()
+
+
+def answer_of(address):
+    until = time.monotonic() + 60
+    while True:
+        try:
+            with urllib.request.urlopen(address, timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, ""
+        except OSError:
+            assert time.monotonic() < until
+            time.sleep(0.2)
+
+
 def test_the_page_beside_a_search_ends_with_it(tmp_path, capsys):
+    with served(str(tmp_path), allow_stop=True):
+        address = re.search(r"http://\S+", capsys.readouterr().out).group(0)
+        plain, _, token = address.partition("?token=")
+        assert len(token) > 20
+        assert answer_of(plain) == (401, "")
     with served(str(tmp_path)):
         address = re.search(r"http://\S+", capsys.readouterr().out).group(0)
-        until = time.monotonic() + 60
-        while True:
-            try:
-                page = urllib.request.urlopen(address, timeout=5).read().decode()
-                break
-            except OSError:
-                assert time.monotonic() < until
-                time.sleep(0.2)
-        assert "No search below" in page
+        assert "No search below" in answer_of(address)[1]
     with pytest.raises(OSError):
         urllib.request.urlopen(address, timeout=5)

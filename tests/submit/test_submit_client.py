@@ -18,12 +18,12 @@ import pytest
 from command_line import assert_refused
 
 from tune_jobs.errors import ClusterError, JobError
-from tune_jobs.submit.client import answers, checked_address, checked_id, connect
+from tune_jobs.submit.client import Cluster, answers, checked_address, checked_id, connect
 from tune_jobs.submit.fetch import checked_environment, fetch
 from tune_jobs.submit.http import Answer, is_loopback
 from tune_jobs.submit.http import send as send_request
 from tune_jobs.submit.protocol import ENVIRONMENT, FOLDER, PYTHON
-from tune_jobs.submit.submit import start
+from tune_jobs.submit.submit import live_page, start
 from tune_jobs.submit.watch import details, follow, logs, stop, submitted
 
 NOWHERE = "http://127.0.0.1:9"
@@ -38,6 +38,19 @@ def call(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     yield command_line.call
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "is_here", "folder", "command"),
+    [
+        ("http://127.0.0.1:8265", True, "/results/a b", "tune-jobs serve '/results/a b'"),
+        ("http://head:8265", False, "s3://bucket/a", "tune-jobs serve s3://bucket/a"),
+        ("http://head:8265", False, "/nfs/a", "ssh -t -L 8420:127.0.0.1:8420 head "),
+        ("http://127.0.0.1:8265", False, "/nfs/a", "ssh -t -L 8420:127.0.0.1:8420 HEAD "),
+    ],
+)
+def test_how_to_look_at_a_search_on_a_cluster(url, is_here, folder, command):
+    assert live_page(Cluster(url, None, is_here, False), folder, "python").startswith(command)
 
 
 @pytest.mark.parametrize(

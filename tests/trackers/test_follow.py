@@ -1,18 +1,15 @@
 """Beside a search whose process is killed again and again, trackers end with each report once, and hold nothing up."""
 
-import contextlib
 import json
 import logging
-import os
 import random
-import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 
 import pytest
+from mlflow_server import mlflow_server
 from ports import free_port
 from tracked import grow, in_mlflow, in_tensorboard, in_wandb, recorded
 
@@ -39,33 +36,6 @@ with follow.followed({{"track": track}}, folder, str(folder)):
 """
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of the trackers' own clients
-
-
-@contextlib.contextmanager
-def mlflow_server(folder, port):
-    """A real server on loopback with a database."""
-    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-    command += [
-        "--backend-store-uri",
-        f"sqlite:///{folder}/mlflow.db",
-        "--artifacts-destination",
-        f"{folder}/files",
-    ]
-    with (folder / "server.log").open("wb") as log:
-        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-    try:
-        until = time.monotonic() + 120
-        while True:
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health"):
-                break
-            assert server.poll() is None, (folder / "server.log").read_text()
-            assert time.monotonic() < until
-            time.sleep(0.2)
-        yield
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
 
 
 def kill_sessions(folder, track, num_kills, rng):
@@ -119,13 +89,20 @@ def test_a_tracker_that_is_down_is_told_once_and_holds_nothing_up(tmp_path, monk
     track = {"mlflow": f"http://127.0.0.1:{free_port()}", "tensorboard": True}
     grow(tmp_path, 5, track=track)
     started = time.monotonic()
-    with caplog.at_level(logging.WARNING), follow.followed({"track": track}, tmp_path, "DIR"):
+    with caplog.at_level(logging.WARNING), follow.followed({"track": track}, tmp_path, "DIR") as shown:
         grow(tmp_path, 100)
         recorded_in = time.monotonic() - started
         time.sleep(0.5)
+        shown.write_page = write_page
     told = [record.getMessage() for record in caplog.records if record.name == follow.__name__]
     assert recorded_in < 5
     assert len(told) == 2  # that it is down, and at the end what to do
     assert track["mlflow"] in told[0]
     assert "tune-jobs export DIR --to mlflow" in told[1]
     assert in_tensorboard(tmp_path) == recorded(tmp_path)
+    assert (tmp_path / "tensorboard" / "search" / "report.html").read_text() == "DIR"
+
+
+def write_page(folders, page, addresses):
+    page.write_text(*addresses)
+    return page

@@ -18,5 +18,12 @@ ChangedCode = Annotated[
         "--allow-changed-code", help="Continue although code of your own has changed since the search ran."
     ),
 ]
+Serve = Annotated[
+    bool, typer.Option("--serve", help="Show the search in a browser while it runs; prints the address.")
+]
+AllowStop = Annotated[
+    bool,
+    typer.Option("--allow-stop", help="With --serve: a button on the page stops the search; prints a token."),
+]
 Folder = Annotated[str, typer.Argument(metavar="DIR", help="A search folder.")]
 Folders = Annotated[list[str], typer.Argument(metavar="DIR...", help="Search folders.")]

@@ -142,11 +142,17 @@ def export(
         typer.echo(file)
 
 
+def write_page(folders: Sequence[Path], page: Path, addresses: Sequence[str] = ()) -> Path:
+    """Writes the page of a report; what that needs is imported only then."""
+    from tune_jobs.report.write import write_page as write
+
+    return write(folders, page, addresses)
+
+
 def _export_to_tracker(
     kind: Literal["tensorboard", "mlflow", "wandb"], search: "SearchFolder", job: Mapping[str, Any]
 ) -> None:
     """Sends a search to a tracker with a report of its own, made in a folder that does not last."""
-    from tune_jobs.report.write import write_page
     from tune_jobs.results.write import export as export_folder
     from tune_jobs.trackers.export import export_to
     from tune_jobs.trackers.targets import shown_target, target_of

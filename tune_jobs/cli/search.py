@@ -1,7 +1,6 @@
 """The verbs that train models: run, resume, confirm."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,9 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from tune_jobs.cli import results
-from tune_jobs.cli.arguments import ChangedCode, Folder, Job, Out, Sets
+from tune_jobs.cli.arguments import AllowStop, ChangedCode, Folder, Job, Out, Serve, Sets
 from tune_jobs.cli.printing import console
-from tune_jobs.cli.serve import served
+from tune_jobs.cli.serve import page_beside
 from tune_jobs.errors import EXIT_FAILED, EXIT_INTERRUPTED
 from tune_jobs.wording import command_for, counted, duration
 
@@ -33,9 +32,8 @@ def run(
         bool, typer.Option("--fresh", help="Delete the search in the folder and start over.")
     ] = False,
     allow_changed_code: ChangedCode = False,
-    serve: Annotated[
-        bool, typer.Option("--serve", help="Show the search in a browser while it runs; prints the address.")
-    ] = False,
+    serve: Serve = False,
+    allow_stop: AllowStop = False,
 ) -> None:
     """Run a search, write its Parquet files, and compare the results."""
     from tune_jobs.cli.progress import Progress
@@ -45,7 +43,7 @@ def run(
 
     spec = load_job(job, sets or [])
     screen = console()
-    page = served(search_folder(spec, out).address) if serve else nullcontext()
+    page = page_beside(search_folder(spec, out).address, serve=serve, allow_stop=allow_stop)
     with page, Progress(spec, screen) as progress:
         on_change = _loading_results_early(progress.on_change)
         result = run_search(
@@ -55,11 +53,18 @@ def run(
             allow_changed_code=allow_changed_code,
             on_change=on_change,
             on_start=progress.on_start,
+            write_page=results.write_page,
         )
     _show_result(screen, spec, result)
 
 
-def resume(folder: Folder, sets: Sets = None, allow_changed_code: ChangedCode = False) -> None:
+def resume(
+    folder: Folder,
+    sets: Sets = None,
+    allow_changed_code: ChangedCode = False,
+    serve: Serve = False,
+    allow_stop: AllowStop = False,
+) -> None:
     """Resume a stopped search, or extend one with more trials, epochs or budget."""
     from tune_jobs.cli.progress import Progress
     from tune_jobs.search.extend import extended
@@ -70,7 +75,8 @@ def resume(folder: Folder, sets: Sets = None, allow_changed_code: ChangedCode = 
     with search.open(read_only=True) as ledger:
         _, spec = extended(ledger, sets or [])
     screen = console()
-    with Progress(spec, screen) as progress:
+    page = page_beside(search.address, serve=serve, allow_stop=allow_stop)
+    with page, Progress(spec, screen) as progress:
         on_change = _loading_results_early(progress.on_change)
         result = resume_search(
             search,
@@ -78,6 +84,7 @@ def resume(folder: Folder, sets: Sets = None, allow_changed_code: ChangedCode = 
             allow_changed_code=allow_changed_code,
             on_change=on_change,
             on_start=progress.on_start,
+            write_page=results.write_page,
         )
     _show_result(screen, spec, result)
 

@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Annotated
 
 import typer
@@ -14,6 +14,8 @@ from tune_jobs.errors import NOTHING, JobError, Problem
 from tune_jobs.storage import address_problem, is_address
 
 DEFAULT_PORT = 8420
+_TOKEN_VARIABLE = "TUNE_JOBS_TOKEN"
+_SHORTEST_TOKEN = 16
 
 
 def serve(
@@ -43,6 +45,10 @@ def serve(
     ]
     if problems:
         raise JobError(problems)
+    token = os.environ.pop(_TOKEN_VARIABLE, None) or None
+    if token is not None and len(token) < _SHORTEST_TOKEN:
+        text = f"too short to be a secret; expected at least {_SHORTEST_TOKEN} characters"
+        raise JobError([Problem(_TOKEN_VARIABLE, NOTHING, text)])
     check_installed()
     from tune_jobs.serve.server import serve as run_server
 
@@ -52,9 +58,17 @@ def serve(
         port=port,
         names=names or (),
         allow_stop=allow_stop,
+        token=token,
         parent=parent,
         on_start=_say_address,
     )
+
+
+def page_beside(folder: str, *, serve: bool, allow_stop: bool) -> AbstractContextManager[None]:
+    """Returns what serves a search's page while it runs, if that is asked for."""
+    if allow_stop and not serve:
+        raise JobError([Problem("--allow-stop", NOTHING, "expected it with --serve")])
+    return served(folder, allow_stop=allow_stop) if serve else nullcontext()
 
 
 def check_installed() -> None:
@@ -69,12 +83,15 @@ def check_installed() -> None:
 
 
 @contextmanager
-def served(folder: str) -> Iterator[None]:
+def served(folder: str, *, allow_stop: bool = False) -> Iterator[None]:
     """Inside, a process of its own serves a search's page, so that the search is not slowed."""
     check_installed()
+    from tune_jobs.serve.guard import new_token
+
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    options = [f"--port={port}", f"--parent={os.getpid()}"]
+    options = [f"--port={port}", f"--parent={os.getpid()}", *(["--allow-stop"] if allow_stop else [])]
+    token = new_token() if allow_stop and not os.environ.get(_TOKEN_VARIABLE) else None
     # A session of its own: Ctrl-C is for the search, whose page shows how it winds down. What it prints is said here,
     # since it would write over the table of a running search.
     process = subprocess.Popen(
@@ -82,8 +99,9 @@ def served(folder: str) -> Iterator[None]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         start_new_session=True,
+        env=os.environ | ({} if token is None else {_TOKEN_VARIABLE: token}),
     )
-    _say_address(f"http://127.0.0.1:{port}/", None)
+    _say_address(f"http://127.0.0.1:{port}/", token)
     try:
         yield
     finally:

@@ -105,6 +105,7 @@ def submit(
         typer.echo(f"Submitted: {submission.id}")
         typer.echo(f"Dashboard: {submission.dashboard}")
         typer.echo(f"Folder: {submission.folder}")
+        typer.echo(f"Live page: {submission.page}")
         if follow:
             _follow(cluster, submission.id)
 

@@ -27,6 +27,9 @@ from tune_jobs.report.trials import trial_points
 from tune_jobs.results.read import own_epochs
 from tune_jobs.wording import counted
 
+_MAX_CURVES = 1_000
+"""Trials of which a picture has the curve; of more, nothing could be told apart."""
+
 _MAX_POINTS = 12_000
 """Points in a picture's curves: a browser draws each method as one SVG path, and more make it slow."""
 
@@ -59,17 +62,21 @@ def curves_section(report: Report) -> Section:
 
 
 def _spent(report: Report, workload: str) -> pd.DataFrame:
-    """Returns a workload's reports with `cost`, the gradient evaluations per epoch, which all epochs share.
+    """Returns a workload's reports with `cost`, the gradient evaluations since the trial's last one.
 
-    `spent` is what the trial had spent by then, its trunk included.
+    All epochs of a trial cost the same. `spent` is what the trial had spent by then, its trunk included.
     """
     epochs = report.of(report.epochs, workload)
     trials = report.of(report.trials, workload).set_index("uid")
     per_epoch = trials["gradient_evaluations"].astype("float64") / own_epochs(trials)
     # Without reports, pandas would take the new column for one of text.
-    cost = epochs["uid"].map(per_epoch).astype("float64")
-    epochs = epochs.assign(cost=cost).dropna(subset=["cost", "value"])
-    spent = epochs["epoch"].astype("float64") * epochs["cost"]
+    each = epochs["uid"].map(per_epoch).astype("float64")
+    forked = epochs["uid"].map(trials["fork_epoch"].astype("float64").fillna(0.0))
+    epoch = epochs["epoch"].astype("float64")
+    # Of a large search that runs, not every epoch is here.
+    passed = epoch - epoch.groupby(epochs["uid"]).shift().fillna(forked)
+    epochs = epochs.assign(cost=each * passed, spent=epoch * each).dropna(subset=["cost", "value"])
+    spent = epochs["spent"]
     if len(report.trunks):
         trunks = report.trunks.set_index(["folder", "trial_id"])["gradient_evaluations"]
         of_trunk = trials.join(trunks.rename("before"), on=["folder", "trunk"])
@@ -180,7 +187,9 @@ def _curves(report: Report, workload: str) -> Picture:
     trials = report.of(report.trials, workload)
     last = epochs.drop_duplicates("uid", keep="last").set_index("uid")["value"]
     ended = trials.assign(value=trials["uid"].map(last)).dropna(subset=["value"])
-    shown, step = _thinned(epochs)
+    stride = max(1, math.ceil(len(trials) / _MAX_CURVES))
+    of_drawn = epochs if stride == 1 else epochs[epochs["uid"].isin(trials["uid"].iloc[::stride])]
+    shown, step = _thinned(of_drawn)
     for label in report.labels_on(workload):
         own = shown[shown["label"] == label]
         # Not by `groupby`, which takes a millisecond for each of what may be thousands of trials.
@@ -197,7 +206,8 @@ def _curves(report: Report, workload: str) -> Picture:
     axis, note = cut_axis(metric, shown["value"], finals, room=1.5)
     counts = trials["status"].value_counts()
     by_status = ", ".join(f"{number} {status}" for status, number in counts.items())
-    thinned = "" if step == 1 else f" Every {step}th epoch is drawn, and all rungs and ends."
+    thinned = "" if stride == 1 else f" Every {stride}th trial has its curve."
+    thinned += "" if step == 1 else f" Every {step}th epoch is drawn, and all rungs and ends."
     return Picture(
         slug("curves", workload),
         f"{workload}: {counted(len(trials), 'trial')}, {by_status}. Circles (squares: controls) reached full fidelity, "

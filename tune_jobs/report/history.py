@@ -20,7 +20,7 @@ from tune_jobs.report.figures import (
     whole_axis,
 )
 from tune_jobs.report.page import Bullets, Part, Section
-from tune_jobs.report.trials import trial_points
+from tune_jobs.report.trials import drawn, drawn_of, trial_points
 from tune_jobs.results import stopping_account
 from tune_jobs.results.tables import Column, Table, count, measured, records, share
 from tune_jobs.wording import counted
@@ -85,12 +85,15 @@ def _rungs(report: Report, judged: pd.DataFrame, workload: str) -> Picture:
         rows = own[(own["label"] == label) & own["value"].notna()]
         shift = (offset - (len(labels) - 1) / 2) * 0.7 / max(len(labels), 1)
         half = 0.3 / max(len(labels), 1)
+        last = rows.dropna(subset=["cutoff"]).drop_duplicates("rung", keep="last")
+        num_rows, rows = len(rows), drawn(rows)
         x = [
             rungs.index(int(rung))
             + shift
             + half * (number * 0.618 % 1 - 0.5)  # golden ratio: apart, and the same each time
             for number, rung in enumerate(rows["rung"])
         ]
+        told = records(rows[["trial_id", "reason"]])
         traces.append(key(label, colour[label]))
         traces.append(
             go.Scatter(
@@ -106,15 +109,13 @@ def _rungs(report: Report, judged: pd.DataFrame, workload: str) -> Picture:
                     "color": colour[label],
                     "line": {"width": 1.5, "color": colour[label]},
                 },
-                customdata=[
-                    f"{text(row['trial_id'])}<br>{text(row['reason'] or '')}" for row in records(rows)
-                ],
+                customdata=[f"{text(row['trial_id'])}<br>{text(row['reason'] or '')}" for row in told],
                 hovertemplate="%{customdata}<extra></extra>",
                 legendgroup=label,
                 showlegend=False,
+                meta=drawn_of(len(rows), num_rows),
             )
         )
-        last = rows.dropna(subset=["cutoff"]).drop_duplicates("rung", keep="last")
         middles = [rungs.index(int(rung)) + shift for rung in last["rung"]]
         ends = [end for middle in middles for end in (middle - half, middle + half, None)]
         heights = [end for cutoff in last["cutoff"] for end in (cutoff, cutoff, None)]

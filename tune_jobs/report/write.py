@@ -16,6 +16,7 @@ from tune_jobs.report.history import search_section
 from tune_jobs.report.page import Bullets, Details, Section, Terms, render_page
 from tune_jobs.report.params import optima_section, params_section
 from tune_jobs.report.svg import write_images
+from tune_jobs.report.trials import tell_what_is_drawn
 from tune_jobs.results import transfer
 from tune_jobs.results.tables import NONE, Column, Table, to_csv, to_latex, to_markdown
 from tune_jobs.wording import counted
@@ -98,7 +99,7 @@ def sections_of(report: Report, *, audits: bool = True) -> list[Section]:
     """
     if not len(report.trials):
         return [Section("answer", "Answer", ["No trial has started yet."]), _provenance(report)]
-    return [
+    sections = [
         answer_section(report),
         budget_section(report),
         curves_section(report),
@@ -112,6 +113,8 @@ def sections_of(report: Report, *, audits: bool = True) -> list[Section]:
         _provenance(report),
         Section("glossary", "Glossary", [Terms(GLOSSARY)]),
     ]
+    tell_what_is_drawn([picture for section in sections for picture in section.pictures])
+    return sections
 
 
 def _transfer(report: Report) -> Iterator[Section]:

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from tune_jobs.job.metric import METRIC_PREFIX, Metric
 from tune_jobs.ledger.follow import Follower, News
 from tune_jobs.ledger.rows import OWN_METRICS
+from tune_jobs.ledger.writer import Ledger
 from tune_jobs.results.read import Results, parse_metadata, results_of, to_frame
 from tune_jobs.results.schema import SHARPNESS_PREFIX, confirmations_schema, epochs_schema, trials_schema
 from tune_jobs.results.write import (
@@ -25,6 +26,11 @@ from tune_jobs.results.write import (
 
 _MANY_CHUNKS = 200
 _RECENT = 200  # reports, from which a rate is taken
+_MOST_KEPT = (
+    200_000  # reports in memory; of more, every second epoch, or every fourth, and all at rungs and ends
+)
+
+_LONGEST = 2**16  # epochs of a trial: those at rungs and ends stay, however many
 
 
 class LiveResults:
@@ -36,6 +42,7 @@ class LiveResults:
         summaries: What each trial's reports come to: `epochs_trained`, values of the last one, and more.
         events: All events of the search.
         reported_at: When the last reports arrived, the latest last.
+        stride: Of how many epochs one is kept in memory, besides those at rungs and ends: 1, or a power of two.
         version: Counts the updates that found something.
         is_complete: Whether everything in the file has been read.
     """
@@ -77,13 +84,16 @@ class LiveResults:
         return max((int(e["data"]["epoch"]) for e in self.events if e["kind"] == "fork"), default=0)
 
     def reports(self, trial_id: str) -> list[dict[str, Any]]:
-        """Returns the reports of a trial, by the columns of `epochs_schema`."""
-        table = self._epochs()
-        rows: list[dict[str, Any]] = table.filter(pc.equal(table["trial_id"], trial_id)).to_pylist()
-        return rows
+        """Returns all reports of a trial as the ledger has them, with columns for what a task of the user's measured.
+
+        Raises:
+            LedgerError: If the ledger cannot be used.
+        """
+        with Ledger.open(self.folder, read_only=True) as ledger:
+            return [{**report, **own_metrics(report)} for report in ledger.reports_after(trial_id, 0)]
 
     def results(self) -> Results:
-        """Returns the same as `read_results` after an export at this moment."""
+        """Returns the same as `read_results` after an export at this moment, with the reports that are kept."""
         params = {name for trial in self.trials.values() for name in trial["params"]}
         names = {
             name
@@ -129,6 +139,7 @@ class LiveResults:
         self.confirmations: dict[str, dict[str, Any]] = {}
         self.reported_at: deque[datetime] = deque(maxlen=_RECENT)
         self.num_reports = 0
+        self.stride = 1
         self.is_complete = False
         self._meta: dict[str, dict[str, Any]] = {}
         self._jobs: list[tuple[int, dict[str, Any]]] = []
@@ -148,8 +159,9 @@ class LiveResults:
             summarise(self.summaries[report["trial_id"]], report)
             self.reported_at.append(report["reported_at"])
         self.num_reports += len(news.reports)
-        if news.reports:
-            metrics = sorted({name for report in news.reports for name in report[OWN_METRICS]})
+        kept = [report for report in news.reports if self._is_kept(report)]
+        if kept:
+            metrics = sorted({name for report in kept for name in report[OWN_METRICS]})
             rows = [
                 {
                     **report,
@@ -157,10 +169,25 @@ class LiveResults:
                     "job": self.job["name"],
                     "study": self.trials[report["trial_id"]]["study"],
                 }
-                for report in news.reports
+                for report in kept
             ]
             self._tables.append(_table(rows, epochs_schema(metrics)))
+            while sum(table.num_rows for table in self._tables) > _MOST_KEPT and self.stride < _LONGEST:
+                self._thin_out()
         self.is_complete = not news.has_more
+
+    def _is_kept(self, report: Mapping[str, Any]) -> bool:
+        is_turn = (report["epoch"] - 1) % self.stride == 0
+        return is_turn or report["rung"] is not None or report["decision"] != "continue"
+
+    def _thin_out(self) -> None:
+        """Keeps every second of the epochs that were kept so far."""
+        table = self._epochs()
+        self.stride *= 2
+        in_turn = pc.equal(pc.bit_wise_and(pc.subtract(table["epoch"], 1), self.stride - 1), 0)
+        is_end = pc.not_equal(table["decision"], "continue")
+        fewer = table.filter(pc.or_(pc.or_(in_turn, pc.is_valid(table["rung"])), is_end))
+        self._tables = [fewer.combine_chunks()]
 
     def _epochs(self) -> pa.Table:
         table = pa.concat_tables(self._tables, promote_options="default")

@@ -149,7 +149,7 @@ class SearchFolder:
         if self.remote is None:
             shutil.rmtree(self.local)
             return
-        for below in ("ledger", "checkpoints", "parquet", ""):
+        for below in ("ledger", "checkpoints", "logs", "parquet", ""):
             names = self.remote.names(below)
             self.remote.delete(f"{below}/{name}".lstrip("/") for name in names)
 

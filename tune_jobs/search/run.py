@@ -25,7 +25,7 @@ from tune_jobs.search.recorder import Recorder
 from tune_jobs.search.trial import LiveTrial
 from tune_jobs.search.warm_start import warm_points
 from tune_jobs.search.wind_down import StopKind, stopped_by_signals
-from tune_jobs.trackers.follow import followed
+from tune_jobs.trackers.follow import WritePage, followed
 from zsharp.atomic import atomic_write
 
 _logger = logging.getLogger(__name__)
@@ -71,6 +71,7 @@ def run(
     allow_changed_code: bool = False,
     on_change: OnChange | None = None,
     on_start: OnStart | None = None,
+    write_page: WritePage | None = None,
 ) -> SearchResult:
     """Runs a job's search and writes its Parquet files.
 
@@ -88,6 +89,7 @@ def run(
         on_change: Called with each trial that started, reported or ended, in this thread.
         on_start: Called once before the first trial with how trials fill the machine, and the trials of earlier
             sessions.
+        write_page: Writes the report that is attached to the search in its trackers, unless a signal ends the search.
 
     Raises:
         JobError: If the job does not fit the data, the machine or the folder; nothing was started or written.
@@ -105,6 +107,7 @@ def run(
             allow_changed_code=allow_changed_code,
             on_change=on_change,
             on_start=on_start,
+            write_page=write_page,
         )
     rehearsed = rehearsed_with(job, named)
     job = rehearsed.job
@@ -121,7 +124,7 @@ def run(
     if warm:
         facts["warm_start"] = warm
     with folder.create(job.model_dump(mode="json"), facts) as ledger:
-        return _search(job, rehearsed, named, folder, ledger, slots, totals, on_change, on_start)
+        return _search(job, rehearsed, named, folder, ledger, slots, totals, on_change, on_start, write_page)
 
 
 def resolved(
@@ -162,6 +165,7 @@ def resume(
     allow_changed_code: bool = False,
     on_change: OnChange | None = None,
     on_start: OnStart | None = None,
+    write_page: WritePage | None = None,
 ) -> SearchResult:
     """Continues a search where it stopped, however that was, or extends it.
 
@@ -176,6 +180,7 @@ def resume(
         allow_changed_code: Continue although code of the user's own is not what the search began with.
         on_change: As for `run`.
         on_start: As for `run`; not called if nothing is left to do.
+        write_page: As for `run`.
 
     Raises:
         LedgerError: If the folder has no ledger that can be used, or another process is writing it.
@@ -197,7 +202,7 @@ def resume(
             ledger.extend(job.model_dump(mode="json"))
             if job.train.epochs > before.train.epochs:
                 reopen_for_more_epochs(job, ledger, Checkpoints(search))
-        return _search(job, rehearsed, named, search, ledger, slots, totals, on_change, on_start)
+        return _search(job, rehearsed, named, search, ledger, slots, totals, on_change, on_start, write_page)
 
 
 def plan_resources(job: JobSpec) -> tuple[Slots, cluster.Totals]:
@@ -222,6 +227,7 @@ def _search(
     totals: cluster.Totals,
     on_change: OnChange | None,
     on_start: OnStart | None,
+    write_page: WritePage | None,
 ) -> SearchResult:
     """Runs what is left of a search, whose ledger is open, and exports it."""
     code, by_value = rehearsed.code, None if named is None else named.by_value
@@ -231,7 +237,7 @@ def _search(
         cluster.check_can_start()
     wind_down = recorder.wind_down
     with (
-        followed(job.model_dump(mode="json"), folder.local, folder.address),
+        followed(job.model_dump(mode="json"), folder.local, folder.address) as trackers,
         stopped_by_signals(wind_down, folder) as listen,
         _failing_storage_stops(recorder),
     ):
@@ -271,6 +277,8 @@ def _search(
         export(folder.local)
         ledger.store_copy()
         folder.publish()
+        if wind_down.kind != "signal":  # who interrupts does not wait for a report
+            trackers.write_page = write_page
     counts = Counter(trial.status or "running" for trial in recorder.trials.values())
     if recorder.is_over and wind_down.kind != "error":
         # A stop that came after the last trial changed nothing.

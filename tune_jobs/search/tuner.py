@@ -96,11 +96,23 @@ def _tune(recorder: Recorder, slots: Slots) -> None:
                 name="search",
                 storage_path=scratch,
                 verbose=0,
+                progress_reporter=Silent(),
                 stop=EndOfRun(recorder),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )
         tuner.fit()
+
+
+class Silent(tune.ProgressReporter):
+    """Reports nothing: in a notebook, Tune's own reporter would clear the output, with our live table in it."""
+
+    def should_report(self, trials: list[Any], done: bool = False) -> bool:
+        """Never."""
+        return False
+
+    def report(self, trials: list[Any], done: bool, *sys_info: Any) -> None:
+        """Nothing."""
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from tune_jobs.job.spec import JobSpec, Study
 from tune_jobs.search.checkpoints import Checkpoints
 from tune_jobs.search.folder import SearchFolder
 from tune_jobs.search.trial import id_of
+from tune_jobs.search.trial_log import TrialLog
 from tune_jobs.search.trunk import Trunk, from_trunk
 from zsharp.user_code import user_traceback
 
@@ -62,7 +63,7 @@ class TrialRunner(tune.Trainable):
         self._job, self._task = JobSpec.model_validate(job), task
         if code is not None:
             self._job = self._job.model_copy(update={"code": code.folders_here()})
-        self._checkpoints = Checkpoints(folder)
+        self._checkpoints, self._lines = Checkpoints(folder), TrialLog(folder)
         self._node = node_name()
         self._studies = {study.name: study for study in (*self._job.studies(), *self._job.trunks())}
         # More threads than cores is many times slower than one thread a trial.
@@ -89,6 +90,7 @@ class TrialRunner(tune.Trainable):
         if self._training is not None and hasattr(self._training, "close"):
             self._training.close()
         self._training = None
+        self._lines.end()
 
     def step(self) -> dict[str, Any]:
         """Trains one epoch; the first step after a checkpoint was loaded returns the row of its last epoch instead.
@@ -102,9 +104,12 @@ class TrialRunner(tune.Trainable):
             if not uses_own_code(self._job):
                 raise
             raise _OwnCodeError(OWN_TRACEBACK + user_traceback(error, self._job.code)) from None
+        finally:
+            self._lines.store()
 
     def _step(self) -> dict[str, Any]:
         if self._training is None:
+            self._lines.begin(self.config["trial_id"])
             self._training = self._begin(self.config)
             if self._training.last_report is not None:
                 return self._row(self._training.last_report)

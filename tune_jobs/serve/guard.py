@@ -73,10 +73,13 @@ class Rules:
         return self.any_ip and _is_ip(name)
 
 
-def rules_for(host: str, port: int, names: Iterable[str], *, needs_token: bool) -> Rules:
-    """Returns the rules for a server that listens on `host`."""
+def rules_for(
+    host: str, port: int, names: Iterable[str], *, needs_token: bool, token: str | None = None
+) -> Rules:
+    """Returns the rules for a server that listens on `host`, with a token of its own if one is needed and not given."""
     beyond = not is_loopback(host)
-    token = new_token() if needs_token or beyond else None
+    if token is None and (needs_token or beyond):
+        token = new_token()
     return Rules(frozenset(name.lower() for name in (host, *names)), beyond, token, f"tune_jobs_{port}")
 
 

@@ -1,14 +1,16 @@
 """The page of a search, or of several: what happens now, and the report made from the ledgers as they are."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from xml.etree.ElementTree import Element
 
 from tune_jobs.report.data import collect
 from tune_jobs.report.page import Part, Section
+from tune_jobs.report.trials import tell_what_is_drawn
 from tune_jobs.report.write import name_apart, sections_of
 from tune_jobs.serve.elements import link, moment, settings, tag, trial_path
 from tune_jobs.serve.front import progress_element, spent, state_element
-from tune_jobs.serve.pictures import parallel_section, pareto_section, with_fewer_points
+from tune_jobs.serve.pictures import parallel_section, pareto_section
 from tune_jobs.serve.searches import Search
 from tune_jobs.wording import clock, counted
 
@@ -54,11 +56,15 @@ def report_sections(searches: Sequence[Search]) -> list[Section]:
     report = collect(results, addresses)
     sections = sections_of(report, audits=len(report.trials) <= _MOST_AUDITED)
     at = next((i for i, section in enumerate(sections) if section.anchor == "cost"), len(sections))
-    sections[at:at] = [parallel_section(report), pareto_section(report)]
+    own = [parallel_section(report), pareto_section(report)]
+    tell_what_is_drawn([picture for section in own for picture in section.pictures])
+    sections[at:at] = own
     sections.insert(at + 2, Section("trials", "Trials", tables))
-    pictures = [picture for section in sections for picture in section.pictures]
-    name_apart(pictures)
-    with_fewer_points(pictures)
+    if held := [search for search in searches if search.live.stride > 1]:
+        strides = " and ".join(f"{search.live.stride}" for search in held)
+        note = f"Of its many reports this page keeps every {strides}th epoch, and all at rungs and ends."
+        sections[0] = replace(sections[0], parts=[note, *sections[0].parts])
+    name_apart([picture for section in sections for picture in section.pictures])
     return sections
 
 

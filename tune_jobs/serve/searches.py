@@ -1,12 +1,13 @@
 """Finds the searches below some folders, and keeps what their ledgers say up to date."""
 
 import hashlib
+import math
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock, RLock
 
@@ -14,6 +15,8 @@ from tune_jobs.errors import LedgerError, StorageError
 from tune_jobs.ledger.file import FILE_NAME
 from tune_jobs.ledger.mirror import RemoteRecord
 from tune_jobs.results.live import LiveResults
+from tune_jobs.results.log_lines import FOLDER_NAME as LOGS
+from tune_jobs.results.log_lines import files_of, last_lines
 from tune_jobs.serve.summary import Summary, summarize
 from tune_jobs.serve.writer import writer_of
 from tune_jobs.storage import RemoteFolder, is_address
@@ -39,13 +42,15 @@ class Search:
     def __init__(self, address: str) -> None:
         self.address = address
         self.id = hashlib.sha256(address.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-        self._record = RemoteRecord(RemoteFolder(address)) if is_address(address) else None
+        self._remote = RemoteFolder(address) if is_address(address) else None
+        self._record = None if self._remote is None else RemoteRecord(self._remote)
         self.live = LiveResults(Path(address) if self._record is None else _copy_folder())
         self.summary: Summary | None = None
         self.problem: str | None = None
         self.pid: int | None = None
         self._lock = RLock()
         self._read_s = -float("inf")
+        self._lines_s: dict[str, float] = {}  # when a trial's lines were last fetched from a store
 
     @property
     def name(self) -> str:
@@ -61,6 +66,16 @@ class Search:
         finally:
             if is_held:
                 self._lock.release()
+
+    def lines_of(self, trial_id: str, most: int) -> list[str]:
+        """Returns the last lines that a trial printed."""
+        folder, now_s = self.live.folder, time.monotonic()
+        if self._remote is not None and now_s - self._lines_s.get(trial_id, -math.inf) > _EVERY_REMOTELY_S:
+            self._lines_s[trial_id] = now_s
+            for name in files_of(trial_id):
+                with suppress(StorageError):
+                    self._remote.pull(f"{LOGS}/{name}", folder / LOGS / name)
+        return last_lines(folder, trial_id, most)
 
     def close(self) -> None:
         """Removes the copy of a ledger in an object store."""

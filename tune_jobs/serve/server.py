@@ -22,6 +22,7 @@ def serve(
     port: int = 0,
     names: Sequence[str] = (),
     allow_stop: bool = False,
+    token: str | None = None,
     parent: int | None = None,
     on_start: Callable[[str, str | None], None],
 ) -> None:
@@ -33,8 +34,9 @@ def serve(
         port: 0 takes a free one.
         names: Further names that the server goes by.
         allow_stop: Whether a search can be stopped from its page, with the token.
+        token: What everybody is asked for; by default a new one where one is needed.
         parent: A process whose end ends the server.
-        on_start: Called with the page's address and the token once the server listens.
+        on_start: Called with the page's address, and the token if it is new, once the server listens.
 
     Raises:
         JobError: If nothing can listen there.
@@ -47,7 +49,7 @@ def serve(
         raise JobError([Problem("--port", where, message)]) from None
     port = listener.getsockname()[1]
     named = [*names] if is_loopback(host) else [*names, socket.gethostname(), socket.getfqdn()]
-    rules = rules_for(host, port, named, needs_token=allow_stop)
+    rules = rules_for(host, port, named, needs_token=allow_stop, token=token)
     searches = Searches(folders)
     app = make_app(searches, rules, allow_stop=allow_stop)
     # Its access log would print the token.
@@ -63,7 +65,7 @@ def serve(
         watch.cancel()
 
     shown = socket.gethostname() if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-    on_start(f"http://{shown}:{port}/", rules.token)
+    on_start(f"http://{shown}:{port}/", None if token else rules.token)
     try:
         with listener:
             asyncio.run(run())

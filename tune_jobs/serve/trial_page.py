@@ -5,6 +5,7 @@ from xml.etree.ElementTree import Element
 
 import plotly.graph_objects as go
 
+from tune_jobs.errors import LedgerError
 from tune_jobs.report.figures import Picture, cut_axis, new_figure, number, text, whole_axis
 from tune_jobs.report.page import Part, Section
 from tune_jobs.serve.elements import link, moment, search_path, settings, tag
@@ -12,6 +13,7 @@ from tune_jobs.serve.search_page import table_of
 from tune_jobs.serve.searches import Search
 from tune_jobs.wording import counted, duration
 
+_MOST_LINES = 200
 _LOSSES = {"train_loss": "#7d8590", "val_loss": "#0b84c6"}
 
 
@@ -19,7 +21,10 @@ def trial_sections(search: Search, trial_id: str) -> list[Section] | None:
     """Returns the sections of a trial's page as its ledger is now; None if there is no such trial."""
     search.refresh()
     with search.held():
-        return _sections(search, trial_id)
+        try:
+            return _sections(search, trial_id)
+        except LedgerError as problem:
+            return [Section("trial", "The trial", [f"The ledger cannot be read: {problem}"])]
 
 
 def _sections(search: Search, trial_id: str) -> list[Section] | None:
@@ -38,6 +43,9 @@ def _sections(search: Search, trial_id: str) -> list[Section] | None:
         sections.append(Section("retries", "Retries and moves", events))
     if trial["error"]:
         sections.append(Section("error", "Error", [tag("pre", trial["error"], tabindex="0")]))
+    if lines := search.lines_of(trial_id, _MOST_LINES):
+        told = f"What it printed, in UTC: the last {counted(len(lines), 'line')}."
+        sections.append(Section("log", "Log", [told, tag("pre", "\n".join(lines), tabindex="0")]))
     return sections
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib.metadata import requires, version
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from packaging.requirements import Requirement
 
@@ -27,6 +28,7 @@ from tune_jobs.search.folder import SearchFolder, check_folder
 from tune_jobs.storage import is_address
 from tune_jobs.submit.client import Cluster, answers
 from tune_jobs.submit.code import pack_code
+from tune_jobs.submit.http import is_loopback
 from tune_jobs.submit.protocol import ENVIRONMENT, FOLDER, JOB_FILE, JOB_VARIABLE, PYTHON, STOP_WAIT_S
 from tune_jobs.wording import CLUSTER_ADDRESS, CLUSTER_ID
 
@@ -37,6 +39,7 @@ _ENV_VARS = {
 }
 _NO_AGENT = "No available agent"  # a head that has just started says so, after 10 s
 _AGENT_WITHIN_S = 60.0
+_PAGE_PORT = 8420
 _LONGEST_VARIABLE = 64 * 1024  # Linux allows twice that, and Ray adds to it
 
 
@@ -47,6 +50,7 @@ class Submission:
     id: str  # Ray's submission id
     dashboard: str  # the address of its page on the dashboard
     folder: str  # the search folder on the cluster
+    page: str  # the command that shows the search in a browser of this machine
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,8 @@ def _start_driver(
         words.append(f"--wait-for-workers={setup.wait_for_workers_s:g}")
     metadata = {FOLDER: folder, PYTHON: python, ENVIRONMENT: json.dumps(environment)}
     submission_id = start(cluster, python, words, environment, metadata=metadata, **sent)
-    return Submission(submission_id, dashboard(cluster, submission_id), folder)
+    page = live_page(cluster, folder, python)
+    return Submission(submission_id, dashboard(cluster, submission_id), folder, page)
 
 
 def start(
@@ -225,6 +230,21 @@ def shared_folder(option: str, folder: str, is_here: bool, *, shown: str | None 
 def dashboard(cluster: Cluster, submission_id: str) -> str:
     """Returns the address of a job's page on the dashboard."""
     return f"{cluster.url}/#/jobs/{submission_id}"
+
+
+def live_page(cluster: Cluster, folder: str, python: str) -> str:
+    """Returns the command that shows a search of a cluster in a browser of this machine.
+
+    It runs where the folder is: here, if it is in an object store or the cluster is here; otherwise on the head, with
+    a tunnel to it.
+    """
+    if cluster.is_here or is_address(folder):
+        return f"tune-jobs serve {shlex.quote(folder)}"
+    host = urlsplit(cluster.url).hostname or ""
+    head = "HEAD" if is_loopback(host) else host  # behind a tunnel of its own, nobody knows its name
+    there = shlex.join([python, "-m", "tune_jobs", "serve", folder, f"--port={_PAGE_PORT}"])
+    tunnel = f"-L {_PAGE_PORT}:127.0.0.1:{_PAGE_PORT}"
+    return f"ssh -t {tunnel} {head} {shlex.quote(there)}, then http://127.0.0.1:{_PAGE_PORT}/"
 
 
 def _send(cluster: Cluster, request: dict[str, Any]) -> str:

@@ -3,9 +3,10 @@
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tune_jobs.errors import TuneJobsError
@@ -21,9 +22,23 @@ _EVERY_S = 3.0
 _SHARE = 0.1  # of a core: with a large ledger, passes come less often
 _LAST_PASS_S = 60.0
 
+WritePage = Callable[[Sequence[Path], Path, Sequence[str]], Path]
+"""Writes the report of search folders to a file: `tune_jobs.report.write.write_page`."""
+
+
+class Followed:
+    """The trackers of a running search.
+
+    Attributes:
+        write_page: Set it to have the search's report attached by the last pass.
+    """
+
+    def __init__(self) -> None:
+        self.write_page: WritePage | None = None
+
 
 @contextmanager
-def followed(job: Mapping[str, Any], folder: Path, address: str) -> Iterator[None]:
+def followed(job: Mapping[str, Any], folder: Path, address: str) -> Iterator[Followed]:
     """Inside, the trackers that a job asks for follow its ledger; at the end each catches up a last time.
 
     A tracker that is down is told once, and holds nothing up: what it lacks is written when it is back, by the next
@@ -36,14 +51,29 @@ def followed(job: Mapping[str, Any], folder: Path, address: str) -> Iterator[Non
     followers = [_Follower(kind, target, folder, address) for kind, target in asked_for(job).items()]
     for follower in followers:
         follower.start()
+    trackers = Followed()
+    with TemporaryDirectory(prefix="tune-jobs-report-", ignore_cleanup_errors=True) as scratch:
+        try:
+            yield trackers
+        finally:
+            if followers and trackers.write_page is not None:
+                page = _page(trackers.write_page, folder, Path(scratch) / "report.html", address)
+                for follower in followers:
+                    follower.page = page
+            until = time.monotonic() + _LAST_PASS_S
+            for follower in followers:
+                follower.is_over.set()
+            for follower in followers:
+                follower.finish(until)
+
+
+def _page(write_page: WritePage, folder: Path, file: Path, address: str) -> Path | None:
     try:
-        yield
-    finally:
-        until = time.monotonic() + _LAST_PASS_S
-        for follower in followers:
-            follower.is_over.set()
-        for follower in followers:
-            follower.finish(until)
+        return write_page([folder], file, [address])
+    except Exception as error:  # the search has ended well, and its report can be made again
+        problem = last_line(str(error)) or type(error).__name__
+        _logger.warning("The trackers get no report: %s", problem)
+        return None
 
 
 class _Follower(threading.Thread):
@@ -56,6 +86,7 @@ class _Follower(threading.Thread):
         self._is_told = False
         self._is_up_to_date = False
         self.is_over = threading.Event()
+        self.page: Path | None = None  # for the last pass
 
     def run(self) -> None:
         """Catches up again and again; once more after the search is over."""
@@ -84,7 +115,7 @@ class _Follower(threading.Thread):
         try:
             if self._tracker is None:
                 self._tracker = make_tracker(self._kind, self._target, self._folder)
-            catch_up(self._tracker, self._folder)
+            catch_up(self._tracker, self._folder, self.page if self.is_over.is_set() else None)
         except Exception as error:  # whatever it is, the search goes on
             self._tell(error)
             if self._tracker is not None:

@@ -95,9 +95,10 @@
   function choose() {
     const choice = document.getElementById("pareto-against");
     if (!choice) return;
+    const chosen = choice.value.split(",");
     for (const box of choice.closest("section").querySelectorAll(".pictures, figure.table")) {
       const id = box.id || box.querySelector(".picture")?.id || "";
-      box.hidden = !id.replace(/^(figure|table)-/, "").startsWith(choice.value);
+      box.hidden = !chosen.includes(id.replace(/^(figure|table)-/, ""));
     }
   }
   body.addEventListener("change", (event) => { if (event.target.id === "pareto-against") choose(); });
@@ -227,20 +228,42 @@
 
   // A browser keeps six connections to a server for all of its tabs: hidden tabs give theirs back.
   let stream = null;
+  let lostAt = null; // when the server was last heard of, while it does not answer
+  let clearing = 0;
   function say(text, isLost) {
-    notice.textContent = text;
+    clearTimeout(clearing);
+    if (notice.textContent !== text) notice.textContent = text;
     notice.classList.toggle("lost", isLost);
   }
   function connect() {
     if (stream || document.hidden) return;
     stream = new EventSource(body.dataset.events);
-    stream.addEventListener("open", () => say("", false));
+    stream.addEventListener("open", () => {
+      say(lostAt ? `Connected again. All that was recorded since ${lostAt} is here.` : "", false);
+      if (lostAt) clearing = setTimeout(() => say("", false), 10_000);
+      lostAt = null;
+    });
     stream.addEventListener("now", (event) => put(document.getElementById("now-part"), JSON.parse(event.data)));
     stream.addEventListener("report", (event) => fetchReport(event.data));
-    stream.addEventListener("error", () => {
-      say("The server does not answer; this is the last that it said.", true);
-      if (stream?.readyState === EventSource.CLOSED) { stream = null; setTimeout(connect, 3000); }
-    });
+    stream.addEventListener("error", lost);
+  }
+  async function lost() {
+    lostAt ??= new Date().toLocaleTimeString();
+    let text = `The server has not answered since ${lostAt}. This is what it said last; the page connects again by itself.`;
+    if (stream?.readyState === EventSource.CLOSED) { // otherwise the browser tries again
+      stream = null;
+      setTimeout(connect, 3000);
+      text = (await refusal()) ?? text;
+    }
+    if (lostAt) say(text, true);
+  }
+  async function refusal() {
+    try {
+      const { status } = await fetch(location.pathname, { method: "HEAD", credentials: "same-origin" });
+      if (status === 401) return "The server was started again with another token: open the address that it printed.";
+      if (status === 404) return "The server does not show this search any more.";
+    } catch { /* it does not answer */ }
+    return null;
   }
   document.addEventListener("visibilitychange", () => {
     if (document.hidden) { stream?.close(); stream = null; } else connect();
