@@ -55,11 +55,11 @@ class Result(SearchResult):
     def best(self, architecture: str | None = None, method: str | None = None) -> "pd.Series[Any]":
         """Returns the row of the best completed trial, of all or of an architecture and method.
 
+        With `search.finalists` it is the trial whose finalist has the best mean over its further seeds.
+
         Raises:
             ResultsError: If no such trial was completed.
         """
-        from tune_jobs.results.read import by_merit
-
         trials = self.trials[self.trials["status"] == "completed"]
         for column, name in (("architecture", architecture), ("method", method)):
             if name is not None:
@@ -67,7 +67,7 @@ class Result(SearchResult):
                 if name not in names:
                     raise ResultsError(unknown(column, name, names))
                 trials = trials[trials[column] == name]
-        ranked = by_merit(trials, self._results.metric)
+        ranked = self._results.best_first(trials)
         if ranked.empty:
             raise ResultsError(f"{self.search.address}: no such trial was completed")
         return ranked.iloc[0]
@@ -101,7 +101,7 @@ class Result(SearchResult):
         if file is None:
             text = "it has no checkpoint; expected one of the best of its study (search.keep_checkpoints)"
             raise ResultsError(f"{trial_id}: {text}")
-        study = next(study for study in job.studies() if study.name == row["study"])
+        study = next(study for study in job.all_studies() if study.name == row["study"])
         training = Training(job.trial_spec(study, row["params"], row["number"]), task=task)
         try:
             training.load(file)

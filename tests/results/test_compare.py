@@ -124,6 +124,7 @@ def slow_comparison(name, trials):
             "conditions": 1,
             **dict.fromkeys(("measure", "budget", "num_seeds", "test_interval")),
             **dict.fromkeys(("test_mean", "test_std", "test_low", "test_high")),
+            **dict.fromkeys(("finalist_mean", "finalist_std", "finalist_seeds")),
         }
         rows[key]["best_value"] = rows[key]["val_accuracy"]
         for name in ("median", "std"):

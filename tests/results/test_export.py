@@ -47,7 +47,8 @@ TRIALS = words(
     "job study trial_id dataset architecture method variant seed status stop_reason epochs_trained max_epochs "
     "val_accuracy best_val_accuracy val_loss train_loss param.q_p param.rho param.lr param.momentum "
     "gradient_evaluations train_s wall_s images_per_s peak_memory_bytes num_parameters device started_at "
-    "finished_at error number node gpu_ids worker_pid retries ended_after train_accuracy origin trunk fork_epoch"
+    "finished_at error number node gpu_ids worker_pid retries ended_after train_accuracy origin trunk fork_epoch "
+    "finalist_of"
 )
 EPOCHS = words(
     "job study trial_id epoch train_loss train_accuracy val_loss val_accuracy lr grad_norm perturbation_norm "

@@ -70,6 +70,20 @@ def test_steps_and_evaluations_are_those_of_training(sets):
         assert report["gradient_evaluations"] == planned.gradient_evaluations_per_epoch
 
 
+def test_finalists_and_their_trunks_are_planned():
+    trunk = "init.trunk={fraction: 0.8, params: {lr: 0.001}}"
+    plan = make_plan(
+        load_job(
+            "digits", ["architectures=[resnet8]", "search.finalists=4", "search.finalist_seeds=2", trunk]
+        )
+    )
+    planned = {study.name: (study.num_trials, study.max_epochs) for study in plan.studies}
+    assert planned["resnet8-trunk"] == (3, 3 * 16)
+    assert planned["resnet8-sam"] == planned["resnet8-sam-finalists"] == (8, 8 * 4)
+    assert plan.spend_random.low >= 3 * 16 + 3 * 8 * 4, "none of these is stopped"
+    assert "3 studies, 24 trials, at most 240 epochs." in rendered(plan)
+
+
 def test_what_is_printed_is_readable_at_100_columns():
     lines = rendered(make_plan(load_job("digits"), "there"))
     assert lines[0].split("  ")[0].strip() == "study"

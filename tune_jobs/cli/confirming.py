@@ -71,10 +71,13 @@ class Confirming:
 def describe(outlook: Outlook) -> list[Text]:
     """Returns what a confirmation is going to do, what that can show, and how long it takes, a line each."""
     runs, waiting = outlook.runs, outlook.waiting
-    num_seeds, num_winners = len({run.seed for run in runs}), len({run.winner.trial_id for run in runs})
+    num_seeds = len({run.seed for run in runs})
+    roles = {run.winner.trial_id: run.role for run in reversed(runs)}
+    num_incumbents = sum(role == "incumbent" for role in roles.values())
+    before = f" and {counted(num_incumbents, 'earlier incumbent')}" if num_incumbents else ""
     line = (
-        f"Confirming {counted(num_winners, 'winner')} with {counted(num_seeds, 'fresh seed')} each: "
-        f"{counted(len(runs), 'run')}"
+        f"Confirming {counted(len(roles) - num_incumbents, 'winner')}{before} with "
+        f"{counted(num_seeds, 'fresh seed')} each: {counted(len(runs), 'run')}"
     )
     num_done = len(runs) - len(waiting)
     lines = [Text(f"{line}, {num_done} of them done already." if num_done else f"{line}.")]

@@ -12,6 +12,7 @@ from tune_jobs.cli.live import LiveLines
 from tune_jobs.cli.notebook import NotebookLines
 from tune_jobs.cli.progress_table import StudyState, best_lines, params_in_words, running_table, studies_table
 from tune_jobs.cluster.slots import Slots
+from tune_jobs.job.finalists import FINALISTS
 from tune_jobs.job.metric import Metric
 from tune_jobs.job.spec import JobSpec
 from tune_jobs.search.trial import LiveTrial
@@ -35,9 +36,15 @@ class Progress:
     def __init__(self, job: JobSpec, console: Console | None = None) -> None:
         self._console = console or Console()
         self._studies = {study.name: StudyState(job.search.num_trials) for study in job.studies()}
-        self._studies |= {study.name: StudyState(job.search.seeds) for study in job.trunks()}
         self._num_trials, self._num_studies = job.num_trials, len(job.studies())
-        self._num_trunks = len(job.trunks()) * job.search.seeds
+        self._num_finalists = job.search.num_finalist_trials
+        self._studies |= {
+            study.name: StudyState(self._num_finalists)
+            for study in job.finalist_studies()
+            if self._num_finalists
+        }
+        self._studies |= {study.name: StudyState(job.num_trunk_seeds) for study in job.trunks()}
+        self._num_trunks = len(job.trunks()) * job.num_trunk_seeds
         self._fork_epoch = job.fork_epoch
         self._id_width = max(map(len, self._studies)) + len("-0000")
         self._max_epochs = job.train.epochs
@@ -56,6 +63,8 @@ class Progress:
         trials = counted(self._num_trials, "trial")
         if self._num_trunks:
             trials += f" from {counted(self._num_trunks, 'trunk')}"
+        if self._num_finalists:
+            trials += f", and at most {self._num_finalists} of finalists for each"
         self._print(f"Running {studies}, {trials} in all: {slots.explanation[-1]}.")
         ended = [trial for trial in past if trial.status not in (None, "interrupted")]
         for trial in ended:
@@ -89,7 +98,7 @@ class Progress:
     def _take_in_end(self, trial: LiveTrial) -> None:
         assert trial.status is not None
         study = self._studies[trial.study]
-        if not trial.is_trunk:
+        if trial.is_searched:
             self._epochs_of_ended.append(trial.epoch - self._fork_epoch)
         study.ended[trial.status] += 1
         if trial.status == "completed" and (study.best is None or trial.merit > study.best.merit):
@@ -124,7 +133,7 @@ class Progress:
     def _line(self, trial: LiveTrial) -> str:
         ended = sum(study.num_ended for study in self._studies.values())
         most = self._fork_epoch if trial.is_trunk else self._max_epochs
-        num_all = self._num_trials + self._num_trunks
+        num_all = sum(study.num_trials for study in self._studies.values())
         value = (
             "" if trial.value is None else f"  {self._metric.short_label} {self._metric.text(trial.value)}"
         )
@@ -175,13 +184,22 @@ class Progress:
             text += f", {rate:.3g} epochs/s"
             if self._epochs_of_ended:
                 trials = [trial for study in list(self._studies.values()) for trial in study.running.values()]
-                running = [trial.epoch - self._fork_epoch for trial in trials if not trial.is_trunk]
+                running = [trial.epoch - self._fork_epoch for trial in trials if trial.is_searched]
                 num_waiting = self._num_trials - len(self._epochs_of_ended) - len(running)
                 most = self._max_epochs - self._fork_epoch
                 left = epochs_left(self._epochs_of_ended, running, num_waiting, most)
                 left += sum(self._fork_epoch - trial.epoch for trial in trials if trial.is_trunk)
+                left += self._epochs_of_finalists_left(trials)
                 text += f", about {clock(left / rate)} left" if left else ", writing the results"
         return text
+
+    def _epochs_of_finalists_left(self, running: Sequence[LiveTrial]) -> int:
+        """Returns how many epochs finalists still train, if each study gets as many as the job asks for."""
+        most = self._max_epochs - self._fork_epoch
+        states = [state for name, state in self._studies.items() if name.endswith(f"-{FINALISTS}")]
+        left = sum(state.num_trials - state.num_ended for state in states) * most
+        epochs = (trial.epoch - self._fork_epoch for trial in running if trial.finalist_of is not None)
+        return max(0, left - sum(epochs))
 
 
 def _shortened(line: str) -> str:

@@ -97,7 +97,9 @@ def best_lines(studies: Mapping[str, StudyState], metric: Metric) -> list[str]:
     """Returns which trial is the best of all so far, and its settings; nothing before the first report."""
     now = [study.best_now(metric) for study in list(studies.values())]
     known = [
-        (trial, is_running) for trial, is_running in now if trial is not None and trial.value is not None
+        (trial, is_running)
+        for trial, is_running in now
+        if trial is not None and trial.value is not None and trial.is_searched
     ]
     if not known:
         return []

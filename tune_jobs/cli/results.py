@@ -180,7 +180,7 @@ def print_comparison(
 ) -> None:
     """Prints the answer in words, the other pairs, the table of results, and the audit of early stopping."""
     from tune_jobs.report.data import collect
-    from tune_jobs.results import stopping_account, transfer
+    from tune_jobs.results import overtuning, stopping_account, transfer
     from tune_jobs.results.compare import compare_results, render_table
     from tune_jobs.results.read import read_all
 
@@ -189,7 +189,16 @@ def print_comparison(
     screen.print()
     screen.print(render_table(compare_results(results), is_settled=True))
     account = stopping_account.describe if details else stopping_account.summarise
-    for line in (*transfer.describe(results), *account(results)):
+    for line in (*transfer.describe(results), *account(results), *overtuning.describe(results)):
+        screen.print(escape(line), soft_wrap=True)
+
+
+def print_overtuning(screen: Console, folders: list[Path]) -> None:
+    """Prints, of searches whose incumbents were confirmed, whether their last choices were the best on test data."""
+    from tune_jobs.results.overtuning import describe
+    from tune_jobs.results.read import read_all
+
+    for line in describe(read_all(folders)):
         screen.print(escape(line), soft_wrap=True)
 
 
@@ -221,13 +230,13 @@ def _answer_as_markdown(folders: list[Path], addresses: Sequence[str]) -> str:
 
 
 def _account_as_markdown(folders: list[Path], *, details: bool) -> str:
-    from tune_jobs.results import stopping_account, transfer
+    from tune_jobs.results import overtuning, stopping_account, transfer
     from tune_jobs.results.read import read_all
     from tune_jobs.results.tables import markdown_with_code
 
     results = read_all(folders)
     account = stopping_account.describe if details else stopping_account.summarise
-    lines = [*transfer.describe(results), *account(results)]
+    lines = [*transfer.describe(results), *account(results), *overtuning.describe(results)]
     return "".join(f"\n{markdown_with_code(line.strip())}\n" for line in lines)
 
 

@@ -108,6 +108,13 @@ def confirm(
             "--equal", "--budget", help="What all methods get equally: epochs or gradient evaluations."
         ),
     ] = "epochs",
+    incumbents: Annotated[
+        bool,
+        typer.Option(
+            "--incumbents",
+            help="Also train what was each study's best so far as the search went, to learn whether it overtuned.",
+        ),
+    ] = False,
     sharpness: Annotated[
         bool,
         typer.Option("--sharpness", help="Measure how flat each minimum is; may take as long as training."),
@@ -140,6 +147,7 @@ def confirm(
                 seeds,
                 top=top,
                 budget=budget,
+                with_incumbents=incumbents,
                 sharpness_images=sharpness_images,
                 on_start=progress.on_start,
                 on_row=progress.on_row,
@@ -152,12 +160,15 @@ def confirm(
             "--sharpness-images": sharpness_images or None,
         }
         options = "".join(f" {name} {value}" for name, value in given.items() if value is not None)
+        options += " --incumbents" if incumbents else ""
         screen.print(
             "Interrupted. Finished runs are recorded, and the others continue from their last epoch."
         )
         screen.print(escape(f"Resume with: {command_for('confirm', folder, options)}"), soft_wrap=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    results.print_answer(screen, results.local_folders([folder]), [folder])
+    searched = results.local_folders([folder])
+    results.print_answer(screen, searched, [folder])
+    results.print_overtuning(screen, searched)
     screen.print(escape(results.report_hint(folder)), soft_wrap=True)
     if not any(row["status"] == "completed" for row in rows):
         raise typer.Exit(EXIT_FAILED)

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any, Literal
 
 from tune_jobs.errors import JobError, Problem
@@ -11,6 +12,8 @@ from tune_jobs.job.metric import Metric
 from tune_jobs.job.space import Value
 from tune_jobs.job.spec import JobSpec, Study
 from tune_jobs.ledger.writer import Ledger
+from tune_jobs.results.finalists import Final, ended, finals
+from tune_jobs.results.schema import PARAM_PREFIX
 from tune_jobs.results.statistics import smallest_n
 from tune_jobs.search.recorder import dataset_name
 from tune_jobs.search.trunk import Trunk
@@ -18,7 +21,9 @@ from zsharp.optim.methods import METHODS, find_method
 from zsharp.training.spec import TrialSpec
 
 Budget = Literal["epochs", "gradients"]
-BUDGETS = ("epochs", "gradients")
+Role = Literal["winner", "incumbent"]
+BUDGETS: tuple[Budget, ...] = ("epochs", "gradients")
+ROLES: tuple[Role, ...] = ("winner", "incumbent")
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class Winner:
     """One of the best configurations of a study, at full fidelity."""
 
     study: Study
-    rank: int  # 1 is the study's best
+    rank: int  # 1 is the study's best; of incumbents, 1 is the first
     trial_id: str  # its trial; with several seeds, the first of them
     params: Mapping[str, Value]  # its configuration, fixed parameters included
     value: float  # its value of the job's metric, the mean over its seeds
@@ -43,11 +48,13 @@ class Confirmation:
     budget: Budget  # what is equal among methods: epochs or gradient evaluations
     spec: TrialSpec  # what the run trains, in full
     trunk: Trunk | None = None  # what it starts from, which all runs of its architecture and seed share
+    role: Role = "winner"  # what it is measured for: methods are compared by winners only
 
     @property
     def key(self) -> str:
         """Identifies the run within its search, also after the search was extended."""
-        return f"{self.winner.trial_id}/{self.budget}/{self.spec.train.epochs}/{self.seed}"
+        key = f"{self.winner.trial_id}/{self.budget}/{self.spec.train.epochs}/{self.seed}"
+        return key if self.role == "winner" else f"{key}/{self.role}"
 
 
 def winners(
@@ -56,6 +63,7 @@ def winners(
     """Returns the best configurations of each study by the job's metric, as `Metric.merit` has it, then by trial.
 
     Only trials at the job's full fidelity count. If a configuration was tried with several seeds, its means count.
+    Finalists come first, by the means over their further seeds, once all of these are trained.
     """
     metric = Metric(job.metric, job.mode)
     last = {report["trial_id"]: report for report in reports}
@@ -67,6 +75,8 @@ def winners(
             if trial["study"] == study.name and is_full:
                 groups.setdefault(json.dumps(trial["params"], sort_keys=True), []).append(trial)
         ranked = sorted(groups.values(), key=lambda members: _merit(members, last, metric))
+        order = {final.trial_id: place for place, final in enumerate(_finals(job, study, trials, last))}
+        ranked.sort(key=lambda members: order.get(members[0]["trial_id"], len(order)))
         for rank, members in enumerate(ranked[:top], 1):
             value, accuracy, _ = _means(members, last, metric)
             if value is not None:
@@ -75,8 +85,43 @@ def winners(
     return best
 
 
+def incumbents(
+    job: JobSpec, trials: Sequence[Mapping[str, Any]], reports: Sequence[Mapping[str, Any]]
+) -> list[Winner]:
+    """Returns the configurations that were each study's best so far, as its trials completed, in that order.
+
+    The study's winner is among them, the last one unless it is a finalist that came before. If a configuration was
+    tried with several seeds, the mean over those that have completed counts.
+    """
+    last = {report["trial_id"]: report for report in reports}
+    ended = sorted(
+        (trial for trial in trials if trial["status"] == "completed"),
+        key=lambda trial: last[trial["trial_id"]]["seq"],
+    )
+    best_so_far: dict[str, dict[str, Winner]] = {study.name: {} for study in job.studies()}
+    completed: set[str] = set()
+    for newest in ended:
+        completed.add(newest["trial_id"])
+        if (study := newest["study"]) in best_so_far:  # not one of trunks or finalists
+            own = [trial for trial in trials if trial["study"] == study and trial["trial_id"] in completed]
+            for best in winners(job, own, reports, 1):
+                best_so_far[study].setdefault(best.trial_id, best)
+    for best in winners(job, trials, reports, 1):
+        best_so_far[best.study.name].setdefault(best.trial_id, best)
+    return [
+        replace(best, rank=rank) for own in best_so_far.values() for rank, best in enumerate(own.values(), 1)
+    ]
+
+
 def plan_confirmations(
-    job: JobSpec, ledger: Ledger, address: str, num_seeds: int | None, top: int, budget: Budget
+    job: JobSpec,
+    ledger: Ledger,
+    address: str,
+    num_seeds: int | None,
+    top: int,
+    budget: Budget,
+    *,
+    with_incumbents: bool = False,
 ) -> list[Confirmation]:
     """Returns every run of a confirmation, done or not, ordered by seed first.
 
@@ -102,10 +147,12 @@ def plan_confirmations(
     if num_seeds is None:
         num_seeds = deciding_seeds(num_compared(best))
     first_seed = job.train.seed + job.search.seeds
+    before = incumbents(job, ledger.trials(), ledger.reports()) if with_incumbents else []
     return [
-        _confirmation(job, winner, seed, budget)
+        _confirmation(job, winner, seed, budget, role)
         for seed in range(first_seed, first_seed + num_seeds)
-        for winner in best
+        for role, chosen in zip(ROLES, (best, before), strict=True)
+        for winner in chosen
     ]
 
 
@@ -139,9 +186,10 @@ def result_row(confirmation: Confirmation, job: JobSpec, outcome: Mapping[str, A
         "dataset": dataset_name(spec.data),
         "variant": METHODS[spec.method].variant,
         "trial_id": winner.trial_id,
-        "place": winner.rank,
+        "place": winner.rank if confirmation.role == "winner" else None,
         "budget": confirmation.budget,
         "epochs": spec.train.epochs,
+        "role": confirmation.role,
         **outcome,
     }
 
@@ -149,16 +197,29 @@ def result_row(confirmation: Confirmation, job: JobSpec, outcome: Mapping[str, A
 def done_already(
     confirmations: Sequence[Confirmation], recorded: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[tuple[Confirmation, Mapping[str, Any]]]:
-    """Yields runs that need not be trained, with their rows: the same run was recorded for the other budget."""
+    """Yields runs that need not be trained, with their rows: the same run was recorded for another budget or role."""
     for confirmation in confirmations:
-        for budget in BUDGETS:
-            twin = replace(confirmation, budget=budget)  # type: ignore[arg-type]
-            if confirmation.key not in recorded and twin.key in recorded and twin.spec == confirmation.spec:
-                yield confirmation, {**recorded[twin.key], "budget": confirmation.budget}
+        place = confirmation.winner.rank if confirmation.role == "winner" else None
+        own = {"budget": confirmation.budget, "role": confirmation.role, "place": place}
+        for budget, role in product(BUDGETS, ROLES):
+            twin = replace(confirmation, budget=budget, role=role)
+            if confirmation.key not in recorded and twin.key in recorded:
+                yield confirmation, {**recorded[twin.key], **own}
                 break
 
 
-def _confirmation(job: JobSpec, winner: Winner, seed: int, budget: Budget) -> Confirmation:
+def to_train(
+    confirmations: Iterable[Confirmation], recorded: Mapping[str, Mapping[str, Any]]
+) -> list[Confirmation]:
+    """Returns the runs that are not recorded, each once: an incumbent that is the winner as well is the same run."""
+    coming: dict[str, Confirmation] = {}
+    for confirmation in confirmations:
+        if confirmation.key not in recorded:
+            coming.setdefault(replace(confirmation, role="winner").key, confirmation)
+    return list(coming.values())
+
+
+def _confirmation(job: JobSpec, winner: Winner, seed: int, budget: Budget, role: Role) -> Confirmation:
     spec = job.trial_spec(winner.study, winner.params)
     fork, epochs = job.fork_epoch, spec.train.epochs
     if budget == "gradients":
@@ -177,11 +238,32 @@ def _confirmation(job: JobSpec, winner: Winner, seed: int, budget: Budget) -> Co
 
     trunk = job.trunk_of(winner.study, 0)
     if trunk is None:
-        return Confirmation(winner, seed, budget, fresh(spec))
+        return Confirmation(winner, seed, budget, fresh(spec), None, role)
     study, number = trunk
     name = f"confirm-{study.name}-{epochs}-{seed}"
-    return Confirmation(
-        winner, seed, budget, fresh(spec), Trunk(name, fresh(job.trial_spec(study, {}, number)), fork)
+    from_trunk = Trunk(name, fresh(job.trial_spec(study, {}, number)), fork)
+    return Confirmation(winner, seed, budget, fresh(spec), from_trunk, role)
+
+
+def _finals(
+    job: JobSpec, study: Study, trials: Sequence[Mapping[str, Any]], last: Mapping[str, Mapping[str, Any]]
+) -> list[Final]:
+    """Returns a study's finalists, the best mean first."""
+    if not job.search.finalists:
+        return []
+    (again,) = (other.name for other in job.finalist_studies() if other.finalists_of == study.name)
+    rows: dict[str, list[dict[str, Any]]] = {study.name: [], again: []}
+    for trial in trials:
+        if trial["study"] in rows:
+            report = last.get(trial["trial_id"], {})
+            params = {f"{PARAM_PREFIX}{name}": value for name, value in trial["params"].items()}
+            rows[trial["study"]].append({**report, **trial, **params, "epochs_trained": report.get("epoch")})
+    metric, epochs = Metric(job.metric, job.mode), job.train.epochs
+    return finals(
+        metric,
+        (job.search.finalists, job.search.finalist_seeds),
+        ended(rows[study.name], metric, epochs, of_finalists=False),
+        ended(rows[again], metric, epochs, of_finalists=True),
     )
 
 

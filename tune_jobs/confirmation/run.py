@@ -23,6 +23,7 @@ from tune_jobs.confirmation.plan import (
     num_compared,
     plan_confirmations,
     result_row,
+    to_train,
 )
 from tune_jobs.job.code import OwnCode
 from tune_jobs.job.metric import METRIC_PREFIX
@@ -58,6 +59,7 @@ def confirm(
     *,
     top: int = 1,
     budget: Budget = "epochs",
+    with_incumbents: bool = False,
     sharpness_images: int = 0,
     task: Callable[..., Any] | None = None,
     train: Callable[..., Any] | None = None,
@@ -75,6 +77,8 @@ def confirm(
             be significant.
         top: How many winners of each study.
         budget: What is equal among methods: `epochs`, or `gradients` (gradient evaluations).
+        with_incumbents: Also trains, with the same seeds, the trials that were each study's best so far as the search
+            went, to learn whether its last choices were better on test data too.
         sharpness_images: Measure the flatness of each trained model on this many training images; 0 does not. It costs
             about 130 gradient evaluations of each.
         task: As for `tune_jobs.resume`.
@@ -93,21 +97,21 @@ def confirm(
     search = SearchFolder(folder, writes=True)
     with search.open() as ledger:
         job, _ = extended(ledger, ())
-        runs = plan_confirmations(job, ledger, search.address, num_seeds, top, budget)
+        runs = plan_confirmations(
+            job, ledger, search.address, num_seeds, top, budget, with_incumbents=with_incumbents
+        )
         job, named = with_code(job, search, train if task is None else task)
         rehearsed = rehearsed_with(job, named)
         check_same_weights(ledger, job, rehearsed.weights_checksum)
         if not allow_changed_code:
             check_same_code(ledger, rehearsed.code, search)
-        for run, row in list(done_already(runs, ledger.confirmations())):
-            ledger.confirm(run.key, row)
-        recorded = ledger.confirmations()
-        waiting = [run for run in runs if run.key not in recorded]
+        _copy_done(ledger, runs)
+        different, waiting = to_train(runs, {}), to_train(runs, ledger.confirmations())
         slots = None
         if waiting:
             check_can_start()
             slots, totals = plan_resources(job)
-        outlook = _outlook(job, ledger, runs, waiting, slots.num_slots if slots else 1, sharpness_images)
+        outlook = _outlook(job, ledger, different, waiting, slots.num_slots if slots else 1, sharpness_images)
         if on_start is not None:
             on_start(outlook)
         try:
@@ -118,10 +122,17 @@ def confirm(
                     _run_all(job, ledger, search, outlook, slots, sharpness_images, own, on_row)
         finally:  # what ended is exported, also when the rest was interrupted
             if ledger.loss is None:
+                _copy_done(ledger, runs)
                 export(search.local)
                 search.publish()
         recorded = ledger.confirmations()
     return [recorded[run.key] for run in runs if run.key in recorded]
+
+
+def _copy_done(ledger: Ledger, runs: Sequence[Confirmation]) -> None:
+    """Records runs that were trained already for another budget or role."""
+    for run, row in list(done_already(runs, ledger.confirmations())):
+        ledger.confirm(run.key, row)
 
 
 def _outlook(

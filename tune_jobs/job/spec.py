@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -15,6 +15,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from tune_jobs.job.finalists import FINALISTS, FIRST_SEED, MOST_SEEDS, trial_and_turn
 from tune_jobs.job.searched import converted, model_argument
 from tune_jobs.job.space import (
     PARAMETERS,
@@ -117,7 +118,8 @@ class SearchModel(_Section, frozen=True):
     With `repeats` above 1 every configuration is trained that many times: the first round of trials uses `train.seed`,
     the next one `train.seed + 1`, and so on. With `shared_configurations` the studies of a method try the same
     configurations for every architecture. `warm_start` names folders of earlier searches, whose best configurations are
-    tried first.
+    tried first. With `finalists` the best few of a study are trained again, and the mean over their further seeds
+    decides which one wins.
     """
 
     num_trials: Annotated[Count, "trials of each study"]
@@ -146,11 +148,26 @@ class SearchModel(_Section, frozen=True):
         Field(strict=False),
         "folders of earlier searches, whose best configurations are tried first",
     ] = ()
+    finalists: Annotated[
+        CountOrZero,
+        "so many of a study's best configurations are trained again, before the mean decides which one wins; 0 takes "
+        "the best single trial",
+    ] = 0
+    finalist_seeds: Annotated[
+        int,
+        Field(ge=1, le=MOST_SEEDS),
+        "with how many further seeds each finalist is trained, each with a validation split of its own",
+    ] = 3
 
     @property
     def num_configurations(self) -> int:
         """The number of configurations of a study, each tried with every seed."""
         return self.num_trials // self.seeds
+
+    @property
+    def num_finalist_trials(self) -> int:
+        """The number of trials of a study's finalists, at most: fewer if fewer configurations train in full."""
+        return min(self.finalists, self.num_configurations) * self.finalist_seeds
 
 
 class AshaModel(_Section, frozen=True):
@@ -263,7 +280,7 @@ def default_grace_epochs(epochs: int) -> int:
 
 @dataclass(frozen=True)
 class Study:
-    """The trials of one architecture with one method, or its trunks."""
+    """The trials of one architecture with one method, its trunks, or the trials of a study's finalists."""
 
     name: str  # the study's name in results
     architecture: str  # as the job names it; of a job with a task, the task
@@ -271,6 +288,7 @@ class Study:
     # The parameters that are searched: those of `tune_jobs.job.space.PARAMETERS` in their order, then others in that of
     # the space; each after those that its condition names.
     parameters: tuple[str, ...]
+    finalists_of: str | None = None  # the study whose best configurations these trials train again
 
 
 class JobSpec(_Section, frozen=True):
@@ -360,8 +378,13 @@ class JobSpec(_Section, frozen=True):
 
     @property
     def num_trials(self) -> int:
-        """The number of trials of all studies; trunks are none of them."""
+        """The number of trials of all studies; trunks and those of finalists are none of them."""
         return len(self.studies()) * self.search.num_trials
+
+    @property
+    def num_trunk_seeds(self) -> int:
+        """The number of trunks of each architecture, those of finalists included."""
+        return self.search.seeds + (self.search.finalist_seeds if self.search.finalists else 0)
 
     @property
     def grace_epochs(self) -> int:
@@ -386,6 +409,17 @@ class JobSpec(_Section, frozen=True):
             for method in self.methods
         )
 
+    def finalist_studies(self) -> tuple[Study, ...]:
+        """Returns the studies of finalists, one for each study, whether the job asks for any or not."""
+        return tuple(
+            replace(study, name=f"{study.name}-{FINALISTS}", finalists_of=study.name)
+            for study in self.studies()
+        )
+
+    def all_studies(self) -> tuple[Study, ...]:
+        """Returns all studies that a trial can be of: those of the search, of their finalists, and of trunks."""
+        return *self.studies(), *self.finalist_studies(), *self.trunks()
+
     def trunks(self) -> tuple[Study, ...]:
         """Returns the studies of trunks: one for each architecture, with one trial for each seed; none without."""
         if self.init.trunk is None:
@@ -397,8 +431,20 @@ class JobSpec(_Section, frozen=True):
         """Returns the trunk that a study's trial starts from, as its study and its number there; None without."""
         for trunk in self.trunks():
             if trunk.architecture == study.architecture and study.method != TRUNK:
-                return trunk, number // self.search.num_configurations
+                return trunk, self._seed_of(study, number)
         return None
+
+    def _seed_of(self, study: Study, number: int) -> int:
+        """Returns by how much the seed of a study's trial, or trunk, is above `train.seed`."""
+        if study.method == TRUNK:
+            return number
+        if study.finalists_of is not None:
+            return self.search.seeds + FIRST_SEED + trial_and_turn(number)[1] - 1
+        return number // self.search.num_configurations
+
+    def _split_of(self, study: Study, number: int) -> int:
+        """Returns by how much the split's seed is above `data.split_seed`, which only that of finalists is."""
+        return max(0, self._seed_of(study, number) - self.search.seeds - FIRST_SEED + 1)
 
     @property
     def takes_any_name(self) -> bool:
@@ -534,7 +580,8 @@ class JobSpec(_Section, frozen=True):
         A trunk is a trial of the base method with the schedule of all epochs, of which it trains `fork_epoch`.
 
         Args:
-            number: The trial's number in its study, which determines its seed if `search.seeds` is above 1.
+            number: The trial's number in its study, which determines its seed if `search.seeds` is above 1. That of a
+                finalist's trial determines seed and validation split, those of a trunk likewise.
         """
         is_trunk = study.method == TRUNK
         valid = self._trunk_params() if is_trunk else self.space_of(study.method, study.architecture)
@@ -547,7 +594,8 @@ class JobSpec(_Section, frozen=True):
         if self.init.weights is not None:
             init["weights"] = str(Path(self.init.weights).expanduser().absolute())
         train = self.train.model_dump()
-        train["seed"] += number if is_trunk else number // self.search.num_configurations
+        train["seed"] += self._seed_of(study, number)
+        data["split_seed"] += self._split_of(study, number)
         model = dict(self.model)
         sections: dict[str, dict[str, Any]] = {
             "train.augment": train["augment"],

@@ -11,6 +11,7 @@ from tune_jobs.job.metric import VAL_ACCURACY
 from tune_jobs.report.contest_figures import searched_picture, seeds_picture, trend_pictures
 from tune_jobs.report.contests import Contest, budget_in_words, contests, repeats
 from tune_jobs.report.data import Report
+from tune_jobs.report.finalists import finalists_parts
 from tune_jobs.report.importance import bounds_reached
 from tune_jobs.report.page import Bullets, Lead, Part, Section
 from tune_jobs.results.compare import metric_of_row, param_column
@@ -59,6 +60,7 @@ def answer_section(report: Report) -> Section:
     parts += _differences_tables("differences", confirmed)
     if (report.confirmations["rank_in_study"] > 1).any():
         parts.append(_candidates_table(report))
+    parts += finalists_parts(report)
     parts.append([seeds_picture(report, contest) for contest in (*confirmed, *repeated)])
     parts.append([picture for contest in repeated for picture in trend_pictures(report, contest)])
     parts.append(
@@ -154,10 +156,15 @@ def _methods_on(report: Report, workload: str) -> dict[str, str]:
 
 
 def _ranked_studies(report: Report, workload: str) -> list[dict[str, Any]]:
-    """Returns the studies that have a winner, the best one first."""
+    """Returns the studies that have a winner, the best one first: by what finalists reached, if all have some."""
     metric = report.metric(workload)
     rows = records(report.of(report.studies, workload).dropna(subset=["best_value"]))
-    return sorted(rows, key=lambda row: metric.merit(row["best_value"], row["val_loss"]), reverse=True)
+    name = "finalist_mean" if _have_finalists(rows) else "best_value"
+    return sorted(rows, key=lambda row: metric.merit(row[name], row["val_loss"]), reverse=True)
+
+
+def _have_finalists(studies: Sequence[Mapping[str, Any]]) -> bool:
+    return all(row["finalist_mean"] is not None for row in studies)
 
 
 def _has_best(report: Report, workload: str) -> bool:
@@ -165,12 +172,16 @@ def _has_best(report: Report, workload: str) -> bool:
 
 
 def _suggestion(report: Report, workload: str) -> str:
-    values = {row["label"]: row["best_value"] for row in _ranked_studies(report, workload)}
-    if not values:
+    studies = _ranked_studies(report, workload)
+    if not studies:
         return "no trial has reached full fidelity, so there is no best."
+    name, basis = "best_value", "single trials"
+    if _have_finalists(studies):
+        name, basis = "finalist_mean", f"means of {counted(studies[0]['finalist_seeds'], 'seed')}"
+    values = {row["label"]: row[name] for row in studies}
     methods = _methods_on(report, workload)
     said = suggestion_in_words(_names(report, workload, methods), methods, values, report.metric(workload))
-    return f"the search suggests, from single trials: {said}."
+    return f"the search suggests, from {basis}: {said}."
 
 
 def _confirm_command(report: Report, workloads: Sequence[str]) -> str:
@@ -191,7 +202,11 @@ def _how_to_settle(report: Report, workloads: Sequence[str]) -> str:
     most = max(max(len(report.labels_on(workload)) for workload in searched), 2)
     command = _confirm_command(report, searched).replace("{}", str(smallest_n(most)))
     settle = "settle" if "` and `" in command else "settles"
-    return f"It suggests only: each study's best is one trial with one seed. `{command}` {settle} it."
+    if all(_have_finalists(_ranked_studies(report, workload)) for workload in searched):
+        how = "each study's best was chosen by the same means"
+    else:
+        how = "each study's best is one trial with one seed"
+    return f"It suggests only: {how}. `{command}` {settle} it."
 
 
 def _winner(report: Report, workload: str, compared: Sequence[Contest]) -> Iterator[str]:
@@ -275,6 +290,8 @@ def _methods_table(report: Report, confirmed: list[Contest]) -> Table:
             Column("sd", _shown("test_std")),
             Column("seeds", lambda row: count(row["num_seeds"])),
         ]
+    if report.studies["finalist_mean"].notna().any():
+        columns.append(Column("mean of finalist", _shown("finalist_mean")))
     columns += [
         Column(_searched_header(report), _shown("best_value")),
         *map(param_column, report.params),
@@ -291,6 +308,8 @@ def _methods_table(report: Report, confirmed: list[Contest]) -> Table:
             f"Architectures and methods: each study's best completed trial by {_searched_measure(report)}, one seed "
             "each, so no interval can be given."
         )
+        if report.studies["finalist_mean"].notna().any():
+            caption += " The mean is that of further seeds, by which the study's finalists were ranked."
     return Table("methods", caption, columns, rows, notes=_interval_note(rows, "test_"))
 
 
@@ -320,7 +339,7 @@ def _method_row(report: Report, contest: Contest | None, study: Mapping[str, Any
         **{PARAM_PREFIX + name: study[PARAM_PREFIX + name] for name in report.params},
         "is_best": study["label"] == next(iter(contest.summaries)) if contest else study["rank"] == 1,
         "measure": contest.measure if contest else None,
-        **{name: study[name] for name in ("metric", "mode", "best_value")},
+        **{name: study[name] for name in ("metric", "mode", "best_value", "finalist_mean", "finalist_seeds")},
     }
 
 

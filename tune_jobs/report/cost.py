@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from tune_jobs.job.finalists import FINALISTS
 from tune_jobs.job.trunk import TRUNK
 from tune_jobs.report.data import STANDARD_ERROR, Report
 from tune_jobs.report.figures import Picture, colours, new_figure, number, slug, text
@@ -44,6 +45,10 @@ def cost_section(report: Report) -> Section:
         trunks = report.of(report.trunks, workload)
         if len(trunks):
             rows.append(_cost_row(report, trunks, workload, TRUNK))
+        for label in report.labels_on(workload):
+            finalists = report.of(report.finalists, workload, label)
+            if len(finalists):
+                rows.append(_cost_row(report, finalists, workload, f"{label}, {FINALISTS}"))
     is_confirmed = len(report.confirmations) > 0
     columns = [
         Column("architecture", lambda row: row["workload"], False),
@@ -141,8 +146,7 @@ def _sum(values: pd.Series) -> float | None:
 def _spent(report: Report, rows: Sequence[Mapping[str, Any]]) -> str:
     """Returns what search and confirmation took, each and together."""
     trials, confirmed = report.trials, report.confirmations
-    if len(report.trunks):
-        trials = pd.concat([trials, report.trunks])
+    trials = pd.concat([trials, *(more for more in (report.trunks, report.finalists) if len(more))])
     if not len(trials["finished_at"].dropna()):
         return "No trial has ended."
     wall = sum(busy_s(own) for _, own in trials.groupby("folder", sort=False))

@@ -38,6 +38,7 @@ class Report:
     # where it has not ended.
     trials: pd.DataFrame
     trunks: pd.DataFrame  # one row per trunk that trials started from, with `workload`
+    finalists: pd.DataFrame  # one row per trial of a finalist, with `workload` and `label`
     epochs: pd.DataFrame  # one row per report, with `uid` and `value`, in the order of the ledger
     # One row per fresh seed; `dataset` and `rank_in_study` are filled in, `test_value` is what is compared, and
     # `measure` what to call it.
@@ -136,11 +137,14 @@ def collect(results: Sequence[Results], addresses: Sequence[str] = ()) -> Report
     reports = [result.epochs.assign(value=values_of(result.epochs, result.metric)) for result in results]
     epochs = _together(names, reports).drop(columns="uid")
     trunks = _together(names, [result.trunks for result in results])
+    finalists = _together(names, [result.finalists for result in results])
+    of_study = trials[["folder", "study", "workload", "label"]].drop_duplicates(["folder", "study"])
     of_workload = trials[["folder", "dataset", "architecture", "workload"]].drop_duplicates()
     return Report(
         results=results,
         trials=trials,
         trunks=trunks.merge(of_workload, on=["folder", "dataset", "architecture"], how="inner"),
+        finalists=finalists.merge(of_study, on=["folder", "study"], how="inner"),
         epochs=epochs.merge(of_trial, on=["folder", "trial_id"], how="inner"),
         confirmations=_confirmations(names, results, trials),
         studies=compare_results(results).merge(study_names, on=_STUDY, how="left"),

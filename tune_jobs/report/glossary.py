@@ -26,6 +26,18 @@ GLOSSARY: Mapping[str, str] = MappingProxyType(
             "A trial below the cutoff of a rung is in the stop zone. It trains on only if the job protects "
             "it, as it does the best three of a rung."
         ),
+        "finalist": (
+            "One of the best configurations of a study, trained again with further seeds and validation splits if the "
+            "job has search.finalists. The best mean over these wins."
+        ),
+        "winner's curse": (
+            "The best of many single trials is partly lucky, so it promises more than its settings reach with other "
+            "seeds."
+        ),
+        "incumbent": "A trial that was its study's best so far when it was completed.",
+        "overtuning": (
+            "A search overtunes if its final choice is worse on test data than an incumbent that came before."
+        ),
         "trunk": (
             "The epochs, trained once with the base optimizer, from which all trials of an architecture and a seed "
             "start if the job has init.trunk."

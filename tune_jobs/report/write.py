@@ -13,6 +13,7 @@ from tune_jobs.report.data import Report, load
 from tune_jobs.report.figures import Picture
 from tune_jobs.report.glossary import GLOSSARY
 from tune_jobs.report.history import search_section
+from tune_jobs.report.overtuning import overtuning_sections
 from tune_jobs.report.page import Bullets, Details, Section, Terms, render_page
 from tune_jobs.report.params import optima_section, params_section
 from tune_jobs.report.svg import write_images
@@ -107,6 +108,7 @@ def sections_of(report: Report, *, audits: bool = True) -> list[Section]:
         params_section(report),
         *([optima_section(report)] if len(report.workloads) > 1 else []),
         *_transfer(report),
+        *overtuning_sections(report),
         *([sharpness_section(report)] if report.sharpness else []),
         cost_section(report),
         failures_section(report),

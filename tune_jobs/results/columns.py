@@ -54,6 +54,7 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         "files of 0.1",
         "trunk": "id of the trunk that it started from; null if it trained from its first epoch",
         "fork_epoch": "epochs of its trunk; its own gradient evaluations and times are those after them",
+        "finalist_of": "of a finalist's trial: whose settings it trains with another seed and split; null of others",
         "metric.NAME": "what else a task or loop of your own measured, of its last epoch; the job in the metadata has "
         "`metric` and `mode`",
     },
@@ -85,13 +86,15 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         "val_accuracy": "the winning trial's in the search; confirmations train on all training data",
         "test_loss": "loss on the test set",
         "trial_id": "the winning trial",
-        "place": "its rank in its study, 1 is best",
+        "place": "its rank in its study, 1 is best; null of incumbents",
         "budget": "what is equal among methods: `epochs`, or `gradients` (cheaper methods train longer)",
         "status": "`completed`, `diverged` or `failed`",
         "epochs": "epochs that it trained",
         "train_loss": "training loss of its last epoch",
         "measured_on": "`test`, or `validation` where a task of your own has no test data",
         "search_value": "the winning trial's metric in the search",
+        "role": "`winner`, or `incumbent` of trials that were the best so far (`confirm --incumbents`): leave these "
+        "out where you compare methods; null in older files, of winners",
         "metric.NAME": "what a task or loop of your own measured at the end",
         "sharpness.NAME": "measures of flatness, if asked for: [Sharpness](sharpness.md)",
     },
@@ -141,6 +144,9 @@ COMPARISON_COLUMNS: Mapping[str, str] = {
     "test_high": "its upper end",
     "test_interval": "how the interval was computed: `bootstrap`, or `t` below six seeds",
     "num_seeds": "number of fresh seeds",
+    "finalist_mean": "the metric's mean over the further seeds of the finalist that won; empty without finalists",
+    "finalist_std": "standard deviation over those seeds",
+    "finalist_seeds": "number of those seeds",
 }
 """The columns of `compare --format csv` and `json`."""
 
@@ -168,6 +174,11 @@ REPORT_COLUMNS: Mapping[str, str] = {
     "verdict": "`a better`, `b better`, or why neither is",
     "is_said": "whether the sentences above the table say this pair",
     "rank_in_study": "rank of the configuration in the search (`place` in `confirmations.parquet`)",
+    "finalist_mean": "the metric's mean over the further seeds of the finalist that won",
+    "finalist_seeds": "number of those seeds",
+    "study": "`ARCHITECTURE-METHOD`",
+    "excess": "`search_value` less `mean`",
+    "incumbent": "number of the trial among those that were the study's best so far; the last one is its final choice",
     "search_value": "metric of that configuration in the search",
     "saved_epochs": "epochs that stopped trials did not train",
     "saved_fraction": "share of those of all epochs, trained and saved",

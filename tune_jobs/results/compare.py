@@ -14,7 +14,8 @@ from rich.text import Text
 from tune_jobs.job.metric import VAL_ACCURACY, Metric
 from tune_jobs.results import tables
 from tune_jobs.results.conditions import conditions
-from tune_jobs.results.read import Results, by_merit, own_epochs, read_all, values_of
+from tune_jobs.results.finalists import Final
+from tune_jobs.results.read import Results, own_epochs, read_all, values_of
 from tune_jobs.results.schema import PARAM_PREFIX, STANDARD_PARAMS
 from tune_jobs.results.statistics import summarize
 from tune_jobs.results.tables import NONE, STUDENT_NOTE, Column, Table, count, interval, measured, setting
@@ -23,6 +24,10 @@ from zsharp.user_code import is_reference
 
 _LEGEND = "* best of its architecture; sd: over completed trials, which differ in configuration or seed."
 _CONFIRMED_LEGEND = "* best of its architecture on fresh seeds."
+_FINALISTS_LEGEND = (
+    "* best of its architecture; mean: over further seeds of the finalist that won, on validation data, which "
+    "`tune-jobs confirm` settles."
+)
 _CAUTION = (
     "Winners are single trials: differences within seed noise are not established; "
     "`tune-jobs confirm` settles them."
@@ -30,29 +35,35 @@ _CAUTION = (
 _STUDY = ["job", "dataset", "architecture", "method"]
 _COUNTS = (
     *("rank", "max_epochs", "num_trials", "num_completed"),
-    *("epochs", "gradient_evaluations", "conditions", "num_seeds"),
+    *("epochs", "gradient_evaluations", "conditions", "num_seeds", "finalist_seeds"),
 )
-_MEASURES = ("test_mean", "test_std", "test_low", "test_high")
+_MEASURES = ("test_mean", "test_std", "test_low", "test_high", "finalist_mean", "finalist_std")
 
 
 def compare(folders: Iterable[Path | str]) -> pd.DataFrame:
     """Returns one row for each study of the searches, the best of an architecture first.
 
     Winners are chosen on validation data among completed trials only, configurations tried with several seeds by their
-    means: the best by the job's metric, of equal
-    accuracies the one with the lower `val_loss`, then by `trial_id`. Columns (nulls where no trial completed):
+    means: the best by the job's metric, of equal accuracies the one with the lower `val_loss`, then by `trial_id`. With
+    `search.finalists` it is the finalist with the best mean over its further seeds.
+
+    Columns (nulls where no trial completed):
     - `folder job dataset architecture method`
     - `conditions`: a number that searches share which trained on the same data with the same settings
     - `rank` among all rows of that dataset, architecture, conditions and metric, 1 is best; equal rows share a
-      rank. Once confirmed, rows rank by `test_mean`, before those that are not; until then by `best_value`
+      rank. Once confirmed, rows rank by `test_mean`, before those that are not; until then by `finalist_mean`, before
+      those without finalists; else by `best_value`
     - `val_accuracy val_loss best_trial_id max_epochs` and `param.*` of the winner (of its last epoch)
     - `num_trials num_completed pruned_fraction diverged_fraction failed_fraction` (of `num_trials`)
     - `median_val_accuracy std_val_accuracy` over completed trials (sample standard deviation, null below two)
-    - `epochs gradient_evaluations` that all trials of the study spent, and once each trunk that they started from
+    - `epochs gradient_evaluations` that all trials of the study and of its finalists spent, and once each trunk that
+      they started from
     - `metric mode` of the job, the winner's `best_value`, and `median_value std_value` over completed trials
     - `measure budget test_mean test_std test_low test_high test_interval num_seeds` of the winner on fresh seeds, null
       if it was not confirmed: what was measured, what was equal among methods (`epochs`, or `gradients` if only that
       was confirmed), mean, sample standard deviation, 95 % interval of the mean, and which kind it is
+    - `finalist_mean finalist_std finalist_seeds`: the metric of the winner over its further seeds and splits, on
+      validation data; null without finalists, and until all of them have ended
 
     Accuracies and fractions are in [0, 1]; counts are nullable `Int64`.
 
@@ -80,13 +91,15 @@ def compare_results(results: Iterable[Results]) -> pd.DataFrame:
         trials = result.trials
         params = [name for name in trials.columns if name.startswith(PARAM_PREFIX)]
         for study, members in trials.groupby(_STUDY, sort=False):
+            name = members["study"].iloc[0]
             rows.append(
                 {
                     "folder": result.folder_name,
                     **dict(zip(_STUDY, study, strict=True)),
                     "conditions": kind,
-                    **_row(members, params, result.metric, _with_trunks(members, result.trunks)),
-                    **_confirmed(result, members["study"].iloc[0]),
+                    **_row(result, members, params, _spent_on(result, members)),
+                    **_confirmed(result, name),
+                    **_final(result.finals.get(name)),
                 }
             )
     standard = [f"{PARAM_PREFIX}{name}" for name in STANDARD_PARAMS]
@@ -106,6 +119,7 @@ def compare_results(results: Iterable[Results]) -> pd.DataFrame:
         "test_interval",
         "num_seeds",
     ]
+    columns += ["finalist_mean", "finalist_std", "finalist_seeds"]
     return _ranked(pd.DataFrame(rows, columns=columns))
 
 
@@ -165,16 +179,22 @@ def metric_of_row(row: Mapping[str, Any]) -> Metric:
     return Metric(row["metric"], row["mode"])
 
 
-def _with_trunks(trials: pd.DataFrame, trunks: pd.DataFrame) -> pd.DataFrame:
-    used = trunks[trunks["trial_id"].isin(trials["trunk"].dropna())]
-    return pd.concat([trials, used]) if len(used) else trials
+def _spent_on(result: Results, trials: pd.DataFrame) -> pd.DataFrame:
+    """Returns a study's trials, those of its finalists, and the trunks that they started from."""
+    for frame in (result.finalists, result.trunks):
+        if len(frame):
+            is_finalist = frame["finalist_of"].isin(trials["trial_id"])
+            used = frame[is_finalist | frame["trial_id"].isin(trials["trunk"].dropna())]
+            trials = pd.concat([trials, used]) if len(used) else trials
+    return trials
 
 
 def _row(
-    trials: pd.DataFrame, params: Sequence[str], metric: Metric, spent_on: pd.DataFrame
+    result: Results, trials: pd.DataFrame, params: Sequence[str], spent_on: pd.DataFrame
 ) -> dict[str, Any]:
+    metric = result.metric
     completed = trials[trials["status"] == "completed"]
-    winner = _winner(completed, params, metric)
+    winner = _winner(result, completed, params)
     shares = trials["status"].value_counts() / len(trials)
     return {
         "val_accuracy": winner.get("val_accuracy"),
@@ -200,14 +220,22 @@ def _row(
     }
 
 
-def _winner(completed: pd.DataFrame, params: Sequence[str], metric: Metric) -> dict[str, Any]:
+def _winner(result: Results, completed: pd.DataFrame, params: Sequence[str]) -> dict[str, Any]:
     """Returns the best trial; of configurations tried with several seeds, the best by the mean, as `confirm` does."""
     if completed["seed"].nunique() > 1:
-        measured_columns = {"val_accuracy", "val_loss", metric.column} & {*completed}
+        measured_columns = {"val_accuracy", "val_loss", result.metric.column} & {*completed}
         groups = completed.groupby(list(params), dropna=False, sort=False)
         means = groups[sorted(measured_columns)].mean()
         completed = groups.head(1).assign(**{str(name): means[name].to_numpy() for name in means})
-    return next(iter(tables.records(by_merit(completed, metric).head(1))), {})
+    return next(iter(tables.records(result.best_first(completed).head(1))), {})
+
+
+def _final(finalists: Sequence[Final] | None) -> dict[str, Any]:
+    """Returns what a study's winner reached on its further seeds; it is the first of the finalists."""
+    if not finalists:
+        return {}
+    summary = summarize(finalists[0].values)
+    return {"finalist_mean": summary.mean, "finalist_std": summary.std, "finalist_seeds": summary.n}
 
 
 def _confirmed(result: Results, study: str) -> dict[str, Any]:
@@ -249,6 +277,7 @@ def _ranked(table: pd.DataFrame) -> pd.DataFrame:
     keys = {f"{name}_order": pd.Series(pd.factorize(table[name])[0], table.index) for name in group}
     signs = table["mode"].map({"min": -1}).fillna(1)
     keys["test_order"] = -table["test_mean"] * signs
+    keys["finalist_order"] = -table["finalist_mean"] * signs
     keys["value_order"] = -table["best_value"] * signs
     keys["loss_order"] = table["val_loss"].where(table["metric"] == VAL_ACCURACY.name)
     table = table.assign(**keys).sort_values(list(keys), ignore_index=True)
@@ -262,6 +291,8 @@ def _notes(table: pd.DataFrame, *, is_settled: bool = False) -> list[str]:
     """Returns what the marks of the tables mean, and a caution where nothing was confirmed."""
     if table["test_mean"].notna().any():
         return [_CONFIRMED_LEGEND, *([STUDENT_NOTE] if (table["test_interval"] == "t").any() else [])]
+    if table["finalist_mean"].notna().any():
+        return [_FINALISTS_LEGEND]
     return [_LEGEND] if is_settled else [_LEGEND, _CAUTION]
 
 
@@ -298,7 +329,7 @@ def _tables(table: pd.DataFrame) -> Iterator[Table]:
         dataset, metric, _ = kept
         rows = [row for row in records if kind(row) == kept]
         confirmed = _confirmed_columns(rows)
-        values = [*confirmed, *_value_columns(metric)[: 1 if confirmed else None]]
+        values = [*confirmed, *_value_columns(metric, rows)[: 1 if confirmed else None]]
         where = dataset
         if table.loc[table["dataset"] == dataset, "conditions"].nunique() > 1:
             where += f" in {' and '.join(dict.fromkeys(row['folder'] for row in rows))}"
@@ -329,11 +360,11 @@ def _for_terminal(table: Table) -> Table:
     return replace(table, columns=[names, *(column for column in table.columns if column.is_number)])
 
 
-def _value_columns(metric: Metric) -> list[Column]:
-    return [
-        Column(f"best\n{metric.short_label}", lambda row: measured(row["best_value"], metric)),
-        Column("sd", lambda row: measured(row["std_value"], metric)),
-    ]
+def _value_columns(metric: Metric, rows: Sequence[Mapping[str, Any]]) -> list[Column]:
+    best = Column(f"best\n{metric.short_label}", lambda row: measured(row["best_value"], metric))
+    if any(row["finalist_mean"] is not None for row in rows):
+        return [best, Column("mean", lambda row: measured(row["finalist_mean"], metric))]
+    return [best, Column("sd", lambda row: measured(row["std_value"], metric))]
 
 
 def _confirmed_columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
@@ -362,16 +393,21 @@ def _headline(where: str, rows: Sequence[dict[str, Any]], names: Sequence[str], 
     study = best["method"] if is_task else f"{best['architecture']} with {best['method']}"
     which = "Best" if best["rank"] == 1 else "Best of these"
     reached = f"{metric.label} {metric.text(best['best_value'])}{metric.note}"
+    if best["finalist_mean"] is not None:
+        seeds = counted(best["finalist_seeds"], "further seed")
+        reached = f"{metric.label} {metric.text(best['finalist_mean'])}{metric.note}, mean of {seeds}"
     if best["test_mean"] is not None:
         seeds = counted(best["num_seeds"], "fresh seed")
         reached = f"{best['measure']} {metric.text(best['test_mean'])}{metric.note}, mean of {seeds}"
     return f"{which} on {where}: {study}, {reached} ({_parameters(best, names)})"
 
 
-def _merit(row: Mapping[str, Any], metric: Metric) -> tuple[bool, float, tuple[float, float]]:
-    is_confirmed = row["test_mean"] is not None
-    mean = metric.sign * row["test_mean"] if is_confirmed else 0.0
-    return is_confirmed, mean, metric.merit(row["best_value"], row["val_loss"] or 0.0)
+def _merit(row: Mapping[str, Any], metric: Metric) -> tuple[Any, ...]:
+    means = [
+        (row[name] is not None, metric.sign * row[name] if row[name] is not None else 0.0)
+        for name in ("test_mean", "finalist_mean")
+    ]
+    return *means, metric.merit(row["best_value"], row["val_loss"] or 0.0)
 
 
 def _remarks(rows: Sequence[dict[str, Any]], others: Sequence[str]) -> list[str]:

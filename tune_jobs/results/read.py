@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from dataclasses import field as field_of
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,9 +17,11 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, Field
 
 from tune_jobs.errors import ResultsError
+from tune_jobs.job.finalists import FINALISTS
 from tune_jobs.job.metric import VAL_ACCURACY, Metric
 from tune_jobs.job.trunk import TRUNK
 from tune_jobs.ledger.file import is_there
+from tune_jobs.results.finalists import Final, ended, finals, settings_of
 from tune_jobs.results.schema import (
     LATER_COLUMNS,
     SCHEMA_VERSION,
@@ -26,6 +29,7 @@ from tune_jobs.results.schema import (
     epochs_schema,
     trials_schema,
 )
+from tune_jobs.results.tables import records
 
 _JSON_METADATA = ("job", "job_history", "package_versions", "hardware", "data")
 
@@ -35,6 +39,8 @@ class _Section(BaseModel):
 
     seed: int = 0
     seeds: int = 1
+    finalists: Annotated[int, Field(ge=0)] = 0
+    finalist_seeds: Annotated[int, Field(ge=1)] = 1
     epochs: Annotated[int, Field(ge=1)] = 1
     grace_epochs: Annotated[int, Field(ge=1)] = 1
     reduction_factor: Annotated[float, Field(ge=2, allow_inf_nan=False)] = 3
@@ -79,12 +85,15 @@ class Results:
         folder: The search folder.
         trials: One row per trial, with the columns of `tune_jobs.results.schema.trials_schema`; without trunks.
         epochs: One row per report of these, with the columns of `epochs_schema`, in the order of the ledger.
-        confirmations: One row per fresh seed of a winner, with the columns of `confirmations_schema`; empty if
-            nothing was confirmed.
+        confirmations: One row per fresh seed of a winner, with the columns of `confirmations_schema`, without those in
+            `incumbents`; empty if nothing was confirmed.
         metadata: `job`, `package_versions`, `hardware`, `data` (dicts), `python_version`, `git_commit`, `git_dirty`,
             `schema_version`, and `job_history`: each version of the job (as created, then as extended) with the
             `seq` of the last report before it applied. None where unknown.
         trunks: One row per trunk that trials started from, with the columns of `trials`; empty without.
+        finalists: One row per trial of a finalist, likewise. Their `study` is that of the trial in `finalist_of`.
+        incumbents: One row per fresh seed of each trial that was its study's best so far, the winner included, with the
+            columns of `confirmations`; empty without `confirm --incumbents`.
     """
 
     folder: Path
@@ -93,6 +102,8 @@ class Results:
     confirmations: pd.DataFrame
     metadata: dict[str, Any]
     trunks: pd.DataFrame = field_of(default_factory=pd.DataFrame)
+    finalists: pd.DataFrame = field_of(default_factory=pd.DataFrame)
+    incumbents: pd.DataFrame = field_of(default_factory=pd.DataFrame)
 
     @property
     def folder_name(self) -> str:
@@ -103,6 +114,33 @@ class Results:
     def metric(self) -> Metric:
         """What the search ranked its trials by."""
         return Metric.of_job(self.metadata["job"])
+
+    @cached_property
+    def finals(self) -> dict[str, list[Final]]:
+        """The finalists of each study, the best mean first, once their trials have all ended; empty without."""
+        if self.finalists.empty:
+            return {}
+        job = self.metadata["job"] or {}
+        settings, epochs = settings_of(job), (job.get("train") or {}).get("epochs", 1)
+        by_study = {}
+        for study, again in self.finalists.groupby("study", sort=False):
+            trials = self.trials[self.trials["study"] == study]
+            own, theirs = (
+                list(ended(records(frame), self.metric, epochs, of_finalists=is_theirs))
+                for frame, is_theirs in ((trials, False), (again, True))
+            )
+            if found := finals(self.metric, settings, own, theirs):
+                by_study[str(study)] = found
+        return by_study
+
+    def best_first(self, trials: pd.DataFrame) -> pd.DataFrame:
+        """Returns completed trials that have the metric, the best first: finalists by their means, then others."""
+        ranked = by_merit(trials, self.metric)
+        means = [final for own in self.finals.values() for final in own]
+        means.sort(key=lambda final: self.metric.merit(final.mean, final.val_loss), reverse=True)
+        order = {final.trial_id: place for place, final in enumerate(means)}
+        last = ranked["trial_id"].map(order).fillna(len(order))
+        return ranked.loc[last.sort_values(kind="stable").index]
 
 
 def read_results(folder: Path | str) -> Results:
@@ -150,10 +188,17 @@ def results_of(
     metadata: dict[str, Any],
 ) -> Results:
     """Returns the results of a search from its rows, with those of trunks apart from all that is compared."""
-    is_trunk = every["method"] == TRUNK
-    trunks, trials = every[is_trunk], every[~is_trunk].reset_index(drop=True)
-    of_trials = reports[~reports["trial_id"].isin(trunks["trial_id"])].reset_index(drop=True)
-    return Results(folder, trials, of_trials, confirmations, metadata, trunks.reset_index(drop=True))
+    is_trunk, is_finalist = every["method"] == TRUNK, every["finalist_of"].notna()
+    trials = every[~is_trunk & ~is_finalist].reset_index(drop=True)
+    of_trials = reports[reports["trial_id"].isin(trials["trial_id"])].reset_index(drop=True)
+    finalists = every[is_finalist].reset_index(drop=True)
+    finalists["study"] = finalists["study"].str.removesuffix(f"-{FINALISTS}")
+    trunks = every[is_trunk].reset_index(drop=True)
+    is_incumbent = confirmations["role"] == "incumbent"
+    incumbents, winners = (
+        confirmations[rows].reset_index(drop=True) for rows in (is_incumbent, ~is_incumbent)
+    )
+    return Results(folder, trials, of_trials, winners, metadata, trunks, finalists, incumbents)
 
 
 def own_epochs(trials: pd.DataFrame) -> pd.Series:

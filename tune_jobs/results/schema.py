@@ -28,6 +28,7 @@ LATER_COLUMNS = {
         "origin",
         "trunk",
         "fork_epoch",
+        "finalist_of",
     ),
     "epochs": ("reason", "num_values", "seq"),
     "confirmations": (
@@ -41,6 +42,7 @@ LATER_COLUMNS = {
             "error",
             "measured_on",
             "search_value",
+            "role",
         ),
     ),
 }
@@ -59,7 +61,8 @@ def trials_schema(
     address where it has no name of its own; nodes with the same name end in different ids), `origin` says where the
     configuration is from: "sampler", "first_point" or "warm_start: FOLDER TRIAL". Of a trial that started from a trunk
     (the trial of method "trunk" named in `trunk`, of which it has the epochs up to `fork_epoch`), gradient evaluations
-    and times are its own, after the fork.
+    and times are its own, after the fork. Trials of finalists have the settings of the trial named in `finalist_of`, in
+    studies of their own.
 
     Args:
         params: The parameters of all trials, by their names in the space. A trial's is null where it has none.
@@ -98,6 +101,7 @@ def trials_schema(
             ("origin", _TEXT),
             ("trunk", _TEXT),
             ("fork_epoch", _COUNT),
+            ("finalist_of", _TEXT),
             *_metric_fields(metrics),
         ]
     )
@@ -137,7 +141,9 @@ def confirmations_schema(
     id, `place` its rank within its study (1 is best). `budget` says what is equal among methods: "epochs", or
     "gradients" (a method with one gradient a step trains twice the epochs). `metric.*` are what a task of the user's
     own measured at the end: on its test data, or on its validation data if it has no others (`measured_on`: "test" or
-    "validation"). `search_value` is the metric of the winning trial in the search.
+    "validation"). `search_value` is the metric of the winning trial in the search. `role` is "incumbent" (and `place`
+    null) in the rows of `confirm --incumbents`, which measure trials that were the best so far; null or "winner" in
+    others.
     """
     return pa.schema(
         [
@@ -167,6 +173,7 @@ def confirmations_schema(
             ("error", _TEXT),
             ("measured_on", _TEXT),
             ("search_value", _NUMBER),
+            ("role", _TEXT),
             *_metric_fields(metrics),
         ]
     )

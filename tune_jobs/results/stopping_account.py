@@ -1,16 +1,20 @@
-"""What early stopping spent and saved, whether its decisions can be reproduced, and what they may have cost."""
+"""What early stopping spent, saved and may have cost, whether it can be replayed, and the winner's curse."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from statistics import stdev
 from typing import Any
 
 import pandas as pd
 
 from tune_jobs.job.metric import Metric
-from tune_jobs.results.read import Results, by_merit, own_epochs, values_of
+from tune_jobs.results.finalists import Final
+from tune_jobs.results.read import Results, own_epochs, values_of
 from tune_jobs.results.tables import records
 from tune_jobs.stopping.asha import Rule
 from tune_jobs.stopping.replay import Difference, replay
+from tune_jobs.wording import counted
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,20 @@ class Close:
 
 
 @dataclass(frozen=True)
+class Curse:
+    """The winner's curse of a study: by how much its best single trial promised more than its settings reach."""
+
+    lucky: str  # id of the trial that is the best of the search with one seed
+    value: float  # what it reached there
+    mean: float  # what its settings reached on average with further seeds and splits
+    excess: float  # by how much the first is better than the second; below 0 if it is worse
+    standard_error: float | None  # of the mean; None of a single seed
+    num_seeds: int
+    winner: str  # id of the trial whose settings have the best mean
+    winner_mean: float  # that mean
+
+
+@dataclass(frozen=True)
 class Receipt:
     """The account of one study."""
 
@@ -38,18 +56,13 @@ class Receipt:
     # How much better the best immortal trial that the rule would have stopped is than the best of the others,
     # in the metric; 0 if none is better, None if no such trial completed.
     regret: float | None
+    curse: Curse | None = None  # None without finalists, or if its best trial is none that was trained again
 
 
 def receipts(results: Results) -> list[Receipt]:
     """Returns the account of each study of a search."""
     return [
-        _receipt(
-            str(study),
-            members,
-            results.epochs[results.epochs["study"] == study],
-            results.metadata["job"],
-            results.metric,
-        )
+        _receipt(results, str(study), members, results.epochs[results.epochs["study"] == study])
         for study, members in results.trials.groupby("study", sort=False)
     ]
 
@@ -68,13 +81,42 @@ def replayed(results: Results) -> list[Difference] | None:
 
 
 def summarise(results: Sequence[Results]) -> list[str]:
-    """Returns the account of searches in words, a line for each that had something to stop."""
-    return [_line(result, several=len(results) > 1) for result in results if len(result.epochs)]
+    """Returns the account of searches in words: what early stopping did, and the winner's curse of each study."""
+    lines = []
+    for result in results:
+        if len(result.epochs):
+            lines += [_line(result, several=len(results) > 1), *curses_in_words([result])]
+    return lines
 
 
 def describe(results: Sequence[Results]) -> list[str]:
     """Returns the account of searches in words, a few lines for each."""
     return [line for result in results for line in _lines(result)]
+
+
+def _curse_in_words(study: str, curse: Curse, metric: Metric) -> str:
+    """Returns what a study's finalists say of its best single trial, and which of them won."""
+    error = "" if curse.standard_error is None else f" (standard error {metric.text(curse.standard_error)})"
+    side = "above" if (curse.excess >= 0) == (metric.mode == "max") else "below"
+    won = (
+        "It wins all the same."
+        if curse.winner == curse.lucky
+        else f"{curse.winner} wins with a mean of {metric.text(curse.winner_mean)}."
+    )
+    return (
+        f"{study}: the best single trial, {curse.lucky}, reached {metric.label} {metric.text(curse.value)}; the mean "
+        f"of {counted(curse.num_seeds, 'further seed')} is {metric.text(curse.mean)}{error}. Winner's curse: "
+        f"{metric.text(abs(curse.excess))} {side} the mean. {won}"
+    )
+
+
+def curses_in_words(results: Iterable[Results]) -> Iterator[str]:
+    """Yields the winner's curse of each study that has finalists, in words."""
+    for result in results:
+        for study, finalists in result.finals.items():
+            curse = _curse(finalists, result.metric)
+            if curse is not None:
+                yield _curse_in_words(study, curse, result.metric)
 
 
 def _line(results: Results, *, several: bool) -> str:
@@ -121,7 +163,7 @@ def _lines(results: Results) -> list[str]:
                 f"  {account.study}: {account.num_immortal} immortal trials would have been stopped; the best of them "
                 f"is {better}."
             )
-    return lines
+    return [*lines, *(f"  {line}" for line in curses_in_words([results]))]
 
 
 def _audit(results: Results) -> str:
@@ -137,11 +179,10 @@ def _audit(results: Results) -> str:
     )
 
 
-def _receipt(
-    study: str, trials: pd.DataFrame, epochs: pd.DataFrame, job: dict[str, Any] | None, metric: Metric
-) -> Receipt:
+def _receipt(results: Results, study: str, trials: pd.DataFrame, epochs: pd.DataFrame) -> Receipt:
+    job, metric = results.metadata["job"], results.metric
     pruned = trials[trials["status"] == "pruned"]
-    completed = by_merit(trials[trials["status"] == "completed"], metric)
+    completed = results.best_first(trials[trials["status"] == "completed"])
     winner = None if completed.empty else str(completed["trial_id"].iloc[0])
     spared = set(epochs.loc[epochs["reason"].str.endswith("immortal", na=False), "trial_id"])
     immortal = completed["trial_id"].isin(spared)
@@ -159,6 +200,27 @@ def _receipt(
         tuple(_close(winner, epochs, job)) if winner is not None else (),
         len(spared),
         regret,
+        _curse(results.finals.get(study, []), metric),
+    )
+
+
+def _curse(finalists: Sequence[Final], metric: Metric) -> Curse | None:
+    """Returns what the best single trial of a study promised, and what its settings reached with other seeds."""
+    lucky = next((final for final in finalists if final.rank == 1), None)
+    if lucky is None:
+        return None
+    chosen, error = finalists[0], None
+    if len(lucky.values) > 1:
+        error = stdev(lucky.values) / math.sqrt(len(lucky.values))
+    return Curse(
+        lucky.trial_id,
+        lucky.search_value,
+        lucky.mean,
+        metric.sign * (lucky.search_value - lucky.mean),
+        error,
+        len(lucky.values),
+        chosen.trial_id,
+        chosen.mean,
     )
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tune_jobs.errors import ResultsError
+from tune_jobs.job.finalists import finalist_of
 from tune_jobs.job.metric import METRIC_PREFIX
 from tune_jobs.job.space import in_full
 from tune_jobs.ledger.file import FILE_NAME, is_there
@@ -136,6 +137,7 @@ def trial_row(
         **_as_text(params, names),
         "job": job,
         "error": lines[-1].strip() if lines else None,
+        "finalist_of": finalist_of(trial["study"], trial["number"]),
     }
 
 

@@ -22,6 +22,8 @@ _FREE = (
     "resources",
     "search.num_trials",
     "search.keep_checkpoints",
+    "search.finalists",
+    "search.finalist_seeds",
     "track",
     "train.epochs",
 )

@@ -14,7 +14,8 @@ FOLDER_NAME = "checkpoints"
 class Retention:
     """Keeps the checkpoints of unfinished trials and of each study's best, and drops each of the others once.
 
-    Those of trunks are all kept: trials start from them, also those by which the search is extended.
+    Those of trunks are all kept: trials start from them, also those by which the search is extended. Of finalists' own
+    trials none is.
     """
 
     def __init__(self, checkpoints: "Checkpoints", trials: Mapping[str, LiveTrial], num_best: int) -> None:
@@ -23,7 +24,7 @@ class Retention:
 
     def end_trial(self, trial: LiveTrial) -> None:
         """Drops what the end of a trial makes superfluous: its checkpoint, or that of the one it outdid."""
-        if trial.status != "completed":
+        if trial.status != "completed" or trial.finalist_of is not None:
             self.checkpoints.drop(trial.trial_id)
             return
         if trial.is_trunk:
@@ -42,7 +43,7 @@ class Retention:
             for trial in self._trials.values()
             if trial.is_unfinished or (trial.is_trunk and trial.status == "completed")
         }
-        for study in {trial.study for trial in self._trials.values()}:
+        for study in {trial.study for trial in self._trials.values() if trial.is_searched}:
             kept.update(trial.trial_id for trial in self._ranked(study)[: self._num_best])
         self.checkpoints.keep_only(kept)
 

@@ -6,6 +6,7 @@ from typing import Any
 from tune_jobs.errors import JobError, Problem
 from tune_jobs.job.checks import check_job
 from tune_jobs.job.data_checks import check_data
+from tune_jobs.job.finalists import finalist_of
 from tune_jobs.job.overrides import apply_sets
 from tune_jobs.job.spec import JobSpec
 from tune_jobs.ledger.writer import Ledger
@@ -74,9 +75,13 @@ def check_same_weights(ledger: Ledger, job: JobSpec, checksum: str | None) -> No
 
 
 def reopen_for_more_epochs(job: JobSpec, ledger: Ledger, checkpoints: Checkpoints) -> None:
-    """Lets trials train on to the job's new number of epochs: unfinished ones, and completed ones with a checkpoint."""
+    """Lets trials train on to the job's new number of epochs: unfinished ones, and completed ones with a checkpoint.
+
+    Those of finalists have none, and train their epochs again.
+    """
     for trial in ledger.trials():
-        is_kept = trial["status"] == "completed" and checkpoints.exists(trial["trial_id"])
+        is_needed = job.search.finalists > 0 and finalist_of(trial["study"], trial["number"]) is not None
+        is_kept = trial["status"] == "completed" and (is_needed or checkpoints.exists(trial["trial_id"]))
         if trial["status"] in (None, "interrupted") or is_kept:
             ledger.reopen_trial(trial["trial_id"], job.train.epochs)
 

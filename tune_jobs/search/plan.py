@@ -1,7 +1,7 @@
 """Estimates what a job would cost before it runs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Group
@@ -39,7 +39,7 @@ class StudyPlan:
     max_epochs: int  # epochs if nothing is stopped
     steps_per_epoch: int | None  # optimizer steps of an epoch; None where a loop of the user's own decides
     gradient_evaluations_per_epoch: int | None  # forward and backward passes of an epoch
-    is_trunk: bool = False  # what trials of other studies start from
+    is_compared: bool = True  # False of trunks and finalists, which no method is compared with
 
 
 @dataclass(frozen=True)
@@ -80,15 +80,24 @@ def make_plan(job: JobSpec, out: str | Path | None = None, *, is_timed: bool = F
         )
         for study in job.studies()
     )
-    seeds, num_studies = job.search.seeds, len(studies)
+    seeds, num_studies = job.num_trunk_seeds, len(studies)
     trunks = tuple(
-        StudyPlan(t.name, seeds, seeds * job.fork_epoch, steps, steps, is_trunk=True) for t in job.trunks()
+        StudyPlan(t.name, seeds, seeds * job.fork_epoch, steps, steps, is_compared=False)
+        for t in job.trunks()
     )
-    in_trunks = sum(trunk.max_epochs for trunk in trunks)
+    num_again = job.search.num_finalist_trials
+    finalists = tuple(
+        replace(
+            plan, name=study.name, num_trials=num_again, max_epochs=num_again * own_epochs, is_compared=False
+        )
+        for plan, study in zip(studies, job.finalist_studies(), strict=True)
+        if num_again
+    )
+    not_stopped = sum(plan.max_epochs for plan in (*trunks, *finalists))
     rule = Rule.of_job(job.model_dump())
     at_once = max(1, round(slots.num_slots / num_studies))
     num_trials = job.search.num_trials
-    reports = sum(study.max_epochs for study in (*trunks, *studies))
+    reports = sum(study.max_epochs for study in (*trunks, *studies, *finalists))
     folder = search_folder(job, out).address
     random = _of_all(epochs_band(rule, num_trials, at_once, improving=False), num_studies)
     improving = _of_all(epochs_band(rule, num_trials, at_once, improving=True), num_studies)
@@ -103,13 +112,15 @@ def make_plan(job: JobSpec, out: str | Path | None = None, *, is_timed: bool = F
         lines = tuple(time_lines(job, time, folder))
     return Plan(
         folder=folder,
-        studies=(*trunks, *studies),
-        spend_random=_with(random, in_trunks),
-        spend_improving=_with(improving, in_trunks),
+        studies=(*trunks, *studies, *finalists),
+        spend_random=_with(random, not_stopped),
+        spend_improving=_with(improving, not_stopped),
         explanation=slots.explanation,
         notes=notes,
         storage_bytes=(
-            _BYTES_PER_SEARCH + reports * _BYTES_PER_REPORT + num_studies * num_trials * _BYTES_PER_TRIAL
+            _BYTES_PER_SEARCH
+            + reports * _BYTES_PER_REPORT
+            + num_studies * (num_trials + num_again) * _BYTES_PER_TRIAL
         ),
         checkpoint_bytes=_checkpoint_bytes(job, weights, slots.num_slots),
         time=time,
@@ -143,8 +154,9 @@ def _checkpoint_bytes(job: JobSpec, num_stored: Mapping[str, int] | None, num_sl
         # Beside the weights and what belongs to all methods, the gradients that some remember.
         copies = 1 + num_copies(job) + find_method(study.method).rules.remembers_gradients
         sizes[study.name] = _BYTES_PER_CHECKPOINT + 4 * copies * num_stored[study.architecture]
-    kept = min(job.search.keep_checkpoints, job.search.num_trials) * sum(sizes.values())
-    kept += len(job.trunks()) * job.search.seeds * max(sizes.values())
+    most = job.search.keep_checkpoints and max(job.search.keep_checkpoints, job.search.finalists)
+    kept = min(most, job.search.num_trials) * sum(sizes.values())
+    kept += len(job.trunks()) * job.num_trunk_seeds * max(sizes.values())
     return kept + 2 * min(num_slots, job.num_trials) * max(sizes.values())
 
 
@@ -168,7 +180,7 @@ def render_plan(plan: Plan) -> Group:
             *([f"{epoch_s[study.name]:,.3g}" if study.name in epoch_s else "–"] if epoch_s else []),
         )
     most = sum(study.max_epochs for study in plan.studies)
-    compared = [study for study in plan.studies if not study.is_trunk]
+    compared = [study for study in plan.studies if study.is_compared]
     studies = counted(len(compared), "study", "studies")
     trials = counted(sum(study.num_trials for study in compared), "trial")
     lines = [

@@ -1,18 +1,22 @@
 """Between Ray's callbacks and the ledger: which trial a report belongs to, what was decided, how a trial ended."""
 
+import json
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from tune_jobs.job.code import OwnCode
+from tune_jobs.job.finalists import finalist_of, trial_and_turn
 from tune_jobs.job.metric import Metric
 from tune_jobs.job.space import Value
 from tune_jobs.job.spec import JobSpec, Study
 from tune_jobs.job.trunk import TRUNK
 from tune_jobs.ledger.rows import METRICS, OWN_METRICS, Decision, Fork
 from tune_jobs.ledger.writer import Ledger
+from tune_jobs.results.finalists import Ended, due
 from tune_jobs.search.budget import Meter
 from tune_jobs.search.checkpoints import Checkpoints, Retention
 from tune_jobs.search.folder import SearchFolder
@@ -72,6 +76,7 @@ class Recorder:
         self._dataset = recorded_dataset(ledger)
         rule = Rule.of_job(job.model_dump())
         self.rungs = {study.name: Rungs(rule) for study in job.studies()}
+        self.rungs |= {study.name: Rungs(rule.of_finalists) for study in job.finalist_studies()}
         self.rungs |= {study.name: Rungs(rule.of_trunks) for study in job.trunks()}
         self.rungs |= rungs_at_end(rule, rows, reports)
         forks = ledger.forks()
@@ -82,17 +87,24 @@ class Recorder:
                 row["trial_id"], row["study"], row["params"], row["number"], metric=self._metric
             )
             trial.is_trunk, trial.fork = row["method"] == TRUNK, forks.get(row["trial_id"])
+            trial.finalist_of = finalist_of(row["study"], row["number"])
             trial.epoch = at.get(row["trial_id"], 0)
             trial.status, trial.error, trial.retries = row["status"], row["error"], row["retries"]
             self.trials[trial.trial_id] = trial
         for report in reports:
             _add_epoch(self.trials[report["trial_id"]], report)
         for trial in self.trials.values():
-            if trial.status == "completed" and not trial.is_trunk:
+            if trial.status == "completed" and trial.is_searched:
                 self.meter.add_completed(trial.value)
             if trial.is_unfinished:
                 self.waiting.append(trial.trial_id)
-        self.retention = Retention(Checkpoints(folder), self.trials, job.search.keep_checkpoints)
+        self._finalists = list(zip(job.studies(), job.finalist_studies(), strict=True))
+        self._due: dict[
+            str, list[int]
+        ] = {}  # numbers of the trials of a study's finalists, once it has ended
+        kept = job.search.keep_checkpoints
+        # The winner is one of the finalists.
+        self.retention = Retention(Checkpoints(folder), self.trials, kept and max(kept, job.search.finalists))
 
     def start_trial(
         self,
@@ -123,6 +135,7 @@ class Recorder:
             fork=fork,
         )
         trial = LiveTrial(trial_id, study.name, params, number, metric=self._metric, is_trunk=is_trunk)
+        trial.finalist_of = finalist_of(study.name, number)
         if fork is not None:
             trial.fork, trial.epoch = fork, fork.epoch
             self.meter.fork(trial_id, fork.epoch)
@@ -253,13 +266,44 @@ class Recorder:
 
     @property
     def is_over(self) -> bool:
-        """Whether every trial of the job has ended."""
-        num_ended = sum(not trial.is_unfinished and not trial.is_trunk for trial in self.trials.values())
-        return num_ended >= self.job.num_trials
+        """Whether every trial of the job has ended, those of finalists included."""
+        rest = [trial for trial in self.trials.values() if not trial.is_trunk]
+        num_ended = sum(not trial.is_unfinished and trial.is_searched for trial in rest)
+        return num_ended >= self.job.num_trials and not (
+            self.finalists_to_start() or any(trial.is_unfinished for trial in rest)
+        )
+
+    def finalists_to_start(self) -> list[tuple[Study, int]]:
+        """Returns the trials of finalists that have not started, by seed first, of the studies that have ended.
+
+        They follow from the job and the record alone, so a search that goes on has the same ones.
+        """
+        search = self.job.search
+        if not search.finalists:
+            return []
+        waiting = []
+        for study, finalists in self._finalists:
+            if study.name not in self._due:
+                own = [trial for trial in self.trials.values() if trial.study == study.name]
+                if sum(not trial.is_unfinished for trial in own) < search.num_trials:
+                    continue
+                full = [
+                    Ended(trial.trial_id, trial.number, _key(trial.params), trial.value, trial.val_loss)
+                    for trial in own
+                    if trial.status == "completed" and trial.epoch >= self.job.train.epochs
+                ]
+                settings = (search.finalists, search.finalist_seeds)
+                self._due[study.name] = due(self._metric, settings, full)
+            waiting += [
+                (trial_and_turn(number)[1], finalists, number)
+                for number in self._due[study.name]
+                if id_of(finalists, number) not in self.trials
+            ]
+        return [(study, number) for _, study, number in sorted(waiting, key=itemgetter(0))]
 
     def _end(self, trial: LiveTrial, status: str) -> None:
         trial.status = status
-        if status == "completed" and not trial.is_trunk:
+        if status == "completed" and trial.is_searched:
             self.meter.add_completed(trial.value)
         self.retention.end_trial(trial)
         self.ledger.store_copy()
@@ -286,6 +330,10 @@ def first_data(ledger: Ledger) -> DataSpec:
 def dataset_name(data: DataSpec) -> str:
     """Returns what results call a data set: folders of images, all named `parquet` in jobs, go by their own names."""
     return Path(data.root).absolute().name if data.name == "parquet" and data.root is not None else data.name
+
+
+def _key(params: Mapping[str, Value]) -> str:
+    return json.dumps(dict(params), sort_keys=True)
 
 
 def _add_epoch(trial: LiveTrial, row: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
+from tune_jobs.job.finalists import finalist_of
 from tune_jobs.job.space import Distribution, Value, suggest, to_optuna
 from tune_jobs.job.spec import JobSpec, Study
 from tune_jobs.ledger.rows import OWN_METRICS
@@ -113,7 +114,8 @@ class StudySearch:
 class JobSearch(Searcher):
     """Hands out the trials of all studies of a job: unfinished ones first, then those of the study with the fewest.
 
-    A trunk is handed out when the first trial needs it, and trials are held back until it is complete.
+    A trunk is handed out when the first trial needs it, and trials are held back until it is complete. Once all trials
+    of a study have ended, those of its finalists are handed out, while other studies go on.
 
     Optuna keeps its studies in `storage`, which must be empty; in memory if it is not given.
 
@@ -155,6 +157,13 @@ class JobSearch(Searcher):
             # Trunks train that all of these wait for: those of later seeds will be needed too.
             coming = next(self._later_trunks(), None)
             return None if coming is None else _config(recorder.start_trial(trial_id, *coming, {}))
+        for study, number in recorder.finalists_to_start():
+            trunk = self._job.trunk_of(study, number)
+            state = None if trunk is None else recorder.trials.get(id_of(*trunk))
+            if trunk is None or (state is not None and state.status == "completed"):
+                return _config(self._start_finalist(trial_id, study, number))
+            if state is None:
+                return _config(recorder.start_trial(trial_id, *trunk, {}))
         # Trials that run may still fail and be tried again, so there may be more to hand out.
         is_over = all(trial.status is not None for trial in recorder.trials.values())
         return Searcher.FINISHED if is_over else None
@@ -173,21 +182,33 @@ class JobSearch(Searcher):
         search.begin(trial.trial_id, suggested)
         return trial
 
+    def _start_finalist(self, trial_id: str, study: Study, number: int) -> LiveTrial:
+        first = self._recorder.trials[str(finalist_of(study.name, number))]
+        searched = {name: first.params[name] for name in study.parameters if name in first.params}
+        return self._recorder.start_trial(trial_id, study, number, searched)
+
     def _trunk_of_next(self, name: str) -> tuple[Study, int] | None:
         return self._job.trunk_of(self._studies[name], self._searches[name].num_suggested)
 
     def _fail_without_trunk(self, trial_id: str) -> None:
         """Records trials as failed whose trunk is; Ray, which asks for a trial of that id, is not told of them."""
 
-        def is_lost(name: str) -> bool:
-            trunk = self._trunk_of_next(name)
+        def is_lost(trunk: tuple[Study, int] | None) -> bool:
             state = None if trunk is None else self._recorder.trials.get(id_of(*trunk))
             return state is not None and state.status in ("failed", "diverged")
 
-        while (name := next(filter(is_lost, self._by_need()), None)) is not None:
+        def next_lost() -> str | None:
+            return next((name for name in self._by_need() if is_lost(self._trunk_of_next(name))), None)
+
+        while (name := next_lost()) is not None:
             self._start(trial_id, name)
             self._recorder.fail_without_trunk(trial_id)
             self.on_trial_complete(trial_id, error=True)
+        if self._job.init.trunk is not None:
+            for study, number in self._recorder.finalists_to_start():
+                if is_lost(self._job.trunk_of(study, number)):
+                    self._start_finalist(trial_id, study, number)
+                    self._recorder.fail_without_trunk(trial_id)
 
     def _later_trunks(self) -> Iterator[tuple[Study, int]]:
         for seed in range(self._job.search.seeds):
@@ -201,16 +222,15 @@ class JobSearch(Searcher):
     def on_report(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """Passes one epoch's metric on to its study."""
         trial = self._recorder.find(trial_id)
-        if trial.is_trunk:
-            return
-        self._searches[trial.study].report(trial.trial_id, result["epoch"], trial.metric.of(result))
+        if trial.is_searched:
+            self._searches[trial.study].report(trial.trial_id, result["epoch"], trial.metric.of(result))
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """Tells the trial's study how it ended, according to the ledger; one that continues later has not ended."""
         trial = self._recorder.find(trial_id)
-        if trial.status not in (None, "interrupted") and not trial.is_trunk:
+        if trial.status not in (None, "interrupted") and trial.is_searched:
             self._searches[trial.study].end_trial(trial.trial_id, trial.status, trial.value)
 
     def save(self, checkpoint_path: str) -> None:

@@ -69,21 +69,28 @@ def plan_time(job: JobSpec, timing: Timing, slots: Slots, epochs: Band) -> TimeP
         for study, one in zip(studies, timed, strict=True)
     }
     trunks_s = job.fork_epoch * sum(trunk_s.values()) / num_slots
-    search_trunks_s, confirm_trunks_s = trunks_s * job.search.seeds, trunks_s * num_seeds * more_images
+    search_trunks_s, confirm_trunks_s = trunks_s * job.num_trunk_seeds, trunks_s * num_seeds * more_images
+    again = job.search.num_finalist_trials  # of each study, none of which is stopped
+    again_least, again_most = (again * sum(run_s) for run_s in both(1.0))
     return TimePlan(
         epoch_s,
         search_s=(
-            startup_s + search_trunks_s + max(max(least), num_trials * sum(least) / num_slots),
             startup_s
             + search_trunks_s
-            + num_trials * sum(most) / num_slots
+            + max(max(least), num_trials * sum(least) / num_slots)
+            + again_least / num_slots,
+            startup_s
+            + search_trunks_s
+            + (num_trials * sum(most) + again_most) / num_slots
             + max(most) * (1 - 1 / num_slots),
         ),
         confirm_s=(
             startup_s + confirm_trunks_s + makespan(confirm_least * num_seeds, slots.num_slots),
             startup_s + confirm_trunks_s + makespan(confirm_most * num_seeds, slots.num_slots),
         ),
-        gpu_hours=_gpu_hours(slots, num_trials * sum(least), num_trials * sum(most)),
+        gpu_hours=_gpu_hours(
+            slots, num_trials * sum(least) + again_least, num_trials * sum(most) + again_most
+        ),
         confirm_gpu_hours=_gpu_hours(slots, num_seeds * sum(confirm_least), num_seeds * sum(confirm_most)),
         num_seeds=num_seeds,
         num_runs=num_seeds * len(studies),

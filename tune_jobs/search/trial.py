@@ -27,12 +27,18 @@ class LiveTrial:
     retries: int = 0  # how often it was tried again after a failure
     metric: Metric = VAL_ACCURACY  # the job's
     is_trunk: bool = False  # others start from where it ends
+    finalist_of: str | None = None  # the trial of the search whose configuration it trains again
     fork: Fork | None = None  # where it starts itself, if that is not at its first epoch
 
     @property
     def is_unfinished(self) -> bool:
         """Whether it still has epochs to train, in this session or a later one."""
         return self.status in (None, "interrupted")
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether its configuration was suggested: it is neither a trunk nor of a finalist."""
+        return not self.is_trunk and self.finalist_of is None
 
     @property
     def merit(self) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from typing import Any
 from tune_jobs.errors import JobError, Problem, ResultsError
 from tune_jobs.job.space import Value, describe, find_value
 from tune_jobs.job.spec import JobSpec, Study
-from tune_jobs.results.read import Results, by_merit, read_results
+from tune_jobs.results.read import Results, read_results
 from tune_jobs.results.schema import PARAM_PREFIX
 from tune_jobs.results.tables import records, setting
 
@@ -72,7 +72,7 @@ def _candidates(study: Study, searches: Mapping[str, Results]) -> Iterator[tuple
     for folder, results in searches.items():
         trials = results.trials
         completed = trials[(trials["status"] == "completed") & (trials["method"] == study.method)]
-        ranked[folder] = records(by_merit(completed, results.metric))
+        ranked[folder] = records(results.best_first(completed))
     for is_same in (True, False):
         columns: list[Sequence[tuple[str, Mapping[str, Any]]]] = [
             [(folder, row) for row in rows if (row["architecture"] == study.architecture) == is_same]

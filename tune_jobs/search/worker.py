@@ -65,7 +65,7 @@ class TrialRunner(tune.Trainable):
             self._job = self._job.model_copy(update={"code": code.folders_here()})
         self._checkpoints, self._lines = Checkpoints(folder), TrialLog(folder)
         self._node = node_name()
-        self._studies = {study.name: study for study in (*self._job.studies(), *self._job.trunks())}
+        self._studies = {study.name: study for study in self._job.all_studies()}
         # More threads than cores is many times slower than one thread a trial.
         resources = self._job.resources
         torch.set_num_threads(max(1, int(resources.cpus_per_trial / resources.workers_per_trial)))

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from tune_jobs.job.finalists import FINALISTS, finalist_of
 from tune_jobs.job.metric import Metric
 from tune_jobs.job.trunk import TRUNK
+from tune_jobs.results.finalists import Final, due, ended, finals, settings_of
 from tune_jobs.results.live import LiveResults
+from tune_jobs.results.schema import PARAM_PREFIX
 from tune_jobs.stopping.epochs_left import epochs_left
 
 _SIGNAL = "interrupted by "  # how `tune_jobs.search.wind_down` begins the reason of a signal
@@ -16,11 +19,11 @@ _SIGNAL = "interrupted by "  # how `tune_jobs.search.wind_down` begins the reaso
 
 @dataclass(frozen=True)
 class Best:
-    """The best trial of a study: of those that completed, or else of all."""
+    """The best trial of a study: of the finalists, of those that completed, or else of all."""
 
     study: str
     trial_id: str
-    value: float
+    value: float  # of a finalist, the mean over its further seeds
     params: Mapping[str, Any]
     is_final: bool  # whether it trained in full
 
@@ -71,9 +74,9 @@ def summarize(live: LiveResults, writer: int | None, *, can_tell: bool = True) -
         can_tell: Whether `writer` can be known; in an object store there are no locks.
     """
     counts = Counter(trial["status"] or "running" for trial in live.trials.values())
-    compared = {name: trial for name, trial in live.trials.items() if trial["method"] != TRUNK}
-    num_trunks = len(live.trials) - len(compared)
-    num_trials = max(_num_asked(live.job), len(compared)) + num_trunks
+    compared = {name: trial for name, trial in live.trials.items() if _is_searched(trial)}
+    num_others = len(live.trials) - len(compared)
+    num_trials = max(_num_asked(live.job), len(compared)) + num_others + _num_finalists_left(live)
     unfinished = counts["running"] + counts["interrupted"]
     is_over = unfinished == 0 and len(live.trials) >= num_trials
     state, reason = _state(live, writer, is_over, can_tell)
@@ -120,6 +123,36 @@ def _num_asked(job: Mapping[str, Any]) -> int:
         return 0
 
 
+def _is_searched(trial: Mapping[str, Any]) -> bool:
+    return trial["method"] != TRUNK and finalist_of(trial["study"], trial["number"]) is None
+
+
+def _num_finalists_left(live: LiveResults) -> int:
+    """Returns how many trials of finalists have not started, as many as can be of studies that go on."""
+    settings = settings_of(live.job)
+    most, num_asked = settings[0] * settings[1], _num_asked(live.job)
+    if not most or not num_asked:
+        return 0
+    num_trials, epochs = int(live.job["search"]["num_trials"]), int(live.job["train"]["epochs"])
+    left = most * (num_asked // num_trials)
+    for study, (rows, _) in _rows_by_study(live).items():
+        if sum(row["status"] not in (None, "interrupted") for row in rows) >= num_trials:
+            numbers = due(live.metric, settings, ended(rows, live.metric, epochs, of_finalists=False))
+            left -= most - sum(f"{study}-{FINALISTS}-{number:04d}" not in live.trials for number in numbers)
+    return left
+
+
+def _rows_by_study(live: LiveResults) -> dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
+    """Returns the trials of each study, and those of its finalists, by the columns of `trials.parquet`."""
+    rows: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {}
+    for name, trial in live.trials.items():
+        if trial["method"] != TRUNK:
+            params = {f"{PARAM_PREFIX}{param}": value for param, value in trial["params"].items()}
+            of_study = rows.setdefault(trial["study"].removesuffix(f"-{FINALISTS}"), ([], []))
+            of_study[not _is_searched(trial)].append({**trial, **live.summaries[name], **params})
+    return rows
+
+
 def _state(live: LiveResults, writer: int | None, is_over: bool, can_tell: bool) -> tuple[str, str]:
     sessions = [event for event in live.events if event["kind"] in ("start", "stop")]
     is_open = bool(sessions) and sessions[-1]["kind"] == "start"
@@ -149,18 +182,36 @@ def _rate(live: LiveResults) -> float | None:
     return (len(recent) - 1) / passed if passed > 0 else None
 
 
+def _finalist_means(live: LiveResults) -> dict[str, Final]:
+    """Returns what finalists reached, by the trial of the search, of the studies whose finalists have all ended."""
+    settings = settings_of(live.job)
+    if not settings[0] or all(map(_is_searched, live.trials.values())):
+        return {}
+    metric, epochs = live.metric, int(live.job["train"]["epochs"])
+    means: dict[str, Final] = {}
+    for rows, again in _rows_by_study(live).values():
+        searched = ended(rows, metric, epochs, of_finalists=False)
+        found = finals(metric, settings, searched, ended(again, metric, epochs, of_finalists=True))
+        means |= {final.trial_id: final for final in found}
+    return means
+
+
 def _best(live: LiveResults) -> list[Best]:
     metric = live.metric
-    found: dict[str, tuple[tuple[bool, tuple[float, float]], Best]] = {}
+    found: dict[str, tuple[tuple[bool, bool, tuple[float, float]], Best]] = {}
+    means = _finalist_means(live)
     for trial_id, trial in live.trials.items():
-        if trial["method"] == TRUNK:
+        if not _is_searched(trial):
             continue
         summary = live.summaries[trial_id]
         value = metric.of(summary)
         if value is None or trial["status"] in ("diverged", "failed"):
             continue
         is_final = trial["status"] == "completed"
-        rank = (is_final, metric.merit(value, summary.get("val_loss")))
+        final = means.get(trial_id)
+        if final is not None:
+            value = final.mean
+        rank = (final is not None, is_final, metric.merit(value, summary.get("val_loss")))
         if trial["study"] not in found or rank > found[trial["study"]][0]:
             found[trial["study"]] = (
                 rank,

@@ -78,6 +78,11 @@ class Rule:
         return replace(self, max_epochs=self.fork_epoch, fork_epoch=0, enabled=False)
 
     @property
+    def of_finalists(self) -> Self:
+        """The rule for trials of finalists, none of which is stopped."""
+        return replace(self, enabled=False)
+
+    @property
     def milestones(self) -> tuple[int, ...]:
         """The epochs at which trials are judged, ascending."""
         if self.name == "i_epoch":

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
+from tune_jobs.job.finalists import finalist_of
 from tune_jobs.job.trunk import TRUNK
 from tune_jobs.ledger.rows import Decision
 from tune_jobs.stopping.asha import Rule, Rungs
@@ -79,10 +80,14 @@ def replay(
 
 
 def rungs_of(rule: Rule, trials: Iterable[Row]) -> dict[str, Rungs]:
-    """Returns empty rungs for each study of these trials; trunks have a rule of their own, which stops none."""
-    return {
-        trial["study"]: Rungs(rule.of_trunks if trial.get("method") == TRUNK else rule) for trial in trials
-    }
+    """Returns empty rungs for each study of these trials; the rules of trunks and finalists stop none."""
+    return {trial["study"]: Rungs(_rule_of(rule, trial)) for trial in trials}
+
+
+def _rule_of(rule: Rule, trial: Row) -> Rule:
+    if trial.get("method") == TRUNK:
+        return rule.of_trunks
+    return rule.of_finalists if finalist_of(trial["study"], trial.get("number") or 0) else rule
 
 
 def in_order(trials: Iterable[Row], reports: Iterable[Row]) -> Iterator[tuple[float, Row]]:
