@@ -63,9 +63,9 @@ class Progress:
         trials = counted(self._num_trials, "trial")
         if self._num_trunks:
             trials += f" from {counted(self._num_trunks, 'trunk')}"
-        if self._num_finalists:
-            trials += f", and at most {self._num_finalists} of finalists for each"
-        self._print(f"Running {studies}, {trials} in all: {slots.explanation[-1]}.")
+        num_finalists = self._num_finalists * self._num_studies
+        finalists = f", then at most {num_finalists} of finalists" if num_finalists else ""
+        self._print(f"Running {studies}, {trials} in all{finalists}: {slots.explanation[-1]}.")
         ended = [trial for trial in past if trial.status not in (None, "interrupted")]
         for trial in ended:
             self._take_in_end(trial)
