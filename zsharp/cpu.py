@@ -3,6 +3,7 @@
 import math
 import os
 import platform
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,14 @@ def num_cpus() -> int:
     # macOS and Windows have no affinities.
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([allowed, *(math.ceil(quota) for quota in quotas())]))
+
+
+def may_have_gpu(devices: Path = Path("/dev")) -> bool:
+    """Returns False where no driver of a GPU that torch can use is loaded; asking torch takes seconds to import it.
+
+    NVIDIA's driver has the device `nvidiactl`, AMD's `kfd`, and that of Windows' Linux `dxg`.
+    """
+    return sys.platform != "linux" or any((devices / name).exists() for name in ("nvidiactl", "kfd", "dxg"))
 
 
 def quotas(

@@ -14,7 +14,7 @@ import pytest
 from tune_jobs.cluster.ray import check_can_start, connect, make_token
 from tune_jobs.errors import JobError
 from tune_jobs.search.run import run
-from zsharp.cpu import quotas
+from zsharp.cpu import may_have_gpu, quotas
 
 
 @pytest.fixture
@@ -142,3 +142,10 @@ def test_a_user_without_name_and_home_gets_both():
     assert shown == ["user-54321", str(home)]
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
     shutil.rmtree(folder)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="devices of Linux")
+@pytest.mark.parametrize(("device", "expected"), [("nvidiactl", True), ("kfd", True), ("nvme0", False)])
+def test_only_a_machine_with_a_driver_is_asked_for_its_gpus(tmp_path, device, expected):
+    (tmp_path / device).touch()
+    assert may_have_gpu(tmp_path) is expected

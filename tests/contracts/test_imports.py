@@ -39,7 +39,7 @@ READING = [*modules_of("tune_jobs/results", "tune_jobs/report", "tune_jobs/ledge
     ("modules", "loaded", "not_loaded"),
     [
         (
-            ["zsharp.optim", "zsharp.models.architectures"],
+            ["zsharp.optim.optimizers", "zsharp.models.architectures"],
             {"torch"},
             {"ray", "optuna", "pandas", "sklearn", "pyarrow", "torchvision", "triton"},
         ),
@@ -57,8 +57,10 @@ READING = [*modules_of("tune_jobs/results", "tune_jobs/report", "tune_jobs/ledge
             {"zsharp.training.spec"},
             {"ray", "torch", "optuna", "pandas"},
         ),
+        # Torch is what workers need, and they import it while the driver starts.
+        (["tune_jobs.cli.search", "tune_jobs.search.tuner"], {"ray.tune", "optuna"}, {"torch"}),
     ],
-    ids=["optimizers and architectures", "version", "tune_jobs", "reading results", "statistics", "specs"],
+    ids=["optimizers", "version", "tune_jobs", "reading results", "statistics", "specs", "driver"],
 )
 def test_an_import_loads_no_more_than_it_needs(modules, loaded, not_loaded):
     code = f"import {', '.join(modules)}, zsharp, sys; zsharp.__version__; print(*sys.modules)"
@@ -66,6 +68,18 @@ def test_an_import_loads_no_more_than_it_needs(modules, loaded, not_loaded):
     present = set(done.stdout.split())
     assert loaded <= present
     assert not present & not_loaded
+
+
+def test_a_job_is_checked_without_torch():
+    """Where there can be no GPU, and only architectures of ours."""
+    code = (
+        "import sys\n"
+        "from tune_jobs.job.load import load_job\n"
+        "from tune_jobs.job.rehearsal import rehearse\n"
+        "print(rehearse(load_job('digits')).data.num_train, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.split() == ["1438", "False"]
 
 
 def test_zsharp_needs_its_few_packages_only():

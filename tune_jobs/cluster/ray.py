@@ -22,7 +22,7 @@ from tune_jobs.cluster.listener import what_listens
 from tune_jobs.cluster.slots import Slots
 from tune_jobs.errors import ClusterError, JobError, Problem
 from tune_jobs.wording import last_line
-from zsharp.cpu import num_cpus
+from zsharp.cpu import may_have_gpu, num_cpus
 
 _ANSWERS_WITHIN_S = 5
 _ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"  # what `ray health-check` asks
@@ -132,6 +132,8 @@ def _host_and_port(address: str) -> tuple[str, int]:
 
 def local_totals() -> Totals:
     """Counts this machine's cores (those this process may use) and GPUs, without starting Ray."""
+    if not may_have_gpu():
+        return Totals(num_cpus(), 0)
     import torch
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0

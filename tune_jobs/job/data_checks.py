@@ -21,7 +21,7 @@ class TriedJob:
     """A job that fits its data."""
 
     info: "DataInfo"  # the data set
-    models: dict[str, "ModelFacts"]  # by architecture
+    models: dict[str, "ModelFacts"]  # by architecture: those that were counted or tried
     steps_per_epoch: int  # optimizer steps; with several batch sizes, of the smallest
     job: JobSpec  # it, with which arguments each of its architectures takes
 
@@ -37,11 +37,14 @@ def check_data(job: JobSpec) -> "DataInfo":
     Raises:
         JobError: If files are missing or damaged, a model does not fit the images, or there are too few.
     """
-    return try_job(job).info
+    return try_job(job, count=False).info
 
 
-def try_job(job: JobSpec) -> TriedJob:
+def try_job(job: JobSpec, *, count: bool = True) -> TriedJob:
     """As `check_data`, and tells what the models weigh.
+
+    Args:
+        count: Whether our own architectures are counted too.
 
     Raises:
         JobError: As there.
@@ -72,7 +75,7 @@ def try_job(job: JobSpec) -> TriedJob:
         raise JobError([Problem("data", data.name if root is None else str(root), text)]) from error
 
     info = max(infos, key=lambda info: info.image_shape)
-    models, problems = try_models(job, info)
+    models, problems = try_models(job, info, count=count)
     problems += _unfit_sizes(job, [other.image_shape for other in infos if other != info])
     num_images = info.num_train if data.max_images is None else data.max_images
     if num_images > info.num_train:
@@ -107,7 +110,9 @@ def _with_arguments(job: JobSpec, models: Mapping[str, "ModelFacts"]) -> JobSpec
     """Returns the job with which arguments its architectures take, if it searches some and has not recorded them."""
     if job.model_arguments or not any(model_argument(name, any_name=False) for name in job.space):
         return job
-    taken = {name: tuple(sorted(facts.arguments)) for name, facts in models.items()}
+    taken = {
+        name: tuple(sorted(models[name].arguments)) if name in models else () for name in job.architectures
+    }
     return job.model_copy(update={"model_arguments": taken})
 
 

@@ -16,13 +16,18 @@ if TYPE_CHECKING:
 _FLOAT_BYTES = 4
 
 
-def try_models(job: JobSpec, info: "DataInfo") -> tuple[dict[str, "ModelFacts"], list[Problem]]:
+def try_models(
+    job: JobSpec, info: "DataInfo", *, count: bool
+) -> tuple[dict[str, "ModelFacts"], list[Problem]]:
     """Returns what the job's models weigh, by architecture, and what is wrong with the others.
 
-    Our own architectures are only counted; those of libraries and of the user are built and run on two images. Where
-    their arguments are searched, they are as large as they can be.
+    Those of libraries and of the user are built and run on two images. Where their arguments are searched, they are as
+    large as they can be.
+
+    Args:
+        count: Whether our own architectures are counted, for which torch and torchvision are imported: seconds.
     """
-    from zsharp.training.try_model import try_model
+    from zsharp.models import ARCHITECTURES, check_architecture
 
     facts: dict[str, ModelFacts] = {}
     problems = []
@@ -37,6 +42,12 @@ def try_models(job: JobSpec, info: "DataInfo") -> tuple[dict[str, "ModelFacts"],
         spec = job.trial_spec(study, job.largest(study))
         others = {name: value for name, value in searched.items() if name not in spec.model}
         try:
+            check_architecture(architecture, info.image_shape)
+            is_known = architecture in ARCHITECTURES and info.num_classes > 1
+            if is_known and not (count or job.init.weights or job.train.freeze):
+                continue
+            from zsharp.training.try_model import try_model
+
             facts[architecture] = try_model(spec, info.image_shape, info.num_classes, others)
         except ValueError as error:
             problems.append(Problem(f"architectures[{i}]", architecture, str(error)))

@@ -49,7 +49,7 @@ def rehearse(job: JobSpec, task: Callable[..., Any] | None = None) -> Rehearsed:
         return Rehearsed(job, None, _imported_loop(job, task))
     weights = _weights_checksum(job)
     if job.task is None:
-        tried = try_job(job)
+        tried = try_job(job, count=False)
         code = OwnCode.imported(job) if uses_own_code(job) else None
         return Rehearsed(tried.job, tried.info, code, weights_checksum=weights, notes=tried.notes)
     steps, num_parameters = None, None

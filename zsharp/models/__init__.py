@@ -8,7 +8,7 @@ from zsharp.models.architectures import (
     check_model,
     layout_of,
 )
-from zsharp.models.libraries import LIBRARIES, is_library_name
+from zsharp.models.library_names import LIBRARIES, is_library_name
 
 __all__ = [
     "ARCHITECTURES",

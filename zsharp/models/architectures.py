@@ -3,23 +3,21 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import nn
-
-from zsharp.models import resnet, vgg, vit
 from zsharp.models.image_shape import ImageShape, check_min_side, check_patch_grid
-from zsharp.models.libraries import (
-    Built,
-    build_library_model,
-    check_library_name,
-    fetch_weights,
-    is_library_name,
-)
+from zsharp.models.library_names import is_library_name
 from zsharp.names import did_you_mean
 from zsharp.user_code import UserCodeError, accepted, is_reference, load_callable, told_as_theirs
+
+# torch takes seconds to import, and a job's names are checked without it.
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from zsharp.models.libraries import Built
 
 
 @dataclass(frozen=True)
@@ -30,12 +28,12 @@ class Architecture:
     family: Literal["resnet", "vgg", "vit"]  # the kind of network
     summary: str  # one line, with the number of parameters for 3x32x32 images and 10 classes
     # Takes an image shape and a number of classes, returns a model with fresh weights.
-    build: Callable[[ImageShape, int], nn.Module]
+    build: "Callable[[ImageShape, int], nn.Module]"
     # Takes an image shape, raises ValueError where the architecture cannot take it.
     check: Callable[[ImageShape], None]
 
 
-def build_model(name: str, image_shape: ImageShape, num_classes: int, **options: Any) -> nn.Module:
+def build_model(name: str, image_shape: ImageShape, num_classes: int, **options: Any) -> "nn.Module":
     """Return the architecture `name` with fresh float32 weights, in training mode, on torch's default device.
 
     Weights are drawn from torch's global generator, so a seed fixes them. The model maps images
@@ -64,7 +62,7 @@ def build(
     arguments: Mapping[str, Any] = MappingProxyType({}),
     code: Sequence[str] = (),
     pretrained: bool = False,
-) -> Built:
+) -> "Built":
     """As `build_model`, and tells which arguments were passed and which weights were loaded.
 
     Args:
@@ -72,6 +70,8 @@ def build(
         code: Folders that `module:function` is looked up in.
         pretrained: Start from the weights that the architecture's library publishes.
     """
+    from zsharp.models.libraries import Built, build_library_model, fetch_weights
+
     check_architecture(name, image_shape)
     if num_classes < 2:
         raise ValueError(
@@ -92,8 +92,10 @@ def build(
     return Built(check_model(model, f"{name}: what it returned"), frozenset(passed) & frozenset(arguments))
 
 
-def check_model(model: object, label: str) -> nn.Module:
+def check_model(model: object, label: str) -> "nn.Module":
     """Returns the model; raises UserCodeError if it is none, or has nothing to train."""
+    from torch import nn
+
     if not isinstance(model, nn.Module):
         raise UserCodeError(f"{label} is of type {type(model).__name__}; expected a torch.nn.Module")
     if not any(param.requires_grad for param in model.parameters()):
@@ -110,6 +112,8 @@ def check_architecture(name: str, image_shape: ImageShape) -> None:
         ValueError: on an unknown name, or on a shape that it cannot take; the message says which it can.
     """
     if is_library_name(name):
+        from zsharp.models.libraries import check_library_name
+
         check_library_name(name)
         return
     if is_reference(name):
@@ -120,17 +124,29 @@ def check_architecture(name: str, image_shape: ImageShape) -> None:
     ARCHITECTURES[name].check(image_shape)
 
 
-def layout_of(name: str, model: nn.Module | None = None) -> torch.memory_format:
+def layout_of(name: str, model: "nn.Module | None" = None) -> "torch.memory_format":
     """`channels_last` for convolutional networks, which gain 1.1 to 2 times on CPUs; the default for others.
 
     Args:
         model: What a library's architecture was built as. A transformer has one convolution, in its stem. Functions of
             the user's own get the default, since views of theirs may depend on it.
     """
+    import torch
+    from torch import nn
+
     is_convolutional = name in ARCHITECTURES and ARCHITECTURES[name].family != "vit"
     if model is not None and is_library_name(name):
         is_convolutional = sum(isinstance(module, nn.Conv2d) for module in model.modules()) > 1
     return torch.channels_last if is_convolutional else torch.contiguous_format
+
+
+def _build_by(
+    module: str, function: str, image_shape: ImageShape, num_classes: int, **sizes: int
+) -> "nn.Module":
+    model: nn.Module = getattr(import_module(f"zsharp.models.{module}"), function)(
+        image_shape, num_classes, **sizes
+    )
+    return model
 
 
 def _cifar_resnet(depth: int, millions: str) -> Architecture:
@@ -138,8 +154,9 @@ def _cifar_resnet(depth: int, millions: str) -> Architecture:
         name=f"resnet{depth}",
         family="resnet",
         summary=f"ResNet-{depth} for CIFAR, 16/32/64 channels, option-A shortcuts, {millions} M parameters",
-        build=partial(resnet.build_resnet, blocks_per_stage=(depth - 2) // 6),
-        check=partial(check_min_side, f"resnet{depth}", min_side=resnet.MIN_SIDE),
+        build=partial(_build_by, "resnet", "build_resnet", blocks_per_stage=(depth - 2) // 6),
+        # Two stages halve the image, so the last one still has a pixel to average.
+        check=partial(check_min_side, f"resnet{depth}", min_side=4),
     )
 
 
@@ -148,8 +165,8 @@ def _vgg(depth: int, millions: str) -> Architecture:
         name=f"vgg{depth}_bn",
         family="vgg",
         summary=f"VGG-{depth} with batch normalisation and one linear layer, {millions} M parameters",
-        build=partial(vgg.build_vgg, depth=depth),
-        check=partial(check_min_side, f"vgg{depth}_bn", min_side=vgg.MIN_SIDE),
+        build=partial(_build_by, "vgg", "build_vgg", depth=depth),
+        check=partial(check_min_side, f"vgg{depth}_bn", min_side=32),  # five 2x2 poolings
     )
 
 
@@ -164,7 +181,9 @@ def _vit(
             f"MLP {mlp}, {millions} M parameters"
         ),
         build=partial(
-            vit.build_vit,
+            _build_by,
+            "vit",
+            "build_vit",
             num_layers=layers,
             patches_per_side=patches,
             num_heads=heads,
@@ -179,8 +198,8 @@ _RESNET18 = Architecture(
     name="resnet18",
     family="resnet",
     summary="ResNet-18, ImageNet widths with a 3x3 stride-1 stem and no max-pooling, 11.17 M parameters",
-    build=resnet.build_resnet18,
-    check=partial(check_min_side, "resnet18", min_side=resnet.RESNET18_MIN_SIDE),
+    build=partial(_build_by, "resnet", "build_resnet18"),
+    check=partial(check_min_side, "resnet18", min_side=8),  # three stages halve the image
 )
 
 _ROWS = (

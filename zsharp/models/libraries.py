@@ -18,12 +18,6 @@ from zsharp.models.weights import Loaded, load_state, read_weights
 from zsharp.names import did_you_mean
 from zsharp.user_code import UserCodeError
 
-LIBRARIES = {
-    "timm": "any of timm's models, such as timm/convnext_atto; pip install zsharp-tune[timm]",
-    "torchvision": "any of torchvision's classification models, such as torchvision/resnet18",
-}
-"""The libraries by the prefix of their architectures' names, with a line on each."""
-
 # Arguments with which the libraries would load weights by themselves, from anywhere; `init` does that.
 _NOT_PASSED = frozenset(
     {"pretrained", "weights", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
@@ -48,11 +42,6 @@ class WeightsInput:
     size: tuple[int, int]  # height and width
     mean: tuple[float, ...]  # of each channel, of images in [0, 1]
     std: tuple[float, ...]
-
-
-def is_library_name(name: str) -> bool:
-    """Returns whether the text has the form of an architecture of a library, whether or not that has it."""
-    return name.partition("/")[0] in LIBRARIES and "/" in name
 
 
 def check_library_name(name: str) -> None:

@@ -5,15 +5,13 @@ from torch import Tensor, nn
 
 from zsharp.models.image_shape import ImageShape
 
-MIN_SIDE = 4  # two stages halve the image, so the last one still has a pixel to average
-RESNET18_MIN_SIDE = 8  # three stages halve the image
 _WIDTHS = (16, 32, 64)
 
 
 def build_resnet(image_shape: ImageShape, num_classes: int, *, blocks_per_stage: int) -> "CifarResNet":
     """Return a `CifarResNet` of depth `6 * blocks_per_stage + 2` with fresh weights.
 
-    Height and width of the image matter only through `MIN_SIDE`.
+    Height and width of the image do not matter, once two stages can halve them.
     """
     return CifarResNet(image_shape[0], num_classes, blocks_per_stage)
 

@@ -6,7 +6,6 @@ from torch import nn
 
 from zsharp.models.image_shape import ImageShape
 
-MIN_SIDE = 32  # five 2x2 poolings
 _CONFIGURATIONS = {11: "A", 13: "B", 16: "D", 19: "E"}  # columns of table 1 of Simonyan & Zisserman 2014
 
 
