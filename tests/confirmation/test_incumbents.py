@@ -71,11 +71,11 @@ def test_incumbents_never_enter_the_comparison_and_overtuning_is_told(tmp_path):
     assert set(results.confirmations["trial_id"].str[-4:]) == {"0003"}
     assert set(results.incumbents["trial_id"].str[-4:]) == set(TEST)
     assert compare([tmp_path])["num_seeds"].tolist() == [3, 3]
-    for found in overtuning(results):
-        assert [one.trial_id[-4:] for one in found.incumbents] == list(TEST)
-        assert (found.winner.trial_id[-4:], found.best_earlier.trial_id[-4:]) == ("0003", "0002")
-        assert found.difference.mean == pytest.approx(0.55 - 0.58)
-        assert found.winner.search_value == 0.7
+    for study in overtuning(results):
+        assert [one.trial_id[-4:] for one in study.incumbents] == list(TEST)
+        assert (study.winner.trial_id[-4:], study.best_earlier.trial_id[-4:]) == ("0003", "0002")
+        assert study.difference.mean == pytest.approx(0.55 - 0.58)
+        assert study.winner.search_value == 0.7
     assert [("overtuned by 0.0300" in line, "0002" in line) for line in describe([results])] == [
         (True, True)
     ] * 2

@@ -75,7 +75,7 @@ def winners(
             if trial["study"] == study.name and is_full:
                 groups.setdefault(json.dumps(trial["params"], sort_keys=True), []).append(trial)
         ranked = sorted(groups.values(), key=lambda members: _merit(members, last, metric))
-        order = {final.trial_id: place for place, final in enumerate(_finals(job, study, trials, last))}
+        order = {final.trial_id: rank for rank, final in enumerate(_finals(job, study, trials, last))}
         ranked.sort(key=lambda members: order.get(members[0]["trial_id"], len(order)))
         for rank, members in enumerate(ranked[:top], 1):
             value, accuracy, _ = _means(members, last, metric)

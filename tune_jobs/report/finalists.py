@@ -63,8 +63,8 @@ def _rows(report: Report) -> list[dict[str, Any]]:
             "search_value": final.search_value,
             **vars(summarize(final.values)),
             "excess": final.search_value - final.mean,
-            "is_best": place == 0,
+            "is_best": rank == 0,
         }
         for study in records(studies)
-        for place, final in enumerate(finals.get((study["folder"], study["study"]), []))
+        for rank, final in enumerate(finals.get((study["folder"], study["study"]), []))
     ]

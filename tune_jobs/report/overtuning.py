@@ -32,18 +32,18 @@ def _rows(report: Report) -> list[dict[str, Any]]:
     }
     return [
         {
-            **studies[result.folder_name, found.study],
-            "budget": found.budget,
-            "incumbent": place,
+            **studies[result.folder_name, study.name],
+            "budget": study.budget,
+            "incumbent": number_in_study,
             "trial_id": incumbent.trial_id,
             "search_value": incumbent.search_value,
-            "measure": found.measure,
+            "measure": study.measure,
             **vars(incumbent.summary),
-            "is_best": incumbent is found.winner,
+            "is_best": incumbent is study.winner,
         }
         for result in report.results
-        for found in overtuning(result)
-        for place, incumbent in enumerate(found.incumbents, 1)
+        for study in overtuning(result)
+        for number_in_study, incumbent in enumerate(study.incumbents, 1)
     ]
 
 

@@ -57,7 +57,7 @@ def ranked(metric: Metric, trials: Iterable[Ended]) -> list[Candidate]:
         if value is not None:
             loss = _mean([member.val_loss for member in members])
             candidates.append(Candidate(members[0].trial_id, members[0].number, value, loss))
-    return sorted(candidates, key=lambda one: (*_order(metric, one.value, one.val_loss), one.trial_id))
+    return sorted(candidates, key=lambda best: (*_order(metric, best.value, best.val_loss), best.trial_id))
 
 
 def due(metric: Metric, settings: tuple[int, int], trials: Iterable[Ended]) -> list[int]:
@@ -69,7 +69,7 @@ def due(metric: Metric, settings: tuple[int, int], trials: Iterable[Ended]) -> l
     """
     num_finalists, num_seeds = settings
     best = ranked(metric, trials)[:num_finalists]
-    return [number_of(one.number, turn) for turn in range(1, num_seeds + 1) for one in best]
+    return [number_of(trial.number, turn) for turn in range(1, num_seeds + 1) for trial in best]
 
 
 def finals(
@@ -91,12 +91,12 @@ def finals(
         own = [by_turn.get((candidate.number, turn)) for turn in range(1, num_seeds + 1)]
         if None in own:
             return []
-        completed = [one for one in own if one is not None and one.is_completed and one.value is not None]
+        completed = [run for run in own if run is not None and run.is_completed and run.value is not None]
         if len(completed) == num_seeds:
-            values = tuple(one.value for one in completed if one.value is not None)
-            loss = _mean([one.val_loss for one in completed])
+            values = tuple(run.value for run in completed if run.value is not None)
+            loss = _mean([run.val_loss for run in completed])
             decided.append(Final(candidate.trial_id, rank, candidate.value, values, loss))
-    return sorted(decided, key=lambda one: (*_order(metric, one.mean, one.val_loss), one.trial_id))
+    return sorted(decided, key=lambda final: (*_order(metric, final.mean, final.val_loss), final.trial_id))
 
 
 def settings_of(job: Mapping[str, Any] | None) -> tuple[int, int]:

@@ -30,10 +30,10 @@ class Overtuning:
 
     References:
         Schneider, Bischl and Feurer, "Overtuning in Hyperparameter Optimization", AutoML 2025, arXiv 2506.19540: by how
-        much the best test value among the incumbents so far is better than that of the one at the end.
+        much the best test value among the incumbents so far is better than the value of the last.
     """
 
-    study: str
+    name: str  # the study's
     architecture: str
     method: str
     budget: str  # as in `confirmations.parquet`
@@ -60,7 +60,7 @@ def overtuning(result: Results) -> list[Overtuning]:
         for row in records(table)
         if row["best_trial_id"]
     }
-    found = []
+    measured_again = []
     keys = ["study", "architecture", "method", "budget"]
     for (study, architecture, method, budget), members in rows.groupby(keys, sort=False):
         measured: dict[str, Incumbent] = {}
@@ -77,10 +77,10 @@ def overtuning(result: Results) -> list[Overtuning]:
         order = sorted(measured, key=lambda name: (name == winner, ended.get(name, 0)))
         own = [measured[name] for name in order]
         sign = result.metric.sign
-        best = max(own[:-1], key=lambda one: sign * one.summary.mean, default=None)
+        best = max(own[:-1], key=lambda earlier: sign * earlier.summary.mean, default=None)
         names = (str(study), str(architecture), str(method), str(budget), labels[0])
-        found.append(Overtuning(*names, own, best, _difference(own[-1], best)))
-    return found
+        measured_again.append(Overtuning(*names, own, best, _difference(own[-1], best)))
+    return measured_again
 
 
 def describe(results: Iterable[Results]) -> list[str]:
@@ -90,22 +90,22 @@ def describe(results: Iterable[Results]) -> list[str]:
 
 def _lines(result: Results) -> Iterator[str]:
     metric = result.metric
-    for found in overtuning(result):
-        best, winner = found.best_earlier, found.winner
-        reached = f"{found.measure} {metric.text(winner.summary.mean)} ({counted(winner.summary.n, 'seed')})"
-        if best is None or found.difference is None:
-            yield f"Overtuning, {found.study}: the final choice, {winner.trial_id}, was the only incumbent: {reached}."
+    for study in overtuning(result):
+        best, winner = study.best_earlier, study.winner
+        reached = f"{study.measure} {metric.text(winner.summary.mean)} ({counted(winner.summary.n, 'seed')})"
+        if best is None or study.difference is None:
+            yield f"Overtuning, {study.name}: the final choice, {winner.trial_id}, was the only incumbent: {reached}."
             continue
-        lead = metric.sign * found.difference.mean
+        lead = metric.sign * study.difference.mean
         verdict = "no overtuning" if lead >= 0 else f"overtuned by {metric.text(-lead)}"
         ends = ""
-        if found.difference.low is not None and found.difference.high is not None:
-            low, high = (metric.text(end) for end in (found.difference.low, found.difference.high))
+        if study.difference.low is not None and study.difference.high is not None:
+            low, high = (metric.text(end) for end in (study.difference.low, study.difference.high))
             ends = f", 95 % interval {low} to {high}"
         yield (
-            f"Overtuning, {found.study}: {verdict}. The final choice, {winner.trial_id}, has {reached}, the best of "
-            f"{counted(len(found.incumbents) - 1, 'earlier incumbent')}, {best.trial_id}, "
-            f"{metric.text(best.summary.mean)}; difference {metric.text(found.difference.mean)}{ends}."
+            f"Overtuning, {study.name}: {verdict}. The final choice, {winner.trial_id}, has {reached}, the best of "
+            f"{counted(len(study.incumbents) - 1, 'earlier incumbent')}, {best.trial_id}, "
+            f"{metric.text(best.summary.mean)}; difference {metric.text(study.difference.mean)}{ends}."
         )
 
 

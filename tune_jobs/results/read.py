@@ -129,8 +129,8 @@ class Results:
                 list(ended(records(frame), self.metric, epochs, of_finalists=is_theirs))
                 for frame, is_theirs in ((trials, False), (again, True))
             )
-            if found := finals(self.metric, settings, own, theirs):
-                by_study[str(study)] = found
+            if ranked := finals(self.metric, settings, own, theirs):
+                by_study[str(study)] = ranked
         return by_study
 
     def best_first(self, trials: pd.DataFrame) -> pd.DataFrame:
@@ -138,7 +138,7 @@ class Results:
         ranked = by_merit(trials, self.metric)
         means = [final for own in self.finals.values() for final in own]
         means.sort(key=lambda final: self.metric.merit(final.mean, final.val_loss), reverse=True)
-        order = {final.trial_id: place for place, final in enumerate(means)}
+        order = {final.trial_id: rank for rank, final in enumerate(means)}
         last = ranked["trial_id"].map(order).fillna(len(order))
         return ranked.loc[last.sort_values(kind="stable").index]
 

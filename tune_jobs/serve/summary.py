@@ -191,8 +191,8 @@ def _finalist_means(live: LiveResults) -> dict[str, Final]:
     means: dict[str, Final] = {}
     for rows, again in _rows_by_study(live).values():
         searched = ended(rows, metric, epochs, of_finalists=False)
-        found = finals(metric, settings, searched, ended(again, metric, epochs, of_finalists=True))
-        means |= {final.trial_id: final for final in found}
+        ranked = finals(metric, settings, searched, ended(again, metric, epochs, of_finalists=True))
+        means |= {final.trial_id: final for final in ranked}
     return means
 
 
