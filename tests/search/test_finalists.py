@@ -12,6 +12,7 @@ from simulated_search import Driver, Trials, chance, small_job, timeless
 
 from tune_jobs.confirmation.plan import plan_confirmations, winners
 from tune_jobs.job.finalists import finalist_of
+from tune_jobs.ledger.writer import Ledger
 from tune_jobs.report.answer import answer_section
 from tune_jobs.report.cost import cost_section
 from tune_jobs.report.data import load
@@ -20,6 +21,9 @@ from tune_jobs.results.live import LiveResults
 from tune_jobs.results.read import read_results
 from tune_jobs.results.stopping_account import receipts, summarise
 from tune_jobs.results.write import export
+from tune_jobs.search.checkpoints import Checkpoints
+from tune_jobs.search.extend import extended, reopen_for_more_epochs
+from tune_jobs.search.folder import SearchFolder
 from tune_jobs.serve.summary import summarize
 
 FINALISTS = ("search.finalists=2", "search.finalist_seeds=3", "search.num_trials=6", "asha.protect_top=3")
@@ -105,7 +109,11 @@ def test_a_search_killed_anywhere_has_the_same_finalists(tmp_path, seed, sets):
 
 def test_an_extended_search_has_the_finalists_of_a_longer_one(tmp_path):
     sets = ("search.sampler=random", "methods=[sam]", "search.finalists=2", "asha.enabled=false")
-    Driver(small_job(*sets, "search.num_trials=3", "search.finalists=0"), tmp_path / "a").run().close()
+    none = Driver(small_job(*sets, "search.num_trials=3", "search.finalists=0"), tmp_path / "a").run()
+    assert none.recorder.is_over and not finalists_in(none)[0]
+    _, job = extended(none.ledger, ["search.finalists=2", "search.finalist_seeds=3"])
+    assert job == small_job(*sets, "search.num_trials=3")
+    none.close()
     few = Driver(small_job(*sets, "search.num_trials=3"), tmp_path / "a").run()
     assert finalists_in(few)[1] == dict.fromkeys(best_of(few, "resnet8-sam", 2), 3)
     few.close()
@@ -115,6 +123,31 @@ def test_an_extended_search_has_the_finalists_of_a_longer_one(tmp_path):
     assert best <= set(again) and set(again.values()) == {3}
     assert len(rows) == 3 * len(again) > 6
     more.close()
+
+
+def test_with_more_epochs_finalists_train_on_too(tmp_path):
+    sets = (
+        "methods=[sam]",
+        "search.num_trials=3",
+        "search.finalists=2",
+        "train.schedule=constant",
+        "asha.enabled=false",
+    )
+    Driver(small_job(*sets), tmp_path).run().close()
+    job, checkpoints = small_job(*sets, "train.epochs=12"), Checkpoints(SearchFolder(tmp_path))
+    checkpoints.folder.mkdir()
+    for number in range(3):
+        checkpoints.file(f"resnet8-sam-000{number}").touch()
+    with Ledger.open(tmp_path) as ledger:
+        reopen_for_more_epochs(job, ledger, checkpoints)
+    driver = Driver(job, tmp_path).run()
+    rows, again = finalists_in(driver)
+    best = best_of(driver, "resnet8-sam", 2)
+    assert {again[name] for name in best} == {3}
+    epochs = Counter(report["trial_id"] for report in driver.ledger.reports())
+    assert {(row["status"], epochs[row["trial_id"]]) for row in rows} == {("completed", 12)}
+    assert winners(job, driver.ledger.trials(), driver.ledger.reports(), 1)[0].trial_id in best
+    driver.close()
 
 
 def test_the_mean_decides_everywhere(tmp_path):

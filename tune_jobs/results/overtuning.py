@@ -102,8 +102,9 @@ def _lines(result: Results) -> Iterator[str]:
         if study.difference.low is not None and study.difference.high is not None:
             low, high = (metric.text(end) for end in (study.difference.low, study.difference.high))
             ends = f", 95 % interval {low} to {high}"
+        where = study.name if study.budget == "epochs" else f"{study.name} at equal {study.budget}"
         yield (
-            f"Overtuning, {study.name}: {verdict}. The final choice, {winner.trial_id}, has {reached}, the best of "
+            f"Overtuning, {where}: {verdict}. The final choice, {winner.trial_id}, has {reached}, the best of "
             f"{counted(len(study.incumbents) - 1, 'earlier incumbent')}, {best.trial_id}, "
             f"{metric.text(best.summary.mean)}; difference {metric.text(study.difference.mean)}{ends}."
         )

@@ -16,9 +16,11 @@ def trained_in_words(results: Results) -> str:
     """Returns what a search trained; facts that its files do not have are left out."""
     trials = results.trials
     studies = trials["study"].nunique()
+    num_again = len(results.finalists)
+    again = f", {counted(num_again, 'more trial')} of finalists" if num_again else ""
     parts = [
         ", ".join(_what(results)),
-        f"{counted(len(trials), 'trial')} in {counted(studies, 'study', 'studies')}",
+        f"{counted(len(trials), 'trial')} in {counted(studies, 'study', 'studies')}{again}",
         ", ".join(_where(results.metadata["hardware"] or {}, trials)),
     ]
     confirmed = results.confirmations
