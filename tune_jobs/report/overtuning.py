@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from tune_jobs.job.metric import Metric
 from tune_jobs.report.data import Report
-from tune_jobs.report.figures import Picture, colours, new_figure, number, slug, symbol, text, whole_axis
+from tune_jobs.report.figures import Picture, colours, new_figure, number, slug, symbol, text
 from tune_jobs.report.page import Bullets, Section
 from tune_jobs.results.compare import metric_of_row
 from tune_jobs.results.overtuning import describe, overtuning
@@ -78,12 +78,14 @@ def _picture(report: Report, workload: str, rows: list[dict[str, Any]]) -> Pictu
     metric: Metric = report.metric(workload)
     shown = [row for row in rows if row["workload"] == workload]
     colour, traces = colours(report.labels), []
-    for label, budget in dict.fromkeys((row["label"], row["budget"]) for row in shown):
+    kinds = list(dict.fromkeys((row["label"], row["budget"]) for row in shown))
+    for number_of_kind, (label, budget) in enumerate(kinds):
+        shift = 0.3 * ((number_of_kind + 0.5) / len(kinds) - 0.5)  # so that intervals lie side by side
         own = [row for row in shown if (row["label"], row["budget"]) == (label, budget)]
         ends = [(row["high"], row["low"], row["mean"]) for row in own]
         traces.append(
             go.Scatter(
-                x=[row["incumbent"] for row in own],
+                x=[row["incumbent"] + shift for row in own],
                 y=[row["mean"] for row in own],
                 mode="lines+markers",
                 name=text(label if budget == "epochs" else f"{label}, equal {budget}"),
@@ -99,7 +101,7 @@ def _picture(report: Report, workload: str, rows: list[dict[str, Any]]) -> Pictu
                 hovertemplate=f"%{{customdata}}<br>%{{y:{number(metric)}}}<extra></extra>",
             )
         )
-    measure = str(shown[0]["measure"])
+    measure, most = str(shown[0]["measure"]), max(row["incumbent"] for row in shown)
     return Picture(
         slug("overtuning", workload),
         f"{workload}: {measure} of each method's incumbents, mean and 95 % interval over the fresh seeds. Where a line "
@@ -107,7 +109,7 @@ def _picture(report: Report, workload: str, rows: list[dict[str, Any]]) -> Pictu
         new_figure(
             traces,
             title=f"{workload}: incumbents on test data",
-            x=whole_axis("incumbent, in the order in which they came", [row["incumbent"] for row in shown]),
+            x={"title": "incumbent, in the order in which they came", "range": [0.5, most + 0.5], "dtick": 1},
             y={"title": text(metric.sided(measure))},
         ),
     )

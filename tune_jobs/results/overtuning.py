@@ -96,12 +96,12 @@ def _lines(result: Results) -> Iterator[str]:
         if best is None or study.difference is None:
             yield f"Overtuning, {study.name}: the final choice, {winner.trial_id}, was the only incumbent: {reached}."
             continue
-        lead = metric.sign * study.difference.mean
-        verdict = "no overtuning" if lead >= 0 else f"overtuned by {metric.text(-lead)}"
-        ends = ""
-        if study.difference.low is not None and study.difference.high is not None:
-            low, high = (metric.text(end) for end in (study.difference.low, study.difference.high))
-            ends = f", 95 % interval {low} to {high}"
+        lead, verdict, ends = metric.sign * study.difference.mean, "no overtuning is shown", ""
+        low, high = study.difference.low, study.difference.high
+        if low is not None and high is not None:
+            ends = f", 95 % interval {metric.text(low)} to {metric.text(high)}"
+            if lead < 0 and not low <= 0 <= high:
+                verdict = f"overtuned by {metric.text(-lead)}"
         where = study.name if study.budget == "epochs" else f"{study.name} at equal {study.budget}"
         yield (
             f"Overtuning, {where}: {verdict}. The final choice, {winner.trial_id}, has {reached}, the best of "
