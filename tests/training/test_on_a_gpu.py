@@ -90,9 +90,8 @@ def test_steps_wait_for_nothing(method, use_graph):
     training.run_epoch()
     try:
         torch.cuda.set_sync_debug_mode("error")
-        training._take_steps(
-            training.task.batches(0), training._device_rates[: training.task.steps_per_epoch]
-        )
+        rates = training._device_rates[: training.task.steps_per_epoch]
+        assert sum(1 for _ in training._take_steps(training.task.batches(0), rates)) == len(rates)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

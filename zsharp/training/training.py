@@ -6,7 +6,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from fnmatch import fnmatchcase
@@ -15,13 +15,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from zsharp.data.training_data import TrainingData, load_training_data
+from zsharp.models import ARCHITECTURES
 from zsharp.models.weights import Loaded, file_checksum, load_weights
 from zsharp.optim import SharpnessAware, find_method, frozen_batch_norm
 from zsharp.optim.ascent.layer import local_part
 from zsharp.training.build_optimizer import DEFAULT_LR, build_optimizer, freeze
+from zsharp.training.cast_weights import CastWeights
 from zsharp.training.checkpoint import read_checkpoint, rng_state, set_rng_state, write_checkpoint
 from zsharp.training.compile import check_compiler, compile_model, compiles
 from zsharp.training.deterministic import repeatable
@@ -130,6 +132,12 @@ class Training:
         self._is_sharded = processes.size > 1 and train.sharding == "full"
         if self._is_sharded:
             shard(self.model)
+        # Code of the user's own may read weights that are float32 there; the compiler fuses casts by itself.
+        casts_at_once = self._bf16 and is_built_in and spec.architecture in ARCHITECTURES
+        if casts_at_once and processes.size == 1 and not self._is_compiled:
+            self._cast_weights: Callable[[], AbstractContextManager[None]] = CastWeights(self.model)
+        else:
+            self._cast_weights = nullcontext
         self._loss = Loss(self.task.loss, self.model, processes, may_leave_out=not is_built_in)
         self.optimizer = build_optimizer(self.model, spec, self.device)
         self._params = [param for param in self.model.parameters() if param.requires_grad]
@@ -200,6 +208,19 @@ class Training:
         Raises:
             UserCodeError: If the user's task does not do what tasks do; what it raises itself passes unchanged.
         """
+        steps = self.epoch_in_steps()
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                row: EpochRow = end.value
+                return row
+
+    def epoch_in_steps(self) -> Generator[None, None, EpochRow]:
+        """Does what `run_epoch` does, but yields after each step, so that others can take theirs in between.
+
+        In between, the global generators have to stay as they are: see `zsharp.training.lanes`.
+        """
         assert not self.is_finished
         started = time.perf_counter()
         num_steps = self.task.steps_per_epoch
@@ -207,9 +228,8 @@ class Training:
         self._to_train_mode()
         self._sums.zero_()
         with repeatable(self.device):
-            self._take_steps(
-                self.task.batches(self.epoch), self._device_rates[self.epoch * num_steps :][:num_steps]
-            )
+            batches = self.task.batches(self.epoch)
+        yield from self._take_steps(batches, self._device_rates[self.epoch * num_steps :][:num_steps])
         names = (*_OBSERVED, *(self._metric_names or ()))
         sums = self._processes.sum(self._sums) / self._processes.size
         means = dict(zip(names, (sums / num_steps).tolist(), strict=True))
@@ -450,15 +470,17 @@ class Training:
             )
             module.training = not is_frozen  # not `train`, which reaches the layers inside
 
-    def _take_steps(self, batches: Any, rates: Tensor) -> None:
-        """One step for each batch, at the rate beside it."""
+    def _take_steps(self, batches: Any, rates: Tensor) -> Iterator[None]:
+        """One step for each batch, at the rate beside it; yields after each."""
         iterator, num_taken = iter(batches), 0
         for rate in rates:
-            batch = next(iterator, _NO_BATCH)
-            if batch is _NO_BATCH:
-                raise self._wrong_number(str(num_taken))
-            self._take_step(rate, to_device(batch, self.device))
+            with repeatable(self.device):  # not around the loop: others step in between
+                batch = next(iterator, _NO_BATCH)
+                if batch is _NO_BATCH:
+                    raise self._wrong_number(str(num_taken))
+                self._take_step(rate, to_device(batch, self.device))
             num_taken += 1
+            yield
         if next(iterator, _NO_BATCH) is not _NO_BATCH:
             raise self._wrong_number(f"more than {num_taken}")
 
@@ -496,7 +518,7 @@ class Training:
             self.optimizer.num_steps = before
         return graph
 
-    def _unchanged(self, generators: Sequence[Generator]) -> AbstractContextManager[None]:
+    def _unchanged(self, generators: Sequence[torch.Generator]) -> AbstractContextManager[None]:
         def state() -> list[object]:
             return [self.model.state_dict(), self.optimizer.state_dict(), self._average, self._sums]
 
@@ -566,7 +588,7 @@ class Training:
 
     def _forward_backward(self, batch: Batch, weight: float) -> Tensor:
         """Returns the loss of this process's examples, times `weight`."""
-        with self._autocast():
+        with self._autocast(), self._cast_weights():
             loss = self._loss(batch)
         if self._metric_names is None:
             check_loss(loss, self._label, self.device)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -64,7 +65,12 @@ def is_sharded(tensor: Tensor) -> bool:
 
     Compares names of types: importing torch.distributed would cost every user half a second.
     """
-    return any(kind.__name__ == "DTensor" for kind in type(tensor).__mro__)
+    return _is_sharded_kind(type(tensor))
+
+
+@lru_cache(maxsize=64)
+def _is_sharded_kind(kind: type) -> bool:
+    return any(base.__name__ == "DTensor" for base in kind.__mro__)
 
 
 def local_part(tensor: Any) -> Tensor:

@@ -19,17 +19,21 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 def supports(layers: Sequence[Layer]) -> bool:
     """Whether the kernels can move these tensors: ranked by zscore or magnitude, each alone, on one CUDA device."""
     device = layers[0].param.device
+    if not is_available(device) or torch.compiler.is_compiling():
+        return False
+    rules = {id(layer.rules): layer.rules for layer in layers}.values()  # layers of a group share theirs
     return (
-        is_available(device)
-        and not torch.compiler.is_compiling()
-        and any(layer.is_filtered for layer in layers)
+        any(layer.is_filtered for layer in layers)
+        and all(
+            rule.ascent != "asam"
+            and rule.filter in ("none", "zscore", "magnitude")
+            and rule.threshold == "layer"
+            for rule in rules
+        )
         and all(
             layer.param.device == device
             and layer.param.dtype in _DTYPES
             and layer.direction.dtype == layer.param.dtype
-            and not layer.is_adaptive
-            and layer.rules.filter in ("none", "zscore", "magnitude")
-            and layer.rules.threshold == "layer"
             for layer in layers
         )
     )

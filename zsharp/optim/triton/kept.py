@@ -73,7 +73,7 @@ def apply_kept(
 
     grads = [_aligned(grad, param) for grad, param in zip(grads, params, strict=True)]
     for backup, param in zip(backups, params, strict=True):
-        assert backup.dtype == param.dtype and dense(param) is param and _order(backup) == _order(param)
+        assert backup.dtype == param.dtype and dense(param) is param and _is_alike(backup, param)
     with launching_on(centres.device):
         for dtype, rows in positions_by_dtype(params).items():
             each = [tables([values[i] for i in rows], rows, block) for values in (params, grads, backups)]
@@ -95,8 +95,12 @@ def apply_kept(
 def _aligned(grad: Tensor, param: Tensor) -> Tensor:
     """Returns the gradient with its elements in memory where the parameter's are."""
     assert grad.dtype == param.dtype and grad.shape == param.shape
-    return grad if _order(grad) == _order(param) else torch.empty_like(param).copy_(grad)
+    return grad if _is_alike(grad, param) else torch.empty_like(param).copy_(grad)
 
 
-def _order(tensor: Tensor) -> list[int]:
-    return [stride for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size != 1]
+def _is_alike(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one shape have their elements in memory in the same order."""
+    strides, others = one.stride(), other.stride()
+    if strides == others:  # the usual case
+        return True
+    return all(a == b for a, b, size in zip(strides, others, one.shape, strict=True) if size != 1)

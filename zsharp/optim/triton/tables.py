@@ -4,7 +4,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import lru_cache, reduce
 from itertools import accumulate
+from operator import or_
 
 import torch
 from torch import Tensor
@@ -55,14 +57,16 @@ def tables(values: Sequence[Tensor], rows: Sequence[int], block: int) -> Tables:
         RuntimeError: If a CUDA graph is being captured and the tables do not exist.
     """
     device = values[0].device
-    lengths = tuple(value.numel() for value in values)
-    pointers = tuple(value.data_ptr() for value in values)
+    # Lists, and no generators: outside of a CUDA graph the host is what an ascent waits for.
+    lengths = tuple([value.numel() for value in values])
+    pointers = tuple([value.data_ptr() for value in values])
+    any_bits = reduce(or_, pointers, 16)
     flat = _on_device(("layout", lengths, tuple(rows), block), device, lambda: _layout(lengths, rows, block))
     return Tables(
         _on_device(("pointers", pointers), device, lambda: list(pointers)),
         flat[: 4 * len(values)],
         flat[4 * len(values) :],
-        align=min([16, *(pointer & -pointer for pointer in pointers if pointer)]),
+        align=any_bits & -any_bits,
         count_dtype=torch.int32 if max(lengths) < WIDE else torch.int64,
     )
 
@@ -113,14 +117,17 @@ def dense(value: Tensor) -> Tensor:
 
     The order of its dimensions in memory does not matter.
     """
-    if value.is_contiguous():
-        return value
+    return value if value.is_contiguous() or _is_dense(value.shape, value.stride()) else value.contiguous()
+
+
+@lru_cache(maxsize=1024)
+def _is_dense(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
     expected = 1
-    for stride, size in sorted((s, n) for s, n in zip(value.stride(), value.shape, strict=True) if n != 1):
+    for stride, size in sorted((s, n) for s, n in zip(strides, shape, strict=True) if n != 1):
         if stride != expected:
-            return value.contiguous()
+            return False
         expected *= size
-    return value
+    return True
 
 
 def positions_by_dtype(values: Sequence[Tensor]) -> dict[torch.dtype, list[int]]:
