@@ -90,6 +90,34 @@ def test_explanations(cpus: float, gpus: float, section: dict, line: str):
     assert line in plan(cpus, gpus, **section).explanation
 
 
+@pytest.mark.parametrize(
+    ("section", "nodes", "sharing"),
+    [
+        ({"gpus_per_trial": 0.5}, (), "time"),  # not installed here
+        ({"gpus_per_trial": 0.5, "sharing": "time"}, (), "time"),
+        ({}, (), "time"),
+        ({"gpus_per_trial": 0.5}, ((8, 1), (8, 1)), "auto"),  # each node decides for itself
+        ({"gpus_per_trial": 0.5, "sharing": "mps"}, ((8, 1), (8, 1)), "mps"),
+    ],
+)
+def test_how_trials_share_a_gpu_is_told(monkeypatch, section: dict, nodes: tuple, sharing: str):
+    monkeypatch.setenv("PATH", "/nowhere")
+    slots = plan_slots(ResourcesModel.model_validate(section), 16, 2, nodes)
+    assert slots.sharing == sharing and slots.sharing_line and slots.sharing_line in slots.explanation
+
+
+def test_what_shares_no_gpu_is_told_nothing_of_it():
+    for gpus, section in ((0, {}), (2, {"gpus_per_trial": 1}), (4, {"workers_per_trial": 2})):
+        assert plan(16, gpus, **section).sharing_line == ""
+
+
+def test_mps_where_it_is_not_installed(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(JobError) as caught:
+        plan(16, 1, gpus_per_trial=0.5, sharing="mps")
+    assert [problem.path for problem in caught.value.problems] == ["resources.sharing"]
+
+
 @pytest.mark.parametrize("share", [1, 0.5, 0.3333, 1 / 3, 0.25, 0.2, 0.1666, 0.1])
 def test_a_share_that_uses_a_gpu_fully_is_not_blamed(share: float):
     assert not any("unused" in line for line in plan(16, 1, gpus_per_trial=share).explanation)

@@ -22,7 +22,7 @@ def test_defaults_of_a_job():
     job = JobSpec.model_validate(JOB)
     assert (job.search.sampler, job.search.seed, job.search.first_points) == ("tpe", 0, ())
     assert (job.asha.enabled, job.asha.reduction_factor) == (True, 3)
-    auto = dict.fromkeys(("gpus_per_trial", "max_concurrent", "device"), "auto")
+    auto = dict.fromkeys(("gpus_per_trial", "max_concurrent", "device", "sharing"), "auto")
     assert job.resources.model_dump() == {"cpus_per_trial": 1.0, "workers_per_trial": 1} | auto
     assert job.storage == "results"
 

@@ -99,9 +99,11 @@ def _not_for_here(job: "JobSpec") -> Iterator[str]:
         yield "Not checked: whether trials fit the Ray of RAY_ADDRESS; `tune-jobs plan` does."
     else:
         try:
-            plan_slots(
+            slots = plan_slots(
                 job.resources, num_cpus(), torch.cuda.device_count() if torch.cuda.is_available() else 0
             )
+            if slots.sharing_line:
+                yield f"On this machine: {slots.sharing_line}."
         except JobError as error:
             yield f"Not on this machine: {error}"
     try:

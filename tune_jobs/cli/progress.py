@@ -63,9 +63,10 @@ class Progress:
         trials = counted(self._num_trials, "trial")
         if self._num_trunks:
             trials += f" from {counted(self._num_trunks, 'trunk')}"
+        sharing = f" {slots.sharing_line[0].upper()}{slots.sharing_line[1:]}." if slots.sharing_line else ""
         num_finalists = self._num_finalists * self._num_studies
         finalists = f", then at most {num_finalists} of finalists" if num_finalists else ""
-        self._print(f"Running {studies}, {trials} in all{finalists}: {slots.explanation[-1]}.")
+        self._print(f"Running {studies}, {trials} in all{finalists}: {slots.explanation[-1]}.{sharing}")
         ended = [trial for trial in past if trial.status not in (None, "interrupted")]
         for trial in ended:
             self._take_in_end(trial)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
+from tune_jobs.cluster import mps
 from tune_jobs.errors import JobError, Problem
 from tune_jobs.job.spec import ResourcesModel
 from tune_jobs.wording import counted
@@ -23,6 +24,9 @@ class Slots:
     gpus_per_trial: float  # GPUs that Ray reserves for each; below 1, several share one
     explanation: list[str]  # lines that say why, for `plan` and the start of a run
     workers_per_trial: int = 1  # processes of each trial, which share its CPUs and GPUs evenly
+    # How trials share a GPU: `mps`, `time`, or `auto`, which each node decides for itself.
+    sharing: str = "time"
+    sharing_line: str = ""  # the same in words; nothing where none is shared
 
     @property
     def cpus_per_worker(self) -> float:
@@ -60,7 +64,10 @@ def plan_slots(
     fits = _fits_on_cpus(resources.cpus_per_trial, cpus, explanation)
     if gpus_per_trial > 0:
         fits = min(fits, _fits_on_gpus(gpus_per_trial / workers, gpus, explanation, workers))
-    slots = Slots(fits, resources.cpus_per_trial, gpus_per_trial, explanation, workers)
+    sharing, sharing_line = _sharing(resources, gpus_per_trial / workers, len(nodes) > 1)
+    if sharing_line:
+        explanation.append(sharing_line)
+    slots = Slots(fits, resources.cpus_per_trial, gpus_per_trial, explanation, workers, sharing, sharing_line)
     if len(nodes) > 1:
         fits = min(fits, _fits_on_nodes(slots, nodes, explanation))
     num_slots = fits
@@ -108,6 +115,23 @@ def _gpus_per_trial(resources: ResourcesModel, gpus: int, explanation: list[str]
             "resources.gpus_per_trial", requested, "device is cpu, which would leave it idle; valid: auto, 0"
         )
     return requested
+
+
+def _sharing(resources: ResourcesModel, share: float, is_cluster: bool) -> tuple[str, str]:
+    """Returns how processes with such a share of a GPU share it, and that in words; none for those that do not."""
+    is_left_open = share == 1 and resources.gpus_per_trial == "auto"
+    if resources.workers_per_trial > 1 or not (0 < share < 1 or is_left_open):
+        return "time", ""
+    problem = None if resources.sharing == "time" or is_cluster else mps.problem()
+    if resources.sharing == "mps" and not is_cluster and not mps.is_installed():
+        _refuse("resources.sharing", "mps", f"{problem}; valid: auto, time")
+    who = "trials on one GPU" if share < 1 else "if trials share a GPU, they"
+    if resources.sharing == "auto" and is_cluster:
+        return "auto", f"{who} run side by side (CUDA MPS) on nodes that have it"
+    if resources.sharing == "mps" or (resources.sharing == "auto" and problem is None):
+        return "mps", f"{who} run side by side (CUDA MPS)"
+    why = "resources.sharing is time" if problem is None else problem
+    return "time", f"{who} take turns: {why}"
 
 
 def _fits_on_cpus(cpus_per_trial: float, cpus: float, explanation: list[str]) -> int:

@@ -12,6 +12,7 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from tune_jobs.cluster.mps import share_gpu
 from tune_jobs.cluster.ray import check_can_start, end_at_sigterm, ray_session
 from tune_jobs.cluster.slots import Slots
 from tune_jobs.confirmation.forecast import Countdown, Outlook, expected_seconds
@@ -269,11 +270,13 @@ class Own:
 
 
 @contextmanager
-def _builder(slots: Slots, own: Own) -> Iterator[Build]:
+def _builder(slots: Slots, own: Own, search: SearchFolder) -> Iterator[Build]:
     """Yields what makes runs on this worker."""
     end_at_sigterm()
     if not ray.get_runtime_context().get_accelerator_ids()["GPU"]:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # as in `tune_jobs.search.worker`
+    elif slots.gpus_per_worker < 1:
+        share_gpu(slots.sharing, search.address)
     import torch
 
     from tune_jobs.search.own_loop import build_run
@@ -295,7 +298,7 @@ def _builder(slots: Slots, own: Own) -> Iterator[Build]:
 
 def _train_trunk(trunk: Trunk, search: SearchFolder, slots: Slots, own: Own) -> Row | None:
     """What a worker does: trains a trunk to its end, and returns an error if it diverged."""
-    with _builder(slots, own) as build:
+    with _builder(slots, own, search) as build:
         problem = train_trunk(build, replace(trunk, spec=own.here(trunk.spec)), Checkpoints(search))
     return None if problem is None else {"error": problem}
 
@@ -303,7 +306,7 @@ def _train_trunk(trunk: Trunk, search: SearchFolder, slots: Slots, own: Own) -> 
 def _train(run: Confirmation, search: SearchFolder, slots: Slots, sharpness_images: int, own: Own) -> Row:
     """What a worker does: trains one run from its last epoch to its end, then reads the test set, once."""
     started_at = datetime.now(UTC)
-    with _builder(slots, own) as build:
+    with _builder(slots, own, search) as build:
         row = _trained(run, search, sharpness_images, own, build)
     return row | {"started_at": started_at.isoformat(), "finished_at": datetime.now(UTC).isoformat()}
 

@@ -241,6 +241,10 @@ class ResourcesModel(_Section, frozen=True):
         in_one_message("expected auto or a number of at least 0"),
         "GPUs that each trial reserves: below 1, trials share one; `auto`: one a worker, or a share that is faster",
     ] = "auto"
+    sharing: Annotated[
+        Literal["auto", "mps", "time"],
+        "how trials share a GPU: side by side by CUDA's MPS (`mps`), or taking turns (`time`); `auto`: MPS if it can",
+    ] = "auto"
     workers_per_trial: Annotated[
         Count,
         "processes that train one trial together, each on a share of every batch and with its own GPU or CPUs",

@@ -50,7 +50,9 @@ def _run_and_repack(recorder: Recorder, slots: Slots, totals: Totals) -> None:
     job, ledger, wind_down = recorder.job, recorder.ledger, recorder.wind_down
     if wind_down.has_begun:
         return
-    slots = packing_probe.packed(job, ledger, slots, totals, lambda: wind_down.has_begun)
+    slots = packing_probe.packed(
+        job, ledger, slots, totals, lambda: wind_down.has_begun, recorder.folder.address
+    )
     recorder.repack(slots.gpus_per_trial)
     while not wind_down.has_begun:
         _tune(recorder, slots)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray import tune
 
+from tune_jobs.cluster.mps import share_gpu
 from tune_jobs.cluster.ray import end_at_sigterm, node_name
 from tune_jobs.cluster.slots import Slots
 from tune_jobs.job.code import OwnCode, uses_own_code
@@ -70,6 +71,7 @@ class TrialRunner(tune.Trainable):
         resources = self._job.resources
         torch.set_num_threads(max(1, int(resources.cpus_per_trial / resources.workers_per_trial)))
         self._code = code
+        self._slots, self._search = slots, folder.address
         self._team = None
         if slots is not None and slots.workers_per_trial > 1:
             from tune_jobs.search.team import Team
@@ -129,7 +131,9 @@ class TrialRunner(tune.Trainable):
         if not gpu_ids:
             # Ray leaves all GPUs visible to trials that asked for none, which would all use the first.
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        elif not torch.cuda.is_available():
+        elif self._slots is not None and self._slots.gpus_per_worker < 1:
+            share_gpu(self._slots.sharing, self._search)
+        if gpu_ids and not torch.cuda.is_available():
             _logger.warning(
                 "Ray reserved GPU %s, but torch sees no CUDA device: training on the CPU", self._gpu_ids
             )

@@ -1,0 +1,159 @@
+"""A daemon of the search's own: started by who needs it first, shared, ended with its last user, never another's.
+
+The program here is a stand-in for NVIDIA's, which needs a GPU: a real process with pipes of its own.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tune_jobs.cluster import mps
+from tune_jobs.cluster.slots import plan_slots
+from tune_jobs.job.spec import ResourcesModel
+
+STAND_IN = f"""#!{sys.executable}
+import os, sys
+from pathlib import Path
+pipes = Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/none"))
+if "-f" in sys.argv:
+    if os.environ.get("BROKEN"):
+        sys.exit("no devices")
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+    os.mkfifo(pipes / "control")
+    (pipes / "pid").write_text(str(os.getpid()))
+    while "quit" not in (pipes / "control").read_text():
+        pass
+else:
+    words = sys.stdin.read()
+    if os.environ.get("DEAF"):
+        sys.exit("nobody listens")
+    (pipes / "control").write_text(words)
+"""
+# Joins, says where the daemon is, and lives until it is told to end or killed.
+USER = "import sys; from tune_jobs.cluster import mps; print(mps.join(sys.argv[1]), flush=True); sys.stdin.read()"
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """One with the program on PATH and a temporary folder of its own."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "tmp").mkdir()
+    program = tmp_path / "bin" / mps.PROGRAM
+    program.write_text(STAND_IN)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr(mps, "_USUAL_PIPES", str(tmp_path / "usual"))
+    return tmp_path
+
+
+@pytest.fixture
+def user(machine):
+    """Starts a process that uses the daemon of a search; ends it with the test."""
+    with ExitStack() as started:
+
+        def start(search="results/one"):
+            command = [sys.executable, "-c", USER, search]
+            process = started.enter_context(
+                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            )
+            started.callback(process.kill)
+            return process, Path(process.stdout.readline().strip())
+
+        yield start
+
+
+def daemon_of(folder):
+    return psutil.Process(int((folder / "pipes" / "pid").read_text()))
+
+
+def has_ended(process, within_s=10.0):
+    until = time.monotonic() + within_s
+    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE and time.monotonic() < until:
+        time.sleep(0.05)
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize("is_deaf", [False, True], ids=["quits", "has to be killed"])
+def test_users_share_one_daemon_which_ends_after_the_last_of_them(machine, user, monkeypatch, is_deaf):
+    if is_deaf:
+        monkeypatch.setenv("DEAF", "1")
+    (first, folder), (second, same) = user(), user()
+    assert folder == same and folder.parent == machine / "tmp"
+    daemon = daemon_of(folder)
+    first.send_signal(signal.SIGTERM)
+    first.wait()
+    time.sleep(0.7)
+    assert daemon.is_running() and mps.is_running(folder), "one uses it still"
+    second.kill()  # as a driver or worker may be
+    second.wait()
+    assert has_ended(daemon)
+    third, _ = user()  # what resumes the search
+    assert daemon_of(folder).pid != daemon.pid
+    third.kill()
+    assert has_ended(daemon_of(folder))
+
+
+def test_a_daemon_that_was_killed_is_started_again_for_the_next(user):
+    one, folder = user()
+    killed = daemon_of(folder)
+    killed.kill()
+    assert has_ended(killed)
+    other, _ = user()
+    daemon = daemon_of(folder)
+    assert daemon.pid != killed.pid and daemon.is_running()
+    one.kill()
+    other.kill()
+    assert has_ended(daemon)
+
+
+def test_another_daemon_keeps_auto_away_and_is_left_alone(machine, user, monkeypatch):
+    assert mps.problem() is None
+    foreign = machine / "foreign"
+    foreign.mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    daemon = subprocess.Popen(
+        [mps.PROGRAM, "-f"], env=environment | {"CUDA_MPS_PIPE_DIRECTORY": str(foreign)}
+    )
+    try:
+        while not (foreign / "pid").exists():
+            time.sleep(0.02)
+        assert str(daemon.pid) in str(mps.problem())
+        assert not mps.share_gpu("auto", "search")
+        process, folder = user()  # a job that says `mps`
+        ours = daemon_of(folder)
+        process.kill()
+        assert has_ended(ours)
+        assert daemon.poll() is None
+    finally:
+        daemon.kill()
+        daemon.wait()
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(foreign))
+    assert str(foreign) in str(mps.problem())
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert mps.PROGRAM in str(mps.problem())
+
+
+def test_a_search_on_this_machine_says_so(machine):
+    slots = plan_slots(ResourcesModel.model_validate({"gpus_per_trial": 0.5}), 4, 1)
+    assert slots.sharing == "mps" and "MPS" in slots.sharing_line
+
+
+def test_a_daemon_that_does_not_start_is_told(machine, monkeypatch):
+    monkeypatch.setenv("BROKEN", "1")
+    monkeypatch.setattr(mps, "_STARTS_WITHIN_S", 1.0)
+    monkeypatch.setattr(mps, "_held", {})
+    with pytest.raises(mps.MpsError, match="no devices"):
+        mps.share_gpu("mps", "search")
+    assert not mps.share_gpu("auto", "search") and not mps.share_gpu("time", "search")
+    for number in mps._held.values():
+        os.close(number)
