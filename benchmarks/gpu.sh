@@ -3,6 +3,7 @@
 # ended is not run again, and the whole stops after so many seconds. Results go to benchmarks/results/*-cuda.*.
 # Needs no installation; steps that need Ray, or data, are left out where these are missing.
 #   benchmarks/gpu.sh [--seconds 540] [--data FOLDER with CIFAR-10 as Parquet] [--device cpu, to rehearse] [STEP ...]
+# RESULTS is another folder for the results, DONE_FILE another file for the names of steps that have ended.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 python="${PYTHON:-python3}" seconds=540 data="" device=cuda wanted=()
@@ -15,7 +16,7 @@ while [ $# -gt 0 ]; do
     esac
 done
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" OMP_NUM_THREADS=1
-results=benchmarks/results
+results="${RESULTS:-benchmarks/results}"
 done_file="${DONE_FILE:-$results/.gpu-steps-$device}"
 begin=$SECONDS
 mkdir -p "$results" && touch "$done_file"
@@ -36,17 +37,34 @@ step() {
 }
 has() { "$python" -c "import $1" 2>/dev/null; }
 
+# On the CPU small cases, which show only that the step runs, stops and is resumed.
+small=() stepped=() repeated=() loaded=() trained=(--models resnet20 resnet56 vgg16_bn vit_7_8_8_384 --seconds 0.3) packed=(--seconds 2)
+searched=(--set search.num_trials=8 --set train.epochs=10)
+evidence=(--set search.num_trials=8 --set train.epochs=30 --set 'architectures=[resnet20]')
+if [ "$device" = cpu ]; then
+    small=(--models resnet8 --repeats 1) stepped=(--models resnet20 --repeats 1 --batch-size 8)
+    repeated=(--repeats 1) loaded=(--images 1000 --repeats 1 --model resnet8)
+    trained=(--device cpu --models resnet8 --repeats 1 --seconds 0 --loader)
+    packed=(--device cpu --model resnet8 --together 1 2 --seconds 0.3)
+    searched=(--set search.num_trials=1 --set train.epochs=1 --set train.warmup_epochs=0 --set data.max_images=200
+        --set train.batch_size=32 --set 'architectures=[resnet8]' --set 'methods=[base]')
+    evidence=("${searched[@]}")
+fi
+
 step tests 150 "$python" -m pytest -q -m gpu -p no:benchmark tests/optim tests/data tests/training
-step profile 180 "$python" benchmarks/gpu_profile.py --device "$device" --seconds 0.3 \
+step profile 180 "$python" benchmarks/gpu_profile.py --device "$device" --seconds 0.3 "${small[@]}" \
     --out "$results/gpu_profile-$device.json"
-if [ "$device" = cuda ]; then
-    step training 150 "$python" benchmarks/training.py --models resnet20 resnet56 vgg16_bn vit_7_8_8_384 --seconds 0.3
-fi
+step training 150 "$python" benchmarks/training.py "${trained[@]}" --out "$results/training-$device.json"
+step packing 120 "$python" benchmarks/packing.py "${packed[@]}" --out "$results/packing-$device.json"
 if has ray && [ -n "$data" ]; then
-    step packing 120 "$python" benchmarks/packing.py cifar10 --set data.name=parquet --set "data.root=$data"
-    step search 300 "$python" -m tune_jobs run cifar10 --set data.name=parquet --set "data.root=$data" \
-        --set search.num_trials=8 --set train.epochs=10 --out "/tmp/search-$device"
+    cifar10=(cifar10 --set data.name=parquet --set "data.root=$data")
+    # A search that was cut off goes on in its folder.
+    step search 300 "$python" -m tune_jobs run "${cifar10[@]}" "${searched[@]}" --out "$results/search-$device"
+    step evidence 3600 "$python" -m tune_jobs run "${cifar10[@]}" "${evidence[@]}" --out "$results/evidence-$device"
+    step confirmation 3600 "$python" -m tune_jobs confirm "$results/evidence-$device"
 fi
-step optimizer_step 120 "$python" benchmarks/optimizer_step.py --device "$device"
-step augmentation 60 "$python" benchmarks/augmentation.py --device "$device"
-step loading 60 "$python" benchmarks/loading.py --device "$device"
+step optimizer_step 120 "$python" benchmarks/optimizer_step.py --device "$device" "${stepped[@]}" \
+    --out "$results/optimizer_step-$device.json"
+step augmentation 60 "$python" benchmarks/augmentation.py --device "$device" "${repeated[@]}" \
+    --out "$results/augmentation-$device.json"
+step loading 60 "$python" benchmarks/loading.py --device "$device" "${loaded[@]}" --out "$results/loading-$device.json"

@@ -1,11 +1,12 @@
 """Times whole training steps on a GPU: replayed from a CUDA graph, one by one, and as one would usually write them.
 
-    python benchmarks/training.py [--models resnet20 ...] [--seconds 2] [--repeats 3] [--out FILE]
+    python benchmarks/training.py [--device cuda] [--models resnet20 ...] [--seconds 2] [--repeats 3] [--out FILE]
 
 Images a second, each image counted once a step. "Usual" is the loop of the SAM scripts in circulation, in bfloat16
 and channels_last as ours: SAM tensor by tensor (the authors' mask for zsharp), torch's SGD, the loss read at each
 step, a fresh augmented batch by torchvision on the GPU or (`loader`) from a DataLoader with workers. All variants of
-a model are timed in turn, `repeats` times; a ratio compares neighbours in time.
+a model are timed in turn, `repeats` times; a ratio compares neighbours in time. Models that the file has already
+are not timed again. With `--device cpu` a rehearsal that shows only that it runs.
 """
 
 import argparse
@@ -44,18 +45,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement, at least an epoch")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--loader", nargs="*", default=["resnet20"], help="models fed by a DataLoader too")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "training-cuda.json")
     options = parser.parse_args()
-    device = choose_device("cuda")
+    device = choose_device(options.device)
     print(
         f"{device_name(device)}; torch {torch.__version__}; batch {BATCH_SIZE}; bf16; n = {options.repeats}"
     )
-    data, rows = random_images(device), []
+    data, rows = few_images(device), []
+    if options.out.exists():
+        rows = json.loads(options.out.read_text())["models"]
     for model in options.models:
+        if any(row["model"] == model for row in rows):
+            print(f"{model}: in {options.out.name} already", flush=True)
+            continue
         speeds = measure(model, data, options.seconds, options.repeats, model in options.loader)
         rows.append({"model": model, "images_per_s": speeds, "ratios": ratios(speeds)})
         print(model, flush=True)
@@ -90,6 +97,13 @@ def random_images(device: torch.device) -> TrainingData:
     )
 
 
+def few_images(device: torch.device) -> TrainingData:
+    """Returns these images; a batch of them where a rehearsal is to take no time."""
+    data = random_images(device)
+    num = NUM_IMAGES if device.type == "cuda" else BATCH_SIZE
+    return replace(data, train_indices=data.train_indices[:num])
+
+
 def measure(
     model: str, data: TrainingData, seconds: float, repeats: int, with_loader: bool
 ) -> dict[str, list[float]]:
@@ -107,8 +121,9 @@ def measure(
             num_images, began = 0, time.perf_counter()
             while num_images == 0 or time.perf_counter() - began < seconds * (repeat > 0):
                 epoch()
-                num_images += NUM_IMAGES // BATCH_SIZE * BATCH_SIZE
-            torch.cuda.synchronize()
+                num_images += len(data.train_indices)
+            if data.images.is_cuda:
+                torch.cuda.synchronize()
             if repeat:
                 found[name].append(num_images / (time.perf_counter() - began))
     return found
@@ -123,7 +138,9 @@ def ours(model: str, method: str, data: TrainingData, use_graph: bool) -> Callab
         schedule="constant",
         precision="bf16",
     )
-    spec = TrialSpec(model, method, {"lr": 1e-3}, train=train, device="cuda")
+    spec = TrialSpec(
+        model, method, {"lr": 1e-3}, train=train, device="cuda" if data.images.is_cuda else "cpu"
+    )
     training = Training(spec, data, use_graph=use_graph)
 
     def epoch() -> None:
@@ -141,13 +158,14 @@ def usual(
     """An epoch as scripts have it."""
     torch.manual_seed(0)
     layout = layout_of(model)
-    net = build_model(model, (3, 32, 32), 10).cuda().to(memory_format=layout)
+    device = data.images.device
+    net = build_model(model, (3, 32, 32), 10).to(device, memory_format=layout)
     params = list(net.parameters())
     optimizer = torch.optim.SGD(params, lr=1e-3, momentum=0.9, weight_decay=5e-5, foreach=False)
     perturb = {"base": None, "sam": sam_loop_perturb, "zsharp": authors_perturb}[method]
 
     def loss_of(inputs: Tensor, labels: Tensor) -> Tensor:
-        with torch.autocast("cuda", torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16):
             logits = net(inputs)
         loss = nn.functional.cross_entropy(logits.float(), labels)
         loss.backward()
@@ -178,7 +196,7 @@ def resident_batches(data: TrainingData) -> Iterator[tuple[Tensor, Tensor]]:
 
     transform = v2.Compose([v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip()])
     mean = torch.full((3, 1, 1), 0.5, device=data.images.device)
-    order = torch.randperm(NUM_IMAGES, device=data.images.device)
+    order = torch.randperm(len(data.train_indices), device=data.images.device)
     for rows in order.split(BATCH_SIZE):
         yield (transform(data.images[rows]).float().div_(255) - mean) / (mean / 2), data.labels[rows]
 
