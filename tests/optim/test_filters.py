@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zsharp.optim import make_optimizer
 from zsharp.optim.ascent.filters import masks, order_statistics
 from zsharp.optim.ascent.order_statistic import order_statistic
 
@@ -124,3 +125,34 @@ def test_the_order_statistic_changes_exactly_where_the_ties_end(num_zeros):
     row = np.ones((1, 20_000), np.float32)
     row[0, np.random.default_rng(0).permutation(20_000)[:num_zeros]] = 0
     assert [order_statistic(row, num_zeros + i).item() for i in (-1, 0)] == [0, 1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("method", ["zsharp", "zsharp_official", "magnitude_sam"])
+@pytest.mark.parametrize("values", ["normal", "few", "mostly zero", "constant", "sorted", "huge"])
+def test_a_large_tensor_is_filtered_as_a_small_one_would_be(values, method, dtype):
+    grad = torch.randn(420, 317, dtype=dtype, generator=torch.Generator().manual_seed(5))
+    if values == "few":
+        grad = grad.round()
+    elif values == "mostly zero":
+        grad[grad.abs() < 2.3] = 0  # the percentile is among the zeros
+    elif values == "constant":
+        grad.fill_(1)
+    elif values == "sorted":
+        grad = grad.flatten().sort().values.view(420, 317)
+    elif values == "huge":
+        grad *= 1e15
+    grad = grad.T if values == "normal" else grad  # other strides than the parameter's
+    param = torch.nn.Parameter(torch.zeros(grad.shape, dtype=dtype))
+    optimizer = make_optimizer([param], method, torch.optim.SGD, lr=0.1, rho=0.5)
+    param.grad = grad
+    optimizer.first_step()
+    (mask,) = masks([grad], 0.95, "magnitude" if method == "magnitude_sam" else "zscore")
+    assert optimizer.last.kept.tolist() == [int(mask.sum()) or grad.numel()]
+    step = grad.double() * (mask if mask.any() else 1)
+    assert torch.equal(param != 0, step != 0)
+    torch.testing.assert_close(param.double(), 0.5 * step / step.norm(), rtol=1e-5, atol=0)
+    assert float(optimizer.last.norm) == pytest.approx(0.5, rel=1e-5)
+    assert float(optimizer.last.grad_norm) == pytest.approx(float(grad.double().norm()), rel=1e-5)
+    optimizer.restore()
+    assert not param.any()

@@ -6,7 +6,7 @@ else goes into scratch space the size of the largest layer. Small tensors cost c
 are ranked together and moved together.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,9 @@ from torch import Tensor
 
 from zsharp.optim.ascent.backups import Backups
 from zsharp.optim.ascent.host_filter import TOGETHER, Scratch, batches, buffer, keep
+from zsharp.optim.ascent.host_large import Large, find_large, keep_large
 from zsharp.optim.ascent.layer import Layer, storage_order
+from zsharp.optim.ascent.order_statistic import BLOCK
 from zsharp.optim.ascent.radius import factors, norms, total
 
 _HOME = torch.device("cpu")
@@ -48,12 +50,17 @@ def ascend(
     """
     values = [layer.direction * layer.scale() if layer.is_adaptive else layer.direction for layer in layers]
     sizes = [layer.param.numel() for layer in layers]
-    dense_norms = norms(values, _HOME)
+    large = find_large(layers, values)
+    dense_norms = _dense_norms(values, large)
     kept_norms = dense_norms
     kept_counts: dict[int, int] = {}
+    is_finite = bool(dense_norms.isfinite().all())
     for members, cutoff in batches(layers, generator):
         if not kept_counts:
             kept_norms = dense_norms.clone()
+        if is_finite and (i := members[0]) in large:
+            kept_counts[i], kept_norms[i] = keep_large(layers[i], large[i], backups, scratch)
+            continue
         counts, norms_of_kept = keep(layers, values, members, cutoff, backups, scratch, generator)
         for i, count, norm in zip(members, counts, norms_of_kept, strict=True):
             kept_counts[i], kept_norms[i] = int(count), norm
@@ -71,6 +78,19 @@ def ascend(
         moves.append(move)
     _apply(moves, scratch)
     return total(lengths), [kept_counts.get(i, size) for i, size in enumerate(sizes)], dense_norms
+
+
+def _dense_norms(values: Sequence[Tensor], large: Mapping[int, Large]) -> Tensor:
+    if not large:
+        return norms(values, _HOME)
+    others = [i for i in range(len(values)) if i not in large]
+    is_wide = any(value.dtype == torch.float64 for value in values)
+    dense_norms = torch.empty(len(values), dtype=torch.float64 if is_wide else torch.float32)
+    if others:
+        dense_norms[others] = norms([values[i] for i in others], _HOME).to(dense_norms.dtype)
+    for i, part in large.items():
+        dense_norms[i] = part.norm
+    return dense_norms
 
 
 def _plan(layer: Layer, value: Tensor, is_kept: bool, factor: float, backups: Backups) -> _Move:
@@ -130,7 +150,15 @@ def _add_backups(moves: Sequence[_Move]) -> None:
 
 def _add_through_scratch(move: _Move, scratch: Scratch) -> None:
     weights, backup = storage_order(move.param), storage_order(move.backup)
-    moved = buffer(scratch, "score", weights.dtype, 1, weights.numel())[0]
-    torch.mul(backup, move.factor, out=moved).add_(weights)
-    backup.copy_(weights)
-    weights.copy_(moved)
+    # In blocks that stay in the processor's cache: each number is read from memory and written there once.
+    size = BLOCK * torch.get_num_threads()
+    block = buffer(scratch, "score", weights.dtype, 1, min(size, len(weights)))[0]
+    for start in range(0, len(weights), size):
+        part, saved = weights[start : start + size], backup[start : start + size]
+        moved = block[: len(part)]
+        if part.dtype == torch.bfloat16:  # the factor would be rounded first
+            torch.mul(saved, move.factor, out=moved).add_(part)
+        else:
+            torch.add(part, saved, alpha=move.factor, out=moved)
+        saved.copy_(part)
+        part.copy_(moved)
