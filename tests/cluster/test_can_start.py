@@ -44,6 +44,25 @@ def test_a_long_temporary_folder_is_not_used_for_sockets(no_ray, monkeypatch):
         assert os.environ["RAY_TMPDIR"] == "/tmp"
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere the limit is on processes")
+@pytest.mark.parametrize(("most", "is_refused"), [(20, True), (150, True), (None, False)])
+def test_too_few_threads_are_refused_before_anything_is_written(
+    no_ray, monkeypatch, tmp_path, most, is_refused
+):
+    monkeypatch.setattr(os, "getuid", lambda: 54_321)  # root has no limit
+    before = resource.getrlimit(resource.RLIMIT_NPROC)
+    resource.setrlimit(resource.RLIMIT_NPROC, (most or before[1], before[1]))
+    try:
+        if is_refused:
+            with pytest.raises(JobError, match=r"^ulimit -u: "):
+                run("digits", tmp_path / "search")
+        else:
+            check_can_start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NPROC, before)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("path", ["/my env/bin/python", "/it's/bin/python", "/a\tb/python"])
 def test_an_interpreter_that_ray_cannot_start_is_refused(no_ray, monkeypatch, path):
     monkeypatch.setattr(sys, "executable", path)

@@ -9,6 +9,7 @@ from ledger_damage import FILE, INDEX, LOG, copies, count, cut, flip
 from ledgers import IN_MEMORY, JOB, ON, start
 
 from tune_jobs.errors import LedgerError
+from tune_jobs.ledger.follow import Follower
 from tune_jobs.ledger.writer import Ledger
 
 WRITTEN_BY_0_1 = Path(__file__).parents[1] / "fixtures" / "search_of_0_1"
@@ -74,6 +75,25 @@ def test_a_ledger_of_0_1_gains_checksums_when_it_is_written(tmp_path):
     connection.close()
     with Ledger.open(folder, read_only=True) as ledger, pytest.raises(LedgerError, match="row 5 of reports"):
         ledger.reports()
+
+
+@pytest.mark.parametrize(
+    "metrics", ["'{}'", "json_remove(metrics, '$.val_accuracy')", "replace(metrics, 'wall_s', 'wall_r')"]
+)
+def test_a_report_of_0_1_that_lost_a_metric_is_refused_by_name(tmp_path, metrics):
+    folder = Path(shutil.copytree(WRITTEN_BY_0_1, tmp_path / "s"))
+    with sqlite3.connect(folder / FILE) as connection:
+        connection.execute(f"UPDATE reports SET metrics = {metrics} WHERE seq = 2")
+    connection.close()
+    before = (folder / FILE).read_bytes()
+    with (
+        Ledger.open(folder) as ledger,
+        pytest.raises(LedgerError, match=f"{FILE}: row 2 of reports .*metrics"),
+    ):
+        ledger.check_whole()
+    with pytest.raises(LedgerError, match=f"{FILE}.*metrics"):
+        Follower(folder).look()
+    assert (folder / FILE).read_bytes() == before
 
 
 def test_what_runs_code_in_a_ledger_from_elsewhere_is_refused(tmp_path):

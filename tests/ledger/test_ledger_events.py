@@ -17,6 +17,7 @@ from tune_jobs.ledger import rows
 from tune_jobs.ledger.file import FILE_NAME
 from tune_jobs.ledger.rows import EVENTS, STATUSES, Decision
 from tune_jobs.ledger.writer import Ledger
+from tune_jobs.trackers.rows import read as tracked
 
 
 @pytest.fixture
@@ -42,6 +43,21 @@ def test_a_clock_that_is_set_changes_no_times(ledger, monkeypatch):
     ledger.record_event("start")
     (trial,), (event,) = ledger.trials(), ledger.events()
     assert before - timedelta(minutes=1) < trial["started_at"] <= event["happened_at"]
+
+
+def test_a_clock_set_back_between_sessions_lets_nothing_end_before_it_started(tmp_path, monkeypatch):
+    with Ledger.create(tmp_path / "search", JOB, {}) as ledger:
+        start(ledger, "a")
+        ledger.record_event("start")
+    monkeypatch.setattr(rows, "datetime", SimpleNamespace(now=lambda zone: datetime(1970, 1, 1, tzinfo=zone)))
+    with Ledger.open(tmp_path / "search") as ledger:
+        ledger.record_event("start")
+        ledger.report("a", 1, {}, Decision("complete"), "completed")
+        ledger.record_event("stop", {"reason": None})
+        (trial,) = ledger.trials()
+        search, _ = tracked(ledger)
+    assert trial["started_at"] <= trial["finished_at"]
+    assert search.started_at <= search.ended_at
 
 
 @pytest.mark.parametrize("status", STATUSES)

@@ -48,7 +48,7 @@ def loop_job(folder, name):
 
 def measured(folder, job):
     request = {"job": job.model_dump(mode="json"), "studies": [study.name for study in job.studies()]}
-    request |= {"started_at": time.time(), "limit_s": 0.1, "threads": 1, "gpu": False}
+    request |= {"started_at": time.monotonic(), "limit_s": 0.1, "threads": 1, "gpu": False}
     (folder / "request").write_text(json.dumps(request))
     time_trials.main(folder / "request", folder / "answers")
     return [json.loads(line) for line in (folder / "answers").read_text().splitlines()]

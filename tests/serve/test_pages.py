@@ -2,12 +2,16 @@
 
 import json
 import re
+import time
+from datetime import datetime, timedelta
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from ledgers import start
 from live_ledger import EVIL, JOB, report, write_trials
 
+from tune_jobs.ledger import rows
 from tune_jobs.ledger.follow import Follower
 from tune_jobs.ledger.rows import Decision
 from tune_jobs.ledger.writer import Ledger
@@ -18,6 +22,7 @@ from tune_jobs.results.live import LiveResults
 from tune_jobs.results.read import read_results
 from tune_jobs.results.write import export
 from tune_jobs.serve.searches import Searches
+from tune_jobs.serve.summary import summarize
 
 
 def only_id(client):
@@ -87,6 +92,22 @@ def test_states_follow_the_ledger_and_its_lock(folder):
         write_trials(ledger, 8, 4)
         ledger.record_event("stop", {"reason": None})
     assert state()[0] == "finished"
+
+
+@pytest.mark.parametrize("by", [timedelta(days=-3), timedelta(days=3)])
+def test_the_rate_is_that_of_the_reports_whoever_sets_the_clock(folder, monkeypatch, by):
+    set_clock = SimpleNamespace(now=lambda zone: datetime.now(zone) + by)
+    monkeypatch.setattr(rows, "datetime", set_clock)  # the driver's, in a second session
+    with Ledger.open(folder) as ledger:
+        ledger.record_event("start", {})
+        report(ledger, "resnet8-sam-0007", 2, 0.7)
+        time.sleep(0.01)
+        report(ledger, "resnet8-sam-0007", 3, 0.8, Decision("complete"), "completed")
+        live = LiveResults(folder)
+        live.update()
+        summary = summarize(live, writer=1)
+    assert 0.1 < summary.epochs_per_s <= 100
+    assert 0 < summary.left_s < 100
 
 
 def test_the_front_page_has_every_search_below_the_folder(client_for, folder, tmp_path):

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 
 from tune_jobs.cluster.listener import what_listens
@@ -31,6 +32,9 @@ _LONGEST_TMPDIR = 39
 # Ray's object store: searches hardly use it, so it takes less than Ray would, and as much as Ray needs at least.
 _OBJECT_STORE_BYTES = 1_000_000_000
 _SMALLEST_OBJECT_STORE_BYTES = 100_000_000
+
+# Threads that the driver, Ray's processes and a worker have at least, each worker included that trains; measured.
+_LEAST_THREADS = 200
 
 _logger = logging.getLogger(__name__)
 
@@ -227,6 +231,7 @@ def check_can_start() -> None:
     """
     if is_running_elsewhere():
         return
+    _check_threads()
     # Ray splits the command line of its workers at spaces; they never start, and nobody says so.
     for path in (sys.executable, str(Path(ray.__file__).parent)):
         if any(char.isspace() or char in "'\"\\" for char in path):
@@ -251,6 +256,30 @@ def check_can_start() -> None:
     if problem is not None:
         name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
         raise JobError([Problem(name, folder, problem)])
+
+
+def _check_threads() -> None:
+    """Raises JobError where this user may not start the threads that Ray needs: its processes would die or hang."""
+    # Elsewhere the limit is on processes; root has none.
+    if not sys.platform.startswith("linux") or os.getuid() == 0:
+        return
+    import resource  # Windows has none
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    if limit == resource.RLIM_INFINITY:
+        return
+    processes = psutil.process_iter(["uids", "num_threads"])
+    num_used = sum(
+        process.info["num_threads"] or 0
+        for process in processes
+        if process.info["uids"] is not None and process.info["uids"].real == os.getuid()
+    )
+    if limit - num_used < _LEAST_THREADS:
+        message = (
+            f"too few threads for Ray: {num_used} of this user's run already, and it takes {_LEAST_THREADS} more; "
+            f"expected at least {num_used + _LEAST_THREADS}"
+        )
+        raise JobError([Problem("ulimit -u", limit, message)])
 
 
 def make_token() -> None:

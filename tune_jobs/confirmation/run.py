@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +28,7 @@ from tune_jobs.confirmation.plan import (
 from tune_jobs.job.code import OwnCode
 from tune_jobs.job.metric import METRIC_PREFIX
 from tune_jobs.job.spec import JobSpec
-from tune_jobs.ledger.rows import plain
+from tune_jobs.ledger.rows import Clock, plain
 from tune_jobs.ledger.writer import Ledger
 from tune_jobs.results.write import export
 from tune_jobs.search.checkpoints import Checkpoints
@@ -305,10 +304,11 @@ def _train_trunk(trunk: Trunk, search: SearchFolder, slots: Slots, own: Own) -> 
 
 def _train(run: Confirmation, search: SearchFolder, slots: Slots, sharpness_images: int, own: Own) -> Row:
     """What a worker does: trains one run from its last epoch to its end, then reads the test set, once."""
-    started_at = datetime.now(UTC)
+    clock = Clock()
+    started_at = clock.now()
     with _builder(slots, own, search) as build:
         row = _trained(run, search, sharpness_images, own, build)
-    return row | {"started_at": started_at.isoformat(), "finished_at": datetime.now(UTC).isoformat()}
+    return row | {"started_at": started_at, "finished_at": clock.now()}
 
 
 def _trained(run: Confirmation, search: SearchFolder, sharpness_images: int, own: Own, build: Build) -> Row:

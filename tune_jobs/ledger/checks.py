@@ -124,8 +124,14 @@ def checked(table: str, columns: Sequence[str], row: Sequence[Any]) -> dict[str,
     return values
 
 
-def check_metrics(metrics: Mapping[str, Any]) -> None:
-    """Raises ValueError if a metric has another type than reports have, or a name that is taken."""
+def check_metrics(metrics: Mapping[str, Any], *, is_sealed: bool) -> None:
+    """Raises ValueError if a metric has another type than reports have, or a name that is taken.
+
+    Args:
+        is_sealed: Whether the report has a checksum. Of 0.1, which had none, each report has all of `METRICS`.
+    """
+    if not is_sealed and (missing := METRICS.keys() - metrics.keys()):
+        raise ValueError(f"metrics: damaged: {', '.join(sorted(missing))} missing")
     if taken := RESERVED & metrics.keys():
         raise ValueError(f"metrics: {sorted(taken)} are no names of metrics")
     for name, value in metrics.items():

@@ -98,9 +98,10 @@ class Follower:
         if not self._trial_ids:
             news.meta = {row["key"]: row["value"] for _, row in self._rows(connection, "meta", "1", ())}
         self._read_trials(connection, news)
+        is_sealed = has_checksums(connection)
         for seq, row in self._rows(connection, "reports", "rowid > ? AND rowid <= ?", self._next_reports()):
             metrics, trial = row.pop("metrics"), row.pop("trial")
-            check_metrics(metrics)
+            check_metrics(metrics, is_sealed=is_sealed)
             if trial not in self._trial_ids:
                 raise LedgerError(f"{self.file}: row {seq} of reports is of no trial that started")
             report = {"seq": seq, "trial_id": self._trial_ids[trial], "val_accuracy": None, OWN_METRICS: {}}

@@ -9,7 +9,7 @@ from typing import Any
 
 from tune_jobs.errors import LedgerError
 from tune_jobs.ledger.checks import check_metrics, checked
-from tune_jobs.ledger.checksums import COLUMNS, checked_rows, matching_rows
+from tune_jobs.ledger.checksums import COLUMNS, checked_rows, has_checksums, matching_rows
 from tune_jobs.ledger.rows import OWN_METRICS, Fork
 
 
@@ -113,6 +113,7 @@ class LedgerReader:
                 raise self._error(f"there is no trial {trial_id!r}; expected one that start_trial recorded")
             forks = self.forks()
             epochs = Counter({seq: forks[name].epoch for seq, name in trials.items() if name in forks})
+            is_sealed = has_checksums(self._connection)
             for seq, row in self._rows("reports"):
                 trial, metrics = row.pop("trial"), row.pop("metrics")
                 epochs[trial] += 1
@@ -121,8 +122,10 @@ class LedgerReader:
                         f"row {seq} of reports: epoch {row['epoch']} of trial {trials.get(trial, trial)!r}; "
                         f"expected epoch {epochs[trial]} of a trial that started"
                     )
-                with self._translated():
-                    check_metrics(metrics)
+                try:
+                    check_metrics(metrics, is_sealed=is_sealed)
+                except ValueError as problem:
+                    raise self._error(f"row {seq} of reports cannot be used: {problem}") from problem
                 if trial_id is None or trials[trial] == trial_id:
                     report = {"seq": seq, "trial_id": trials[trial], "val_accuracy": None, OWN_METRICS: {}}
                     yield {**report, **metrics, **row}
@@ -141,12 +144,13 @@ class LedgerReader:
         with self._translated():
             number, _ = self._trial(trial_id)
             epoch = max(epoch, self._fork_epoch(trial_id))
+            is_sealed = has_checksums(self._connection)
             query = "trial = ? AND epoch > ? ORDER BY epoch"
             for seq, row in matching_rows(self._connection, "reports", query, (number, epoch)):
                 values = checked("reports", COLUMNS["reports"], row)
                 metrics = values.pop("metrics")
                 del values["trial"]
-                check_metrics(metrics)
+                check_metrics(metrics, is_sealed=is_sealed)
                 if values["epoch"] != epoch + len(reports) + 1:
                     raise self._error(f"trial {trial_id}: epoch {epoch + len(reports) + 1} is missing")
                 report = {"seq": seq, "trial_id": trial_id, "val_accuracy": None, OWN_METRICS: {}}

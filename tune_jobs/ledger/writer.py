@@ -298,7 +298,11 @@ class Ledger(LedgerReader):
 
     def _end(self, trial: int, status: str, stop_reason: str, error: str | None) -> None:
         ended = {"status": status, "stop_reason": as_text(stop_reason), "error": as_text(error)}
-        self._change(trial, ended | {"finished_at": self._clock.now(), "ended_after": self._last_seq()})
+        query = "SELECT started_at FROM trials WHERE seq = ?"
+        (started_at,) = self._connection.execute(query, (trial,)).fetchone()
+        # The clock may have been set back since an earlier session started it.
+        finished_at = max(started_at, self._clock.now())
+        self._change(trial, ended | {"finished_at": finished_at, "ended_after": self._last_seq()})
 
     def _add_event(self, kind: str, data: Mapping[str, Any], trial_id: str | None) -> None:
         row = (self._last_seq(), kind, trial_id, as_json(data, f"{self.file}: {kind}"), self._clock.now())

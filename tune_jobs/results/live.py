@@ -1,5 +1,6 @@
 """The results of a search as its ledger has them now, brought up to date row by row, without Parquet files."""
 
+import time
 from collections import deque
 from collections.abc import Mapping
 from datetime import datetime
@@ -52,6 +53,11 @@ class LiveResults:
         self._follower = Follower(self.folder)
         self.version = 0
         self._forget()
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the last reports were read."""
+        return time.monotonic() - self._heard_s
 
     def update(self) -> bool:
         """Reads what is new, at most 5,000 reports at once; returns whether anything is.
@@ -138,6 +144,7 @@ class LiveResults:
         self.events: list[dict[str, Any]] = []
         self.confirmations: dict[str, dict[str, Any]] = {}
         self.reported_at: deque[datetime] = deque(maxlen=_RECENT)
+        self._heard_s = time.monotonic()
         self.num_reports = 0
         self.stride = 1
         self.is_complete = False
@@ -159,6 +166,8 @@ class LiveResults:
             summarise(self.summaries[report["trial_id"]], report)
             self.reported_at.append(report["reported_at"])
         self.num_reports += len(news.reports)
+        if news.reports:
+            self._heard_s = time.monotonic()
         kept = [report for report in news.reports if self._is_kept(report)]
         if kept:
             metrics = sorted({name for report in kept for name in report[OWN_METRICS]})

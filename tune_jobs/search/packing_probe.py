@@ -28,6 +28,7 @@ from zsharp.training.spec import TrialSpec
 
 _STEPS = 20  # of an epoch of the probe
 _LOOK_EVERY_S = 0.5
+_OVERLAP_S = 3.0  # within which all workers have started
 
 
 def packed(
@@ -155,7 +156,7 @@ def _measure(
         num_gpus=1 / together, num_cpus=max(1, cpus), max_retries=0
     )
     # Workers start up one after another, and are to overlap.
-    begin = time.time() + (3.0 if together > 1 else 0.0)
+    begin = time.time() + (_OVERLAP_S if together > 1 else 0.0)
     tasks = [train.remote(spec, begin, needs_cuda, seconds, sharing) for _ in range(together)]
     waiting = tasks
     while waiting:
@@ -188,9 +189,10 @@ def _train(
         return None
     training = Training(replace(spec, train=replace(spec.train, epochs=1_000_000, schedule="constant")))
     first = training.run_epoch()
-    time.sleep(max(0.0, begin - time.time()))
-    until, last = time.time() + seconds, first
-    while time.time() < until:
+    # Only the wall clock is shared with the driver's machine, and it may have been set.
+    time.sleep(min(_OVERLAP_S, max(0.0, begin - time.time())))
+    until, last = time.monotonic() + seconds, first
+    while time.monotonic() < until:
         last = training.run_epoch()
     evaluations = last["gradient_evaluations"] - first["gradient_evaluations"]
     trained_s = last["train_s"] - first["train_s"]

@@ -109,11 +109,11 @@ def run(
             on_start=on_start,
             write_page=write_page,
         )
+    cluster.check_can_start()  # first, as a rehearsal that may start no threads ends the process
     rehearsed = rehearsed_with(job, named)
     job = rehearsed.job
     slots, totals = plan_resources(job)
     warm = warm_points(job)
-    cluster.check_can_start()
     if replaces:
         folder.delete()
     facts = provenance(totals.gpu_names)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
 _LOOK_EVERY_S = 1.0
+_LONG_TURN_S = 5.0  # of Ray's loop, whose turns take a tenth of a second
 
 
 class JobASHA(ASHAScheduler):
@@ -86,6 +87,9 @@ class JobASHA(ASHAScheduler):
         """
         now = time.monotonic()
         if now - self._looked_s >= _LOOK_EVERY_S:
+            if (away_s := now - self._looked_s) > _LONG_TURN_S:  # stopped with Ctrl-Z, or waiting for a disk
+                # What trials reported meanwhile has not been heard yet.
+                self._heard_s = {trial: heard_s + away_s for trial, heard_s in self._heard_s.items()}
             self._looked_s = now
             self._kill_hung(tune_controller, now)
             if self._recorder.wind_down.is_time_to_kill:

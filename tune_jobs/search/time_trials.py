@@ -56,7 +56,7 @@ def _measure(
                 is_first = not batch_sizes
                 batch_sizes[study.architecture] = _bearable_batch_size(spec)
                 if is_first:  # what every worker does once
-                    yield {"study": "", "startup_s": time.time() - started_at}
+                    yield {"study": "", "startup_s": time.monotonic() - started_at}
             training, answer = _steps(_with_batch_size(spec, batch_sizes[study.architecture]), limit_s)
             answer["study"] = study.name
             if study.architecture not in validate_s:

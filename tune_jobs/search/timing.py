@@ -107,7 +107,7 @@ def _time(
         "limit_s": min(_LONGEST_STEPS_S, _STEPS_S / len(names)),
         "threads": threads,
         "gpu": gpu,
-        "started_at": time.time(),
+        "started_at": time.monotonic(),  # all processes of a machine share this clock
     }
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
     with TemporaryDirectory(prefix="tune-jobs-") as name:
@@ -222,7 +222,7 @@ def _read(key: str) -> dict[str, Any] | None:
         return None
     if not isinstance(answer, dict):
         return None
-    is_old = time.time() - answer.pop("timed_at", 0.0) > _BUSY_TIMES_LAST_S
+    is_old = not 0 <= time.time() - answer.pop("timed_at", 0.0) <= _BUSY_TIMES_LAST_S
     return None if is_old and answer.get("worked_share", 1.0) < BUSY else answer
 
 

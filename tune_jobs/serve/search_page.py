@@ -133,7 +133,7 @@ def _running(search: Search) -> list[Part]:
 def _ended(search: Search) -> list[Part]:
     live, metric = search.live, search.live.metric
     ended = [trial for trial in live.trials.values() if trial["finished_at"] is not None]
-    ended = sorted(ended, key=lambda trial: trial["finished_at"], reverse=True)[:_MOST_ENDED]
+    ended = sorted(ended, key=lambda trial: trial["ended_after"] or 0, reverse=True)[:_MOST_ENDED]
     if not ended:
         return []
     rows: list[list[Element | str]] = []

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from tune_jobs.job.finalists import FINALISTS, finalist_of
@@ -174,12 +174,14 @@ def _state(live: LiveResults, writer: int | None, is_over: bool, can_tell: bool)
 
 def _rate(live: LiveResults) -> float | None:
     """Returns epochs a second over the last reports of this session, until now."""
-    started = max((e["happened_at"] for e in live.events if e["kind"] == "start"), default=None)
-    recent = [moment for moment in live.reported_at if started is None or moment > started]
-    if len(recent) < 2:
+    num_before = max((event["after"] for event in live.events if event["kind"] == "start"), default=0)
+    num_recent = min(len(live.reported_at), live.num_reports - num_before)
+    if num_recent < 2:
         return None
-    passed = (max(recent[-1], datetime.now(UTC)) - recent[0]).total_seconds()
-    return (len(recent) - 1) / passed if passed > 0 else None
+    # The wall clock may have been set since the search started. Reports have times of its own clock, which nobody sets.
+    reported_at = list(live.reported_at)
+    passed = (reported_at[-1] - reported_at[-num_recent]).total_seconds() + live.silent_s
+    return (num_recent - 1) / passed if passed > 0 else None
 
 
 def _finalist_means(live: LiveResults) -> dict[str, Final]:

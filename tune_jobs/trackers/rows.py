@@ -127,6 +127,8 @@ def read(ledger: LedgerReader) -> tuple[SearchRow, list[TrialRow]] | None:
         status = "finished" if last["data"].get("reason") is None else "stopped"
         ended_at = last["happened_at"]
     started_at = min(trial["started_at"] for trial in trials)
+    if ended_at is not None:
+        ended_at = max(started_at, ended_at)  # the clock may have been set back between sessions
     identity = json.dumps([jobs[0][1], provenance, started_at.isoformat()], sort_keys=True)
     search = SearchRow(
         id=hashlib.sha256(identity.encode()).hexdigest()[:_ID_LENGTH],
