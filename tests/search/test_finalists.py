@@ -13,13 +13,14 @@ from simulated_search import Driver, Trials, chance, small_job, timeless
 from tune_jobs.confirmation.plan import plan_confirmations, winners
 from tune_jobs.job.finalists import finalist_of
 from tune_jobs.ledger.writer import Ledger
-from tune_jobs.report.answer import answer_section
 from tune_jobs.report.cost import cost_section
 from tune_jobs.report.data import load
+from tune_jobs.report.finalists import finalists_parts
 from tune_jobs.results.compare import compare, render_table
 from tune_jobs.results.live import LiveResults
 from tune_jobs.results.read import read_results
 from tune_jobs.results.stopping_account import receipts, summarise
+from tune_jobs.results.tables import Table
 from tune_jobs.results.write import export
 from tune_jobs.search.checkpoints import Checkpoints
 from tune_jobs.search.extend import extended, reopen_for_more_epochs
@@ -89,6 +90,21 @@ def test_the_best_of_each_study_are_trained_with_the_same_seeds_and_splits(tmp_p
             ]
             assert of_both[0].data == of_both[1].data, "or it would have trained on what is held out"
             assert trunk["seed"] == trial["seed"]
+    driver.close()
+
+
+def test_while_the_last_trials_train_those_finalists_start_that_are_certain(tmp_path):
+    job = small_job(*FINALISTS, "search.finalists=3", "methods=[sam]", "asha.enabled=false")
+    driver = Driver(job, tmp_path, Lucky(), num_slots=3)
+    early = set()
+    while not driver.finished:
+        driver.step()
+        trials = driver.recorder.trials.values()
+        if any(trial.is_searched and trial.is_unfinished for trial in trials):
+            early |= {trial.finalist_of for trial in trials if trial.finalist_of}
+    best = best_of(driver, "resnet8-sam", 3)
+    assert early and early < set(best), "some of them, and no other"
+    assert finalists_in(driver.run())[1] == dict.fromkeys(best, 3)
     driver.close()
 
 
@@ -205,8 +221,8 @@ def test_the_mean_decides_everywhere(tmp_path):
     assert {one.study: one.trial_id for one in summary.best} == best
     assert (summary.state, summary.num_trials, summary.num_ended) == ("finished", 30, 30)
     report = load([tmp_path])
-    sections = (answer_section(report), cost_section(report))
-    tables = {table.name: table for section in sections for table in section.tables}
+    parts = [*finalists_parts(report), *cost_section(report).parts]
+    tables = {part.name: part for part in parts if isinstance(part, Table)}
     assert [row["trial_id"] for row in tables["finalists"].rows if row["is_best"]] == list(best.values())
     assert {"sam, finalists", "base, finalists"} <= {row["label"] for row in tables["cost"].rows}
 

@@ -105,6 +105,13 @@ def settings_of(job: Mapping[str, Any] | None) -> tuple[int, int]:
     return int(search.get("finalists") or 0), int(search.get("finalist_seeds") or 3)
 
 
+def has_own_splits(job: Mapping[str, Any] | None) -> bool:
+    """Whether each further seed has a validation split of its own; tasks, loops and some data sets bring theirs."""
+    data, train = ((job or {}).get(section) or {} for section in ("data", "train"))
+    name = str(data.get("name"))
+    return not ((job or {}).get("task") or train.get("loop") or name == "folder" or ":" in name)
+
+
 def ended(
     rows: Iterable[Mapping[str, Any]], metric: Metric, epochs: int, *, of_finalists: bool
 ) -> Iterator[Ended]:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from tune_jobs.job.metric import Metric
-from tune_jobs.results.finalists import Final
+from tune_jobs.results.finalists import Final, has_own_splits
 from tune_jobs.results.read import Results, own_epochs, values_of
 from tune_jobs.results.tables import records
 from tune_jobs.stopping.asha import Rule
@@ -94,8 +94,9 @@ def describe(results: Sequence[Results]) -> list[str]:
     return [line for result in results for line in _lines(result)]
 
 
-def _curse_in_words(study: str, curse: Curse, metric: Metric) -> str:
+def _curse_in_words(study: str, curse: Curse, metric: Metric, *, has_splits: bool) -> str:
     """Returns what a study's finalists say of its best single trial, and which of them won."""
+    splits = " on splits of their own" if has_splits else ", all on the same validation data,"
     error = "" if curse.standard_error is None else f" (standard error {metric.text(curse.standard_error)})"
     side = "above" if (curse.excess >= 0) == (metric.mode == "max") else "below"
     won = (
@@ -105,7 +106,7 @@ def _curse_in_words(study: str, curse: Curse, metric: Metric) -> str:
     )
     return (
         f"{study}: the best single trial, {curse.lucky}, reached {metric.label} {metric.text(curse.value)}; the mean "
-        f"of {counted(curse.num_seeds, 'further seed')} is {metric.text(curse.mean)}{error}. Winner's curse: "
+        f"of {counted(curse.num_seeds, 'further seed')}{splits} is {metric.text(curse.mean)}{error}. Winner's curse: "
         f"{metric.text(abs(curse.excess))} {side} the mean. {won}"
     )
 
@@ -116,7 +117,8 @@ def curses_in_words(results: Iterable[Results]) -> Iterator[str]:
         for study, finalists in result.finals.items():
             curse = _curse(finalists, result.metric)
             if curse is not None:
-                yield _curse_in_words(study, curse, result.metric)
+                has_splits = has_own_splits(result.metadata["job"])
+                yield _curse_in_words(study, curse, result.metric, has_splits=has_splits)
 
 
 def _line(results: Results, *, several: bool) -> str:

@@ -274,32 +274,40 @@ class Recorder:
         )
 
     def finalists_to_start(self) -> list[tuple[Study, int]]:
-        """Returns the trials of finalists that have not started, by seed first, of the studies that have ended.
+        """Returns the trials of finalists that have not started, by seed first, as far as they are certain.
 
         They follow from the job and the record alone, so a search that goes on has the same ones.
         """
-        search = self.job.search
-        if not search.finalists:
-            return []
-        waiting = []
-        for study, finalists in self._finalists:
-            if study.name not in self._due:
-                own = [trial for trial in self.trials.values() if trial.study == study.name]
-                if sum(not trial.is_unfinished for trial in own) < search.num_trials:
-                    continue
-                full = [
-                    Ended(trial.trial_id, trial.number, _key(trial.params), trial.value, trial.val_loss)
-                    for trial in own
-                    if trial.status == "completed" and trial.epoch >= self.job.train.epochs
-                ]
-                settings = (search.finalists, search.finalist_seeds)
-                self._due[study.name] = due(self._metric, settings, full)
-            waiting += [
-                (trial_and_turn(number)[1], finalists, number)
-                for number in self._due[study.name]
-                if id_of(finalists, number) not in self.trials
-            ]
+        waiting = [
+            (trial_and_turn(number)[1], finalists, number)
+            for study, finalists in self._finalists
+            for number in self._due_in(study)
+            if id_of(finalists, number) not in self.trials
+        ]
         return [(study, number) for _, study, number in sorted(waiting, key=itemgetter(0))]
+
+    def _due_in(self, study: Study) -> list[int]:
+        """Returns the numbers of the trials of a study's finalists; before it has ended, of those that it must have."""
+        search = self.job.search
+        if not search.finalists or study.name in self._due:
+            return self._due.get(study.name, [])
+        own = [trial for trial in self.trials.values() if trial.study == study.name]
+        full = [
+            Ended(trial.trial_id, trial.number, _key(trial.params), trial.value, trial.val_loss)
+            for trial in own
+            if trial.status == "completed" and trial.epoch >= self.job.train.epochs
+        ]
+        # Each trial that has not ended can outdo one finalist. If it repeats a configuration, it changes a mean.
+        running = [_key(trial.params) for trial in own if trial.is_unfinished]
+        num_open = search.num_trials - (len(own) - len(running))
+        repeats = search.seeds > 1 or {trial.configuration for trial in full} & {*running}
+        if num_open > 0 and (repeats or len(own) < search.num_trials):
+            return []
+        settings = (max(0, search.finalists - max(0, num_open)), search.finalist_seeds)
+        numbers = due(self._metric, settings, full)
+        if num_open <= 0:
+            self._due[study.name] = numbers
+        return numbers
 
     def _end(self, trial: LiveTrial, status: str) -> None:
         trial.status = status

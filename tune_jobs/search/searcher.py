@@ -114,8 +114,8 @@ class StudySearch:
 class JobSearch(Searcher):
     """Hands out the trials of all studies of a job: unfinished ones first, then those of the study with the fewest.
 
-    A trunk is handed out when the first trial needs it, and trials are held back until it is complete. Once all trials
-    of a study have ended, those of its finalists are handed out, while other studies go on.
+    A trunk is handed out when the first trial needs it, and trials are held back until it is complete. Trials
+    of finalists are handed out as soon as it is certain that they are, once all others have been.
 
     Optuna keeps its studies in `storage`, which must be empty; in memory if it is not given.
 
