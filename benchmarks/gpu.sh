@@ -42,7 +42,8 @@ small=() stepped=() repeated=() loaded=() trained=(--models resnet20 resnet56 vg
 searched=(--set search.num_trials=8 --set train.epochs=10)
 evidence=(--set search.num_trials=8 --set train.epochs=30 --set 'architectures=[resnet20]')
 if [ "$device" = cpu ]; then
-    small=(--models resnet8 --repeats 1) stepped=(--models resnet20 --repeats 1 --batch-size 8)
+    # Without the profile's step `compile`, which takes a minute on a CPU.
+    small=(--models resnet8 --repeats 1 --steps floor roof kernels deterministic casts batch) stepped=(--models resnet20 --repeats 1 --batch-size 8)
     repeated=(--repeats 1) loaded=(--images 1000 --repeats 1 --model resnet8)
     trained=(--device cpu --models resnet8 --repeats 1 --seconds 0 --loader)
     packed=(--device cpu --model resnet8 --together 1 2 --seconds 0.3)

@@ -16,6 +16,7 @@ import pytest
 
 from tune_jobs.cluster import mps
 from tune_jobs.cluster.slots import plan_slots
+from tune_jobs.errors import ClusterError
 from tune_jobs.job.spec import ResourcesModel
 
 STAND_IN = f"""#!{sys.executable}
@@ -152,7 +153,7 @@ def test_a_daemon_that_does_not_start_is_told(machine, monkeypatch):
     monkeypatch.setenv("BROKEN", "1")
     monkeypatch.setattr(mps, "_STARTS_WITHIN_S", 1.0)
     monkeypatch.setattr(mps, "_held", {})
-    with pytest.raises(mps.MpsError, match="no devices"):
+    with pytest.raises(ClusterError, match="no devices"):
         mps.share_gpu("mps", "search")
     assert not mps.share_gpu("auto", "search") and not mps.share_gpu("time", "search")
     for number in mps._held.values():

@@ -33,10 +33,6 @@ _logger = logging.getLogger(__name__)
 _held: dict[Path, int] = {}  # this process's lock on each folder that it uses; never released
 
 
-class MpsError(RuntimeError):
-    """The daemon does not start."""
-
-
 def share_gpu(sharing: str, search: str) -> bool:
     """Lets this process, which must not have used CUDA yet, share a GPU as `resources.sharing` says.
 
@@ -48,13 +44,13 @@ def share_gpu(sharing: str, search: str) -> bool:
         Whether it uses MPS.
 
     Raises:
-        MpsError: If `sharing` is `mps` and the daemon does not start.
+        ClusterError: If `sharing` is `mps` and the daemon does not start.
     """
     if sharing == "time" or (sharing == "auto" and problem() is not None):
         return False
     try:
         join(search)
-    except (MpsError, OSError) as error:
+    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
         if sharing == "mps":
             raise
         _logger.warning("trials on one GPU take turns: %s", error)
@@ -87,7 +83,7 @@ def join(search: str) -> Path:
     """Has this process use the daemon of a search, and starts that if it does not run; returns its folder.
 
     Raises:
-        MpsError: If it does not start.
+        ClusterError: If it does not start.
     """
     folder = _folder(search)
     if folder not in _held:
@@ -160,8 +156,14 @@ def _start(folder: Path) -> None:
     while not (folder / "pipes" / "control").exists():
         if time.monotonic() > until:
             words = " ".join(log.read_text(errors="replace").split())[-300:]
-            raise MpsError(f"{PROGRAM} does not start in {folder}: {words or 'it says nothing'}")
+            raise _error(f"{PROGRAM} does not start in {folder}: {words or 'it says nothing'}")
         time.sleep(0.05)
+
+
+def _error(text: str) -> Exception:
+    from tune_jobs.errors import ClusterError  # the keeper runs this file by itself
+
+    return ClusterError(text)
 
 
 def _settings(folder: Path) -> dict[str, str]:
@@ -178,7 +180,7 @@ def _folder(search: str) -> Path:
     folder.mkdir(mode=0o700, exist_ok=True)
     facts = folder.lstat()
     if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid():
-        raise MpsError(f"{folder} belongs to somebody else; expected a folder of this user's, or none")
+        raise _error(f"{folder} belongs to somebody else; expected a folder of this user's, or none")
     return folder
 
 

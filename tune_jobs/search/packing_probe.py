@@ -7,9 +7,10 @@ from dataclasses import replace
 import psutil
 import ray
 
-from tune_jobs.cluster.mps import MpsError, share_gpu
+from tune_jobs.cluster.mps import share_gpu
 from tune_jobs.cluster.ray import Totals, end_at_sigterm
 from tune_jobs.cluster.slots import Slots, plan_slots
+from tune_jobs.errors import ClusterError
 from tune_jobs.job.spec import JobSpec
 from tune_jobs.ledger.writer import Ledger
 from tune_jobs.search.packing import (
@@ -183,7 +184,7 @@ def _train(
     end_at_sigterm()
     try:
         share_gpu(*sharing)
-    except (MpsError, OSError):
+    except (ClusterError, OSError):
         return None
     if needs_cuda and not torch.cuda.is_available():
         return None
