@@ -131,7 +131,7 @@ def _notes(rules: Sequence[Rule], each: Sequence[Sequence[Outcome]]) -> list[str
     if unknown:
         notes.append(
             f"Not exact: the record ends early for up to {unknown} trials that a rule would have continued (unknown). "
-            "Their epochs are a range, `saved` counts them in full, and rungs lack their values. A search with "
+            "Their epochs are a range, what is saved counts them in full, and rungs lack their values. A search with "
             "asha.immortal_fraction=1 or asha.enabled=false has whole curves."
         )
     else:

@@ -74,6 +74,7 @@ class PartialTPESampler(TPESampler):
         return super().sample_independent(self._part(study), trial, param_name, param_distribution)
 
     def _part(self, study: Study) -> Any:
+        self._raise_error_if_multi_objective(study)  # which trials are best would be unclear
         is_max = study.direction is StudyDirection.MAXIMIZE
         return _Part(study, some_of(study.get_trials(deepcopy=False), self._most, larger_is_better=is_max))
 
