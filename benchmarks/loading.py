@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from zsharp.data.training_data import TrainingData, load_training_data
+from zsharp.data import prepare
+from zsharp.data.training_data import TrainingData
 from zsharp.training import Training, TrainSpec, TrialSpec
 from zsharp.training.device import choose_device, device_name
 
@@ -75,7 +76,7 @@ def both_placements(
     folder: Path, num: int, side: int, device: torch.device
 ) -> tuple[TrainingData, TrainingData]:
     """Returns the same noise on the device, and in a memory map on the host."""
-    info = load_training_data("digits").info
+    info = prepare("digits").info
     info = replace(info, image_shape=(3, side, side), mean=(0.5,) * 3, std=(0.25,) * 3, flip=True)
     pixels = np.random.default_rng(0).integers(256, size=(num, 3, side, side), dtype=np.uint8)
     np.save(folder / "images.npy", pixels)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zsharp.cpu import cpu_model
+from zsharp.data import prepare
 from zsharp.data.training_data import load_training_data
 from zsharp.models import build_model
 from zsharp.training import AugmentSpec, DataSpec, Training, TrainSpec, TrialSpec
@@ -31,7 +32,7 @@ class Digits:
     """Classifies digits as a user would write it: floats in memory, one line a method."""
 
     def __init__(self, seed: int, batch_size: int, device: torch.device) -> None:
-        data = load_training_data("digits", device=device)
+        data = load_training_data(prepare("digits"), device=device)
         mean, std = (
             torch.tensor(value, device=device)[:, None, None] for value in (data.info.mean, data.info.std)
         )

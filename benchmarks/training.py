@@ -25,7 +25,8 @@ import torch
 from other_ascents import authors_perturb, sam_loop_perturb
 from torch import Tensor, nn
 
-from zsharp.data.training_data import TrainingData, load_training_data
+from zsharp.data import prepare
+from zsharp.data.training_data import TrainingData
 from zsharp.models import build_model, layout_of
 from zsharp.training import Training, TrainSpec, TrialSpec
 from zsharp.training.device import choose_device, device_name
@@ -85,9 +86,7 @@ def main() -> None:
 
 def random_images(device: torch.device) -> TrainingData:
     """Noise of CIFAR-10's shape: speeds do not depend on what is in the images."""
-    info = replace(
-        load_training_data("digits").info, image_shape=(3, 32, 32), mean=(0.5,) * 3, std=(0.25,) * 3
-    )
+    info = replace(prepare("digits").info, image_shape=(3, 32, 32), mean=(0.5,) * 3, std=(0.25,) * 3)
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (NUM_IMAGES, 3, 32, 32), dtype=torch.uint8, generator=generator)
     labels = torch.randint(10, (NUM_IMAGES,), generator=generator)

@@ -53,11 +53,11 @@ def test_splits_are_folders_and_classes_are_sorted_by_name(tmp_path, val):
 
 def test_its_own_validation_images_take_the_place_of_a_share(tmp_path):
     write_splits(tmp_path, "train", "val", "test")
-    data = load_training_data("folder", tmp_path, val_fraction=0.5)
+    data = load_training_data(prepare("folder", tmp_path), val_fraction=0.5)
     assert (data.train_indices.tolist(), data.val_indices.tolist()) == ([*range(6)], [*range(6, 12)])
-    fewer = load_training_data("folder", tmp_path, max_images=2)
+    fewer = load_training_data(prepare("folder", tmp_path), max_images=2)
     assert (len(fewer.train_indices), len(fewer.val_indices)) == (2, 6)
-    everything = load_training_data("folder", tmp_path, val_fraction=0.0)
+    everything = load_training_data(prepare("folder", tmp_path), val_fraction=0.0)
     assert (len(everything.train_indices), len(everything.val_indices)) == (12, 0)
 
 

@@ -81,7 +81,7 @@ def test_images_and_labels_are_those_that_it_returns(own, kind):
 
 def test_a_third_part_is_validated_on(own, tmp_path):
     own("return Items(PIL), Items(PIL[:2]), Items(PIL[:3])")
-    data = load_training_data("own_images:load", code=[tmp_path / "code"])
+    data = load_training_data(prepare("own_images:load", code=[tmp_path / "code"]))
     assert (data.train_indices.tolist(), data.val_indices.tolist()) == ([*range(6)], [6, 7, 8])
 
 

@@ -9,6 +9,7 @@ import pytest
 from tune_jobs.confirmation.run import confirm
 from tune_jobs.job.load import load_job
 from tune_jobs.ledger.writer import Ledger
+from zsharp.data import prepare
 from zsharp.data.training_data import load_test_data
 from zsharp.training import Training
 
@@ -44,7 +45,7 @@ def test_a_confirmation_is_the_run_that_it_says(confirmed):
     training = Training(spec)
     while not training.is_finished:
         training.run_epoch()
-    loss, accuracy = training.evaluate(*load_test_data("digits"))
+    loss, accuracy = training.evaluate(*load_test_data(prepare("digits")))
     assert row["test_accuracy"] == pytest.approx(accuracy, abs=2 / 359)
     assert row["test_loss"] == pytest.approx(loss, rel=1e-3)
 

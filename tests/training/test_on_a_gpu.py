@@ -7,7 +7,8 @@ import pytest
 import torch
 from small_runs import AUGMENT, is_same, measured, small_spec, whole_state, with_data
 
-from zsharp.data.training_data import TrainingData, load_training_data
+from zsharp.data import prepare
+from zsharp.data.training_data import TrainingData
 from zsharp.optim import METHODS
 from zsharp.training import AugmentSpec, Training
 
@@ -73,7 +74,7 @@ def test_large_models_repeat_themselves(architecture, precision):
 
 
 def random_images(num=2560):
-    info = load_training_data("digits").info
+    info = prepare("digits").info
     info = replace(info, image_shape=(3, 32, 32), mean=(0.5,) * 3, std=(0.25,) * 3, checksum="random")
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (num, 3, 32, 32), dtype=torch.uint8, generator=generator)

@@ -21,7 +21,7 @@ from zsharp.training.batches import resolve_augmentation
 
 def test_the_split_is_that_of_the_data_package():
     images, labels = prepare("digits").train()
-    data = load_training_data("digits", val_fraction=0.2, split_seed=3)
+    data = load_training_data(prepare("digits"), val_fraction=0.2, split_seed=3)
     for ours, expected in zip(
         (data.train_indices, data.val_indices), split_indices(labels, 0.2, 3), strict=True
     ):
@@ -29,14 +29,16 @@ def test_the_split_is_that_of_the_data_package():
     np.testing.assert_array_equal(data.images, images)
     np.testing.assert_array_equal(data.labels, labels)
     assert (data.images.dtype, data.labels.dtype) == (torch.uint8, torch.int64)
-    assert load_training_data("digits", val_fraction=0.2, split_seed=3) is data  # trials of a worker share it
-    everything = load_training_data("digits", val_fraction=0.0)
+    assert (
+        load_training_data(prepare("digits"), val_fraction=0.2, split_seed=3) is data
+    )  # trials of a worker share it
+    everything = load_training_data(prepare("digits"), val_fraction=0.0)
     assert (len(everything.train_indices), len(everything.val_indices)) == (1438, 0)
 
 
 def test_a_subset_is_split_as_a_whole():
     labels = prepare("digits").train()[1]
-    data = load_training_data("digits", val_fraction=0.1, split_seed=3, max_images=200)
+    data = load_training_data(prepare("digits"), val_fraction=0.1, split_seed=3, max_images=200)
     chosen = subset_indices(labels, 200, 3)
     assert (len(data.train_indices), len(data.val_indices)) == (180, 20)
     np.testing.assert_array_equal(np.sort(np.r_[data.train_indices, data.val_indices]), chosen)
@@ -64,7 +66,7 @@ def test_an_epoch_sees_each_image_at_most_once_and_none_of_the_validation_images
 
 
 def test_augmentation_is_what_the_spec_says_or_what_suits_the_data():
-    data = load_training_data("digits", val_fraction=0.1)
+    data = load_training_data(prepare("digits"), val_fraction=0.1)
     assert resolve_augmentation(AugmentSpec(), data) == Augmentation(crop_padding=1, flip=False)
     photographs = replace(data, info=replace(data.info, image_shape=(3, 32, 32), flip=True))
     assert resolve_augmentation(AugmentSpec(), photographs) == Augmentation(crop_padding=4, flip=True)
@@ -73,7 +75,7 @@ def test_augmentation_is_what_the_spec_says_or_what_suits_the_data():
 
 
 def test_the_test_set_is_read_only_when_asked_for():
-    images, labels = load_test_data("digits")
+    images, labels = load_test_data(prepare("digits"))
     assert (images.shape, images.dtype, labels.dtype) == ((359, 1, 8, 8), torch.uint8, torch.int64)
     training = Training(with_data(small_spec(), max_images=None))
     assert len(training.data.images) == training.data.info.num_train == 1438
@@ -106,7 +108,7 @@ def test_training_opens_no_file_of_the_test_set():
     )
     train(with_data(small_spec(epochs=1), max_images=299))  # of which nothing is in memory yet
     num_of_training = len(opened)
-    load_test_data("digits")
+    load_test_data(prepare("digits"))
     is_watched = False
     names = ("test_images", "test_labels")
     assert any("train_images" in path for path in opened[:num_of_training])

@@ -9,6 +9,7 @@ import torch
 from small_runs import is_same, measured, small_spec
 from torch import nn
 
+from zsharp.data import prepare
 from zsharp.data.training_data import load_training_data
 from zsharp.optim import METHODS
 from zsharp.training import Training, TrainSpec, TrialSpec
@@ -77,7 +78,7 @@ class Copied(Line):
 
     def __init__(self, seed, batch_size):
         spec = small_spec(max_images=300)
-        self.inner = ImageClassification(spec, load_training_data("digits", max_images=300))
+        self.inner = ImageClassification(spec, load_training_data(prepare("digits"), max_images=300))
         self.model, self.steps_per_epoch = self.inner.model, self.inner.steps_per_epoch
 
     def batches(self, epoch):

@@ -58,16 +58,7 @@ def try_job(job: JobSpec, *, count: bool = True) -> TriedJob:
     image_sizes = [size for size in job.possible("data.image_size") if isinstance(size, int)]
     try:
         infos = [
-            prepare(
-                data.name,
-                root,
-                download=data.download,
-                image_column=data.image_column,
-                label_column=data.label_column,
-                image_size=size,
-                arguments=data.arguments,
-                code=job.code,
-            ).info
+            prepare(**data.source | {"image_size": size}, code=job.code).info
             for size in (image_sizes or (None,))
         ]
     except (DataError, UserCodeError) as error:

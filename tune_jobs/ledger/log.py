@@ -93,10 +93,10 @@ def _num_good(frames: NDArray[np.uint8], salts: bytes, byte_order: str, sums: _S
             [words @ weights[:num_words][::-1], words @ weights[1 : num_words + 1][::-1]], axis=1
         )
         stored = np.ascontiguousarray(chunk[:, 16:24]).view(">u4")
-        for index, (one, two) in enumerate(added.tolist()):
+        for index, (a, b) in enumerate(added.tolist()):
             sums = (
-                (state[0][0] * sums[0] + state[0][1] * sums[1] + one) % _MODULUS,
-                (state[1][0] * sums[0] + state[1][1] * sums[1] + two) % _MODULUS,
+                (state[0][0] * sums[0] + state[0][1] * sums[1] + a) % _MODULUS,
+                (state[1][0] * sums[0] + state[1][1] * sums[1] + b) % _MODULUS,
             )
             if chunk[index, 8:16].tobytes() != salts or sums != tuple(stored[index].tolist()):
                 return first + index

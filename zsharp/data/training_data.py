@@ -1,11 +1,9 @@
 """The training set as tensors ready for batches: memory-mapped on the CPU, copied once to a GPU that has room."""
 
 import warnings
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +12,6 @@ from torch import Tensor
 
 from zsharp.data.cache import DataInfo, PreparedData
 from zsharp.data.placement import OnDevice, stays_on_host
-from zsharp.data.prepare import prepare
 from zsharp.data.split import split_indices, subset_indices
 
 
@@ -39,22 +36,15 @@ class TrainingData:
 
 
 def load_training_data(
-    name: str,
-    root: str | Path | None = None,
+    prepared: PreparedData,
     *,
     val_fraction: float = 0.1,
     split_seed: int = 0,
     max_images: int | None = None,
-    download: bool = False,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    image_size: int | None = None,
-    arguments: Mapping[str, Any] | None = None,
-    code: Sequence[str | Path] = (),
     on_device: OnDevice = "auto",
     device: torch.device | str = "cpu",
 ) -> TrainingData:
-    """Returns the split training set of `name`, decoding it first if this machine has not done so yet.
+    """Returns the split training set of a data set.
 
     A data set that brings validation images of its own is validated on those, whatever share `val_fraction` says;
     only 0 trains on them too. On the CPU the images stay memory-mapped, so all processes of a machine share one
@@ -65,48 +55,19 @@ def load_training_data(
             of its free memory. Where they do not, batches are copied to it, and are the same.
 
     Raises:
-        DataError: If a file is missing or damaged.
         ValueError: If the split or the subset does not fit the data.
     """
-    prepared = prepare(
-        name,
-        root,
-        download=download,
-        image_column=image_column,
-        label_column=label_column,
-        image_size=image_size,
-        arguments=arguments,
-        code=code,
-    )
     where = str(device), on_device
     return _load(prepared.folder, prepared.info, val_fraction, split_seed, max_images, *where)
 
 
 def load_test_data(
-    name: str,
-    root: str | Path | None = None,
-    *,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    image_size: int | None = None,
-    arguments: Mapping[str, Any] | None = None,
-    code: Sequence[str | Path] = (),
-    on_device: OnDevice = "auto",
-    device: torch.device | str = "cpu",
+    prepared: PreparedData, *, on_device: OnDevice = "auto", device: torch.device | str = "cpu"
 ) -> tuple[Tensor, Tensor]:
     """Returns the test set: uint8 images [N, C, H, W] and int64 labels [N]. A search must not read it.
 
     The images are on the host where `on_device` keeps those of `load_training_data` there.
     """
-    prepared = prepare(
-        name,
-        root,
-        image_column=image_column,
-        label_column=label_column,
-        image_size=image_size,
-        arguments=arguments,
-        code=code,
-    )
     images, labels = prepared.test()
     is_streamed = stays_on_host(on_device, images.nbytes, str(device))
     return _tensor(images).to("cpu" if is_streamed else device), _tensor(labels).to(device)

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from zsharp.data import DataInfo
+from zsharp.data import DataInfo, prepare
 from zsharp.data.training_data import TrainingData, load_test_data
 from zsharp.models import build_model, is_library_name, layout_of
 from zsharp.models.libraries import weights_input
@@ -119,17 +119,8 @@ class ImageClassification:
     def test(self) -> dict[str, float]:
         """Returns `test_loss` and `test_accuracy` on the test set. A search must not call this."""
         data = self._spec.data
-        images, labels = load_test_data(
-            data.name,
-            data.root,
-            image_column=data.image_column,
-            label_column=data.label_column,
-            image_size=data.image_size,
-            arguments=data.arguments,
-            code=self._spec.code,
-            on_device=data.on_device,
-            device=self._device,
-        )
+        prepared = prepare(**data.source, code=self._spec.code)
+        images, labels = load_test_data(prepared, on_device=data.on_device, device=self._device)
         loss, accuracy = self.evaluate(images, labels)
         return {"test_loss": loss, "test_accuracy": accuracy}
 

@@ -131,7 +131,7 @@ def statistics_of(model: nn.Module) -> list[Tensor]:
     return [buffer for name, buffer in model.named_buffers() if name.rpartition(".")[2] in _STATISTICS]
 
 
-def whole(state: Any) -> Any:
+def unsharded(state: Any) -> Any:
     """Returns a state with each sharded tensor gathered; all processes call it together."""
     return map_tensors(lambda tensor: tensor.full_tensor() if is_sharded(tensor) else tensor, state)  # type: ignore[attr-defined]
 

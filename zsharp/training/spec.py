@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
@@ -72,6 +72,19 @@ class DataSpec:
         "whether all images lie in the device's memory; `auto` while they fit into a quarter of what is free. "
         "Otherwise each batch is copied to it, with the same results",
     ] = "auto"
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """What `zsharp.data.prepare` takes, but for the folders of the user's code."""
+        names = ("name", "root", "download", "image_column", "label_column", "image_size", "arguments")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def split(self) -> dict[str, Any]:
+        """What of the data set is trained on, and where it lies."""
+        return {
+            name: getattr(self, name) for name in ("val_fraction", "split_seed", "max_images", "on_device")
+        }
 
 
 def default_warmup_epochs(epochs: int) -> float:

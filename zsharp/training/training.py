@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from zsharp.data import prepare
 from zsharp.data.training_data import TrainingData, load_training_data
 from zsharp.models import ARCHITECTURES
 from zsharp.models.weights import Loaded, file_checksum, load_weights
@@ -41,7 +42,7 @@ from zsharp.training.processes import (
     shard,
     sharded_state,
     statistics_of,
-    whole,
+    unsharded,
 )
 from zsharp.training.schedule import learning_rate_factors
 from zsharp.training.spec import TrialSpec, check_spec
@@ -169,7 +170,9 @@ class Training:
     def _build_task(self, data: TrainingData | None) -> Task:
         spec = self.spec
         if self._make_task is None and spec.task is None:
-            data = data or load_training_data(**asdict(spec.data), code=spec.code, device=self.device)
+            if data is None:
+                prepared = prepare(**spec.data.source, code=spec.code)
+                data = load_training_data(prepared, **spec.data.split, device=self.device)
             return ImageClassification(spec, data, self._processes)
         make = self._make_task or load_callable(spec.task or "", spec.code)
         task = build_task(make, spec, self.device)
@@ -284,7 +287,7 @@ class Training:
     def _is_sound(self, row: EpochRow) -> bool:
         """Whether the losses and the metric are finite; the last step shows in the validation or in the weights."""
         if row["val_loss"] is None and not row["metrics"]:
-            after = float(whole(nn.utils.get_total_norm(self._params)))
+            after = float(unsharded(nn.utils.get_total_norm(self._params)))
         else:
             after = sum(
                 value for value in (row["val_loss"], metric_of(row, self.spec.metric)) if value is not None
@@ -374,8 +377,8 @@ class Training:
         """Writes everything that the rest of the run depends on, atomically."""
         state = {
             "task": self.task.state_dict() if hasattr(self.task, "state_dict") else {},
-            "model": whole(dict(self.model.state_dict())),
-            "optimizer": whole(self.optimizer.state_dict()),
+            "model": unsharded(dict(self.model.state_dict())),
+            "optimizer": unsharded(self.optimizer.state_dict()),
             "average": [gathered(value, p) for value, p in zip(self._average, self._params, strict=False)],
             "rng": rng_state(self.device),
             "epoch": self.epoch,
@@ -406,7 +409,9 @@ class Training:
         state: dict[str, Any] = read_checkpoint(path, written_by, self.device)
         if trunk is not None:
             # Groups of the trunk's would bring its weight decay and momentum with them.
-            state["optimizer"] = whole(self.optimizer.state_dict()) | {"state": state["optimizer"]["state"]}
+            state["optimizer"] = unsharded(self.optimizer.state_dict()) | {
+                "state": state["optimizer"]["state"]
+            }
             state |= {"last_report": None, **dict.fromkeys(_TOTALS, 0)}
         self._graph = None  # its tensors are replaced
         try:
@@ -526,9 +531,9 @@ class Training:
 
     def _step(self, rate: Tensor, batch: Batch) -> None:
         """Takes one step on a batch of the task as it came."""
-        prepare = getattr(self.task, "prepare", None)
-        if prepare is not None:
-            batch = prepare(batch)
+        own_prepare = getattr(self.task, "prepare", None)
+        if own_prepare is not None:
+            batch = own_prepare(batch)
         batch, weight = self._part(batch)
         for group in self.optimizer.param_groups:
             scale = group.get("lr_scale", 1.0)  # checkpoints of version 0.1 have none
@@ -555,7 +560,7 @@ class Training:
             self._clip()
             sharp.second_step()
         else:
-            norm = whole(
+            norm = unsharded(
                 nn.utils.get_total_norm([param.grad for param in self._params if param.grad is not None])
             )
             observed = (norm, torch.zeros_like(norm), torch.zeros_like(norm))
