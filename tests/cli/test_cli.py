@@ -10,6 +10,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import ledgers
 import pandas as pd
 import pytest
 from command_line import assert_refused, call, files_below
@@ -154,11 +155,8 @@ def searched(current):
         for number, (method, accuracy, end) in enumerate(
             [("sam", 0.9, "complete"), ("base", 0.8, "complete"), ("base", 0.3, "stop")]
         ):
-            name = f"resnet8-{method}-{number:04d}"
-            ledger.start_trial(
-                name, study=f"resnet8-{method}", number=number, dataset="digits", architecture="resnet8",
-                method=method, variant=None, seed=0, params={"lr": 0.01}, max_epochs=1,
-            )  # fmt: skip
+            (study,) = (study for study in job.studies() if study.method == method)
+            name = ledgers.start_of(ledger, job, study, number, {"lr": 0.01})
             measured = {"val_accuracy": accuracy, "val_loss": 1.0, "gradient_evaluations": 17}
             ledger.report(name, 1, measured, Decision(end))
             ledger.finish_trial(name, {"complete": "completed", "stop": "pruned"}[end], "because")

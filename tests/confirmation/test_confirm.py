@@ -2,6 +2,7 @@
 
 import io
 
+import ledgers
 import pytest
 from rich.console import Console
 
@@ -26,12 +27,7 @@ def search(folder, accuracies, *sets, epochs=4):
     for study in job.studies():
         for number, (accuracy, lr) in enumerate(accuracies):
             params = dict.fromkeys(study.parameters, lr)
-            name = f"{study.name}-{number:04d}"
-            seed = job.trial_spec(study, params, number).train.seed
-            ledger.start_trial(
-                name, study=study.name, number=number, dataset="digits", architecture="resnet8",
-                method=study.method, variant=None, seed=seed, params=params, max_epochs=epochs,
-            )  # fmt: skip
+            name = ledgers.start_of(ledger, job, study, number, params)
             last = epochs if accuracy is not None else 1
             for epoch in range(1, last + 1):
                 measured = {"val_accuracy": 0.99 if accuracy is None else accuracy, "val_loss": 1.0}

@@ -6,6 +6,7 @@ import re
 from itertools import combinations
 from pathlib import Path
 
+import ledgers
 import optuna
 import pytest
 
@@ -150,12 +151,8 @@ def write_results(folder, preset):
             for number in range(job.search.num_trials):
                 configuration = number % job.search.num_configurations
                 params = dict.fromkeys(study.parameters, 0.1 + 0.05 * configuration)
+                trial_id = ledgers.start_of(ledger, job, study, number, params)
                 seed = job.trial_spec(study, params, number).train.seed
-                trial_id = f"{study.name}-{number:04d}"
-                ledger.start_trial(
-                    trial_id, study=study.name, number=number, dataset="cifar10", architecture=study.architecture,
-                    method=study.method, variant=None, seed=seed, params=params, max_epochs=1,
-                )  # fmt: skip
                 value = merit[study.method] + 0.001 * seed + 0.01 * configuration
                 ledger.report(trial_id, 1, {"val_accuracy": value}, Decision("continue"))
                 ledger.finish_trial(trial_id, "completed", "because")

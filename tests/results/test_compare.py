@@ -9,6 +9,7 @@ import shutil
 import statistics
 import subprocess
 
+import ledgers
 import pandas as pd
 import pytest
 from hypothesis import given
@@ -44,14 +45,8 @@ def make_search(folder, name, trials):
         for number, trial in enumerate(trials):
             fields = {key: trial[key] for key in ("dataset", "architecture", "method", "params")}
             study = f"{trial['dataset']}.{trial['architecture']}.{trial['method']}"
-            ledger.start_trial(
-                trial["id"],
-                study=study,
-                number=number,
-                variant="paper",
-                seed=trial.get("seed", 0),
-                max_epochs=9,
-                **fields,
+            ledgers.start(
+                ledger, trial["id"], study=study, number=number, seed=trial.get("seed", 0), **fields
             )
             for epoch, (accuracy, loss) in enumerate(trial["curve"], start=1):
                 measured = {"val_accuracy": accuracy, "val_loss": loss, "gradient_evaluations": 10 * epoch}

@@ -2,6 +2,7 @@
 
 from math import exp, log
 
+import ledgers
 import pandas as pd
 import pytest
 
@@ -20,10 +21,10 @@ def make_search(folder, rows):
     with Ledger.create(folder, job.model_dump(mode="json"), {}) as ledger:
         for number, (architecture, params, ending, seed, *more) in enumerate(rows):
             changes = more[0] if more else {}
-            given = {"method": "sam", "dataset": "digits", "max_epochs": 2} | changes
             trial_id = f"{architecture}-{number:04d}"
-            given |= {"study": f"{architecture}-{given['method']}", "architecture": architecture}
-            ledger.start_trial(trial_id, number=number, variant=None, seed=seed, params=params, **given)
+            given = {"study": f"{architecture}-{changes.get('method', 'sam')}", "architecture": architecture}
+            given |= {"number": number, "variant": None, "seed": seed, "params": params, "max_epochs": 2}
+            ledgers.start(ledger, trial_id, **given | changes)
             status, value = (ending, 0.99) if isinstance(ending, str) else ("completed", ending)
             for epoch in (1, 2):
                 ledger.report(trial_id, epoch, {"val_accuracy": value * epoch / 2}, Decision("continue"))

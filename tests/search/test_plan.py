@@ -4,8 +4,8 @@ import io
 import tempfile
 from pathlib import Path
 
+import ledgers
 import pytest
-from ledgers import IN_MEMORY
 from rich.console import Console
 
 from tune_jobs.errors import JobError
@@ -147,7 +147,7 @@ def test_storage_is_an_upper_bound_and_not_far_off(trials, epochs):
             "asha.grace_epochs=1",
         ],
     )
-    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as name:
+    with tempfile.TemporaryDirectory(dir=ledgers.IN_MEMORY) as name:
         folder = Path(name)
         with Ledger.create(folder, job.model_dump(mode="json"), provenance(())) as ledger:
             for study in job.studies():
@@ -162,12 +162,7 @@ def test_storage_is_an_upper_bound_and_not_far_off(trials, epochs):
 
 def write_trial(ledger, job, study, number):
     epochs = job.train.epochs
-    name = f"{study.name}-{number:04d}"
-    ledger.start_trial(
-        name, study=study.name, number=number, dataset="digits", architecture=study.architecture,
-        method=study.method, variant=None, seed=0, params=dict.fromkeys(study.parameters, 0.123456789012345),
-        max_epochs=epochs,
-    )  # fmt: skip
+    name = ledgers.start_of(ledger, job, study, number, dict.fromkeys(study.parameters, 0.123456789012345))
     for epoch in range(1, epochs + 1):
         shift = (number * epochs + epoch) / 7
         measured = {

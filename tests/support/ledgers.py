@@ -21,6 +21,19 @@ def start(ledger, trial_id, **changes):
     ledger.start_trial(trial_id, **(given | changes))
 
 
+def start_of(ledger, job, study, number, params):
+    """Starts a trial of a study as a search does; returns its id."""
+    trial_id = f"{study.name}-{number:04d}"
+    names = {"study": study.name, "dataset": job.data.name, "architecture": study.architecture}
+    names |= {
+        "method": study.method,
+        "variant": None,
+        "seed": job.trial_spec(study, params, number).train.seed,
+    }
+    start(ledger, trial_id, number=number, params=params, max_epochs=job.train.epochs, **names)
+    return trial_id
+
+
 def unchanged_by(ledger, call, match):
     """The call is refused with a message that names the file, and nothing is different afterwards."""
     before = ledger.trials(), ledger.reports()
