@@ -265,7 +265,7 @@ def test_confirmations_are_those_of_the_ledger(search):
         "job study architecture method seed test_accuracy val_accuracy test_loss sharpness.trace "
         "param.q_p param.rho param.lr param.momentum dataset variant trial_id place budget status epochs "
         "gradient_evaluations train_loss train_s device started_at finished_at error "
-        "measured_on search_value"
+        "measured_on search_value role"
     )
     row = {"job": "tiny", "seed": 4, "test_accuracy": 0.5, "sharpness.trace": 2.0, "param.momentum": 0.9}
     moment = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
