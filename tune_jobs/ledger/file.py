@@ -21,6 +21,9 @@ VERSION = 3
 _WITHOUT_CHECKSUMS = 2  # as 0.1 wrote them
 _LOCK_SUFFIX = ".lock"
 
+_written_here: dict[int, Path] = {}
+"""The files that this process has locked for writing, by their locks."""
+
 _TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE trials (
@@ -84,14 +87,18 @@ def open_file(file: Path, *, read_only: bool) -> sqlite3.Connection:
     """
     if not is_there(file):
         raise LedgerError(f"{file}: no such file; expected a search folder, as `tune-jobs run` writes it")
-    _check_log(file, read_only=read_only)
+    # Closing any descriptor of the file, or of SQLite's index beside it, would release the locks that a connection of
+    # this process holds: another process would then take the log for left behind and cut off what is being read.
+    is_own = read_only and file.resolve() in list(_written_here.values())
+    if not is_own:
+        _check_log(file, read_only=read_only)
     try:
         address = f"{file.resolve().as_uri()}?mode={'ro' if read_only else 'rw'}"
         connection = sqlite3.connect(address, uri=True, isolation_level=None, timeout=30)
         try:
             # Whatever is wrong in an index or a schema from elsewhere stays data.
             connection.execute("PRAGMA trusted_schema = OFF")
-            _check(file, connection)
+            _check(file, connection, is_own=is_own)
             if not read_only:
                 connection.execute("BEGIN IMMEDIATE")  # raises where the file cannot be written
                 connection.execute("ROLLBACK")
@@ -99,7 +106,8 @@ def open_file(file: Path, *, read_only: bool) -> sqlite3.Connection:
             connection.close()
             raise
     except (sqlite3.Error, UnicodeDecodeError) as problem:  # text of a damaged schema is not UTF-8
-        _check_length(file)  # SQLite's own message would only be "malformed"
+        if not is_own:
+            _check_length(file)  # SQLite's own message would only be "malformed"
         raise LedgerError(f"{file}: expected a ledger (version {VERSION}), found: {problem}") from problem
     return connection
 
@@ -159,7 +167,8 @@ def lock_for_writing(file: Path) -> int | None:
         os.close(folder)
         if isinstance(problem, BlockingIOError):
             raise LedgerError(f"{file}: another process is writing this ledger") from problem
-        return _lock_beside(file)
+        folder = _lock_beside(file)
+    _written_here[folder] = file.resolve()
     return folder
 
 
@@ -186,6 +195,7 @@ def _lock_beside(file: Path) -> int:
 def unlock(lock: int | None) -> None:
     """Releases what `lock_for_writing` returned."""
     if lock is not None:
+        _written_here.pop(lock, None)
         os.close(lock)
 
 
@@ -225,7 +235,7 @@ def _is_being_written(file: Path) -> bool:
     return False
 
 
-def _check(file: Path, connection: sqlite3.Connection) -> None:
+def _check(file: Path, connection: sqlite3.Connection, *, is_own: bool) -> None:
     def pragma(name: str) -> int:
         return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
 
@@ -240,7 +250,8 @@ def _check(file: Path, connection: sqlite3.Connection) -> None:
     if version not in (VERSION, _WITHOUT_CHECKSUMS):
         advice = "; a newer zsharp-tune wrote it: update zsharp-tune to read it" if version > VERSION else ""
         raise LedgerError(f"{file}: expected ledger version {VERSION}, found version {version}{advice}")
-    _check_length(file)
+    if not is_own:
+        _check_length(file)
     _check_schema(file, connection, version)
 
 
