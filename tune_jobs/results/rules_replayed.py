@@ -83,7 +83,7 @@ def replay_table(results: Results, rules: Sequence[Rule]) -> Table:
         "epochs_at_most": trained, "saved": 1 - trained / full if full else None, "winners": None, "winners_lost": None,
         "lost": "", "loss": None, "unknown": 0,
     }  # fmt: skip
-    rows = [recorded, *(_row(rule, found, full) for rule, found in zip(rules, each, strict=True))]
+    rows = [recorded, *(_row(rule, judged, full) for rule, judged in zip(rules, each, strict=True))]
     metric = rules[0].metric
     columns = [
         Column("rule", lambda row: str(row["rule"]), is_number=False),
@@ -104,12 +104,12 @@ def replay_table(results: Results, rules: Sequence[Rule]) -> Table:
     return Table("replay", caption, columns, rows, notes=_notes(rules, each))
 
 
-def _row(rule: Rule, found: Sequence[Outcome], full: int) -> dict[str, Any]:
+def _row(rule: Rule, judged: Sequence[Outcome], full: int) -> dict[str, Any]:
     least, most = (
-        sum(counts) for counts in zip(*((o.least_epochs, o.most_epochs) for o in found), strict=True)
+        sum(counts) for counts in zip(*((o.least_epochs, o.most_epochs) for o in judged), strict=True)
     )
-    lost = [outcome for outcome in found if outcome.stopped_at is not None]
-    losses = [outcome.loss for outcome in found if outcome.loss is not None]
+    lost = [outcome for outcome in judged if outcome.stopped_at is not None]
+    losses = [outcome.loss for outcome in judged if outcome.loss is not None]
     return {
         "rule": rule.name,
         "grace_epochs": rule.grace_epochs,
@@ -117,16 +117,16 @@ def _row(rule: Rule, found: Sequence[Outcome], full: int) -> dict[str, Any]:
         "epochs": least,
         "epochs_at_most": most,
         "saved": 1 - most / full if full else None,
-        "winners": sum(outcome.winner is not None for outcome in found),
+        "winners": sum(outcome.winner is not None for outcome in judged),
         "winners_lost": len(lost),
         "lost": ", ".join(str(outcome.winner) for outcome in lost),
         "loss": max(losses, default=None),
-        "unknown": sum(outcome.num_unknown for outcome in found),
+        "unknown": sum(outcome.num_unknown for outcome in judged),
     }
 
 
 def _notes(rules: Sequence[Rule], each: Sequence[Sequence[Outcome]]) -> list[str]:
-    unknown = max(sum(outcome.num_unknown for outcome in found) for found in each)
+    unknown = max(sum(outcome.num_unknown for outcome in judged) for judged in each)
     notes = []
     if unknown:
         notes.append(

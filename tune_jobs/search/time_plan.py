@@ -45,7 +45,7 @@ def plan_time(job: JobSpec, timing: Timing, slots: Slots, epochs: Band) -> TimeP
     """
     studies = job.studies()
     timed = [timing.studies[study.name] for study in studies if study.name in timing.studies]
-    epoch_s = {name: one.epoch_s for name, one in timing.studies.items()}
+    epoch_s = {name: measured.epoch_s for name, measured in timing.studies.items()}
     if len(timed) < len(studies):
         return TimePlan(epoch_s, problem=timing.problem, took_s=timing.took_s)
     num_slots = min(slots.num_slots, job.num_trials)
@@ -58,15 +58,15 @@ def plan_time(job: JobSpec, timing: Timing, slots: Slots, epochs: Band) -> TimeP
 
     def both(share: float, images: float = 1.0) -> tuple[list[float], list[float]]:
         """Returns the seconds of a run of each study, without other programs and with them."""
-        fast = [_run_s(one, num_epochs * share * images, one.worked_share) for one in timed]
-        return fast, [_run_s(one, num_epochs * images, 1.0) for one in timed]
+        fast = [_run_s(measured, num_epochs * share * images, measured.worked_share) for measured in timed]
+        return fast, [_run_s(measured, num_epochs * images, 1.0) for measured in timed]
 
     (least, _), (_, most) = both(share_left), both(1.0)
     confirm_least, confirm_most = both(1.0, more_images)
     # Trunks train with the base optimizer; methods of two gradients a step take about twice as long.
     trunk_s = {
-        study.architecture: one.epoch_s / find_method(study.method).gradient_evaluations_per_step
-        for study, one in zip(studies, timed, strict=True)
+        study.architecture: measured.epoch_s / find_method(study.method).gradient_evaluations_per_step
+        for study, measured in zip(studies, timed, strict=True)
     }
     trunks_s = job.fork_epoch * sum(trunk_s.values()) / num_slots
     search_trunks_s, confirm_trunks_s = trunks_s * job.num_trunk_seeds, trunks_s * num_seeds * more_images
@@ -94,8 +94,8 @@ def plan_time(job: JobSpec, timing: Timing, slots: Slots, epochs: Band) -> TimeP
         confirm_gpu_hours=_gpu_hours(slots, num_seeds * sum(confirm_least), num_seeds * sum(confirm_most)),
         num_seeds=num_seeds,
         num_runs=num_seeds * len(studies),
-        is_busy=min(one.worked_share for one in timed) < BUSY,
-        is_without_validation=not all(one.validates for one in timed),
+        is_busy=min(measured.worked_share for measured in timed) < BUSY,
+        is_without_validation=not all(measured.validates for measured in timed),
         is_stopping=share_left < 1,
         took_s=timing.took_s,
     )

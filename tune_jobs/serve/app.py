@@ -84,8 +84,8 @@ class _Site:
         ids = request.query_params.getlist("search")
         if not ids:
             return RedirectResponse("/", 303)
-        found = await run_in_threadpool(self._found, ",".join(ids))
-        return RedirectResponse(search_path(*(search.id for search in found)), 303)
+        searches = await run_in_threadpool(self._named, ",".join(ids))
+        return RedirectResponse(search_path(*(search.id for search in searches)), 303)
 
     async def static(self, request: Request) -> Response:
         name = request.path_params["name"]
@@ -99,34 +99,34 @@ class _Site:
         return Response(text, media_type=kind, headers=headers)
 
     async def search(self, request: Request) -> Response:
-        found = await run_in_threadpool(self._found, request.path_params["ids"])
-        await self._begin(lambda: _refresh(found))
-        sections = await run_in_threadpool(self._now, found, 0.2)
-        title = " and ".join(search.summary.name if search.summary else search.name for search in found)
+        searches = await run_in_threadpool(self._named, request.path_params["ids"])
+        await self._begin(lambda: _refresh(searches))
+        sections = await run_in_threadpool(self._now, searches, 0.2)
+        title = " and ".join(search.summary.name if search.summary else search.name for search in searches)
         return HTMLResponse(shell(title, request.url.path, sections, has_report=True))
 
     async def search_events(self, request: Request) -> Response:
-        found = await run_in_threadpool(self._found, request.path_params["ids"])
-        return self._events(lambda: self._refreshed(found), self._report_of(found).due)
+        searches = await run_in_threadpool(self._named, request.path_params["ids"])
+        return self._events(lambda: self._refreshed(searches), self._report_of(searches).due)
 
     async def report(self, request: Request) -> Response:
-        found = await run_in_threadpool(self._found, request.path_params["ids"])
-        await run_in_threadpool(_refresh, found)
-        text = await run_in_threadpool(self._report_of(found).text)
+        searches = await run_in_threadpool(self._named, request.path_params["ids"])
+        await run_in_threadpool(_refresh, searches)
+        text = await run_in_threadpool(self._report_of(searches).text)
         return Response(text, media_type="application/json")
 
     async def stop(self, request: Request) -> Response:
-        found = await run_in_threadpool(self._found, request.path_params["ids"])
-        if not self._allow_stop or len(found) != 1:
+        searches = await run_in_threadpool(self._named, request.path_params["ids"])
+        if not self._allow_stop or len(searches) != 1:
             raise HTTPException(404)
-        await run_in_threadpool(found[0].refresh)
+        await run_in_threadpool(searches[0].refresh)
         given = (await request.body())[:1000].decode(errors="replace").removeprefix("csrf=")
-        if not hmac.compare_digest(given.encode(), self._rules.csrf(f"stop {found[0].id}").encode()):
+        if not hmac.compare_digest(given.encode(), self._rules.csrf(f"stop {searches[0].id}").encode()):
             return PlainTextResponse("The form is not one of this server's.\n", 403)
-        problem = await run_in_threadpool(stop, found[0])
+        problem = await run_in_threadpool(stop, searches[0])
         if problem is not None:
             return PlainTextResponse(f"{problem}\n", 409)
-        return RedirectResponse(search_path(found[0].id), 303)
+        return RedirectResponse(search_path(searches[0].id), 303)
 
     async def trial(self, request: Request) -> Response:
         sections, path = await self._trial(request)
@@ -135,26 +135,26 @@ class _Site:
 
     async def trial_events(self, request: Request) -> Response:
         await self._trial(request)
-        (search,) = self._found(request.path_params["ids"])
+        (search,) = self._named(request.path_params["ids"])
         trial_id = request.path_params["trial"]
         return self._events(lambda: trial_sections(search, trial_id) or [])
 
     async def _trial(self, request: Request) -> tuple[list[Section], str]:
-        found = await run_in_threadpool(self._found, request.path_params["ids"])
-        if len(found) != 1:
+        searches = await run_in_threadpool(self._named, request.path_params["ids"])
+        if len(searches) != 1:
             raise HTTPException(404)
         trial_id = request.path_params["trial"]
-        sections = await run_in_threadpool(trial_sections, found[0], trial_id)
+        sections = await run_in_threadpool(trial_sections, searches[0], trial_id)
         if sections is None:
             raise HTTPException(404)
-        return sections, trial_path(found[0].id, trial_id)
+        return sections, trial_path(searches[0].id, trial_id)
 
-    def _found(self, ids: str) -> list[Search]:
+    def _named(self, ids: str) -> list[Search]:
         names = list(dict.fromkeys(ids.split(",")))
-        found = [search for name in names[:_MOST_TOGETHER] if (search := self._searches.find(name))]
-        if not found or len(found) != len(names):
+        searches = [search for name in names[:_MOST_TOGETHER] if (search := self._searches.find(name))]
+        if not searches or len(searches) != len(names):
             raise HTTPException(404)
-        return found
+        return searches
 
     async def _begin(self, read: Callable[[], object]) -> None:
         """Starts to read ledgers, and waits a moment: a page is drawn before a large one has been read."""
@@ -163,15 +163,15 @@ class _Site:
         task.add_done_callback(self._reading.discard)
         await asyncio.wait([task], timeout=_FIRST_S)
 
-    def _refreshed(self, found: Sequence[Search]) -> list[Section]:
-        _refresh(found)
-        return self._now(found)
+    def _refreshed(self, searches: Sequence[Search]) -> list[Section]:
+        _refresh(searches)
+        return self._now(searches)
 
-    def _now(self, found: Sequence[Search], wait_s: float = -1) -> list[Section]:
+    def _now(self, searches: Sequence[Search], wait_s: float = -1) -> list[Section]:
         form = None
-        if self._allow_stop and len(found) == 1 and can_stop(found[0]):
-            path = f"{search_path(found[0].id)}/stop"
-            csrf = self._rules.csrf(f"stop {found[0].id}")
+        if self._allow_stop and len(searches) == 1 and can_stop(searches[0]):
+            path = f"{search_path(searches[0].id)}/stop"
+            csrf = self._rules.csrf(f"stop {searches[0].id}")
             form = tag(
                 "form",
                 tag("input", type="hidden", name="csrf", value=csrf),
@@ -180,11 +180,11 @@ class _Site:
                 action=path,
                 method="post",
             )
-        return now_sections(found, form, wait_s=wait_s)
+        return now_sections(searches, form, wait_s=wait_s)
 
-    def _report_of(self, found: Sequence[Search]) -> "_Report":
-        key = tuple(search.id for search in found)
-        report = self._reports.pop(key, None) or _Report(found)
+    def _report_of(self, searches: Sequence[Search]) -> "_Report":
+        key = tuple(search.id for search in searches)
+        report = self._reports.pop(key, None) or _Report(searches)
         self._reports[key] = report
         while len(self._reports) > _MOST_REPORTS:
             self._reports.popitem(last=False)

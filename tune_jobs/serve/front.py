@@ -37,10 +37,10 @@ _HEADERS = (
 
 def front_sections(searches: Searches, *, refresh: bool = True) -> list[Section]:
     """Returns the table of all searches, as they are or as they were read last."""
-    found = searches.all()
-    for search in found if refresh else ():
+    shown = searches.all()
+    for search in shown if refresh else ():
         search.refresh()
-    if not found:
+    if not shown:
         folders = ", ".join(searches.folders)
         words = f"No search below {folders} yet. A search that starts there appears here by itself."
         return [Section("searches", "Searches", [words])]
@@ -50,12 +50,12 @@ def front_sections(searches: Searches, *, refresh: bool = True) -> list[Section]
                     for n, name in enumerate(_HEADERS)), role="row"),
         role="rowgroup",
     )  # fmt: skip
-    body = tag("tbody", *(_row(search) for search in found), role="rowgroup")
+    body = tag("tbody", *(_row(search) for search in shown), role="rowgroup")
     table = tag("table", head, body, class_="searches sortable", role="table", id="searches-table")
     form = tag("form", tag("div", table, class_="scroller"), tag("p", tag("button", "Compare the ticked searches")),
                action="/compare", method="get")  # fmt: skip
     note = "* has not trained in full: it trains still, or was stopped."
-    return [Section("searches", counted(len(found), "search", "searches").capitalize(), [form, note])]
+    return [Section("searches", counted(len(shown), "search", "searches").capitalize(), [form, note])]
 
 
 def _sorter(name: str, column: int) -> Element:

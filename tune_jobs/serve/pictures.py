@@ -109,7 +109,7 @@ Axis = tuple[list[float | None], str, str]
 def _scaled(report: Report, trials: pd.DataFrame, name: str) -> Axis:
     values = trials[PARAM_PREFIX + name]
     spaces = [report.space(str(folder)) for folder in trials["folder"].unique()]
-    ranges = [found for space in spaces if (found := limits(space.get(name)))]
+    ranges = [span for space in spaces if (span := limits(space.get(name)))]
     return _axis(name, values, ranges)
 
 

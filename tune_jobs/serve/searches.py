@@ -118,9 +118,9 @@ class Searches:
         """Returns all searches, those of a folder in the order of their names."""
         with self._lock:
             if time.monotonic() - self._found_s > _FIND_EVERY_S:
-                found = {address: None for folder in self.folders for address in _below(folder)}
+                addresses = {address: None for folder in self.folders for address in _below(folder)}
                 known = {search.address: search for search in self._known.values()}
-                searches = [known.get(address) or Search(address) for address in list(found)[:_MOST]]
+                searches = [known.get(address) or Search(address) for address in list(addresses)[:_MOST]]
                 self._known = {search.id: search for search in searches}
                 self._found_s = time.monotonic()
             return list(self._known.values())

@@ -200,7 +200,7 @@ def _finalist_means(live: LiveResults) -> dict[str, Final]:
 
 def _best(live: LiveResults) -> list[Best]:
     metric = live.metric
-    found: dict[str, tuple[tuple[bool, bool, tuple[float, float]], Best]] = {}
+    bests: dict[str, tuple[tuple[bool, bool, tuple[float, float]], Best]] = {}
     means = _finalist_means(live)
     for trial_id, trial in live.trials.items():
         if not _is_searched(trial):
@@ -214,9 +214,9 @@ def _best(live: LiveResults) -> list[Best]:
         if final is not None:
             value = final.mean
         rank = (final is not None, is_final, metric.merit(value, summary.get("val_loss")))
-        if trial["study"] not in found or rank > found[trial["study"]][0]:
-            found[trial["study"]] = (
+        if trial["study"] not in bests or rank > bests[trial["study"]][0]:
+            bests[trial["study"]] = (
                 rank,
                 Best(trial["study"], trial_id, value, trial["params"], is_final),
             )
-    return sorted((best for _, best in found.values()), key=lambda best: -metric.sign * best.value)
+    return sorted((best for _, best in bests.values()), key=lambda best: -metric.sign * best.value)
