@@ -1,11 +1,10 @@
 """Searches from Python: runs with a live table in notebooks, and results with their tables, models and figures."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, cast
 
 from tune_jobs.cli.results import write_page
 from tune_jobs.errors import ResultsError, unknown
@@ -13,7 +12,7 @@ from tune_jobs.job.spec import JobSpec
 from tune_jobs.search import run as searches
 from tune_jobs.search.extend import extended
 from tune_jobs.search.folder import SearchFolder
-from tune_jobs.search.run import OnChange, OnStart, SearchResult
+from tune_jobs.search.run import SearchResult
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
     from tune_jobs.report.data import Report
     from tune_jobs.results.read import Results
 
+_P = ParamSpec("_P")
+_WATCHING = ("on_change", "on_start", "on_data")
 Kind = Literal["curves", "rungs", "params", "pareto"]
 
 
@@ -161,85 +162,46 @@ class Result(SearchResult):
         return str(own.iloc[0])
 
 
-def run(
-    job: JobSpec | str | Mapping[str, Any],
-    out: str | Path | None = None,
-    *,
-    task: Callable[..., Any] | None = None,
-    train: Callable[..., Any] | None = None,
-    fresh: bool = False,
-    allow_changed_code: bool = False,
-    on_change: OnChange | None = None,
-    on_start: OnStart | None = None,
-) -> Result:
-    """Runs a job's search, in a notebook with a live table; takes and raises what `tune_jobs.search.run.run` does.
+def _in_notebooks(search: Callable[_P, SearchResult], job_of: Callable[_P, JobSpec]) -> Callable[_P, Result]:
+    """Returns the search with a live table in notebooks, unless the caller watches it, and with its results' tables."""
 
-    Example:
-        >>> result = run("digits", out="results/digits")  # doctest: +SKIP
-        >>> result.best(method="zsharp")["val_accuracy"]  # doctest: +SKIP
-    """
-    spec, _ = searches.resolved(job, task, train)
-    with _table(spec, on_change, on_start) as (change, start):
-        return _with_tables(
-            searches.run(
-                job,
-                out,
-                task=task,
-                train=train,
-                fresh=fresh,
-                allow_changed_code=allow_changed_code,
-                on_change=change,
-                on_start=start,
-                write_page=write_page,
-            )
-        )
+    @wraps(search)
+    def shown(*args: _P.args, **options: _P.kwargs) -> Result:
+        from rich.console import Console
 
+        console, given = Console(), cast("dict[str, Any]", {"write_page": write_page, **options})
+        is_watched = any(given.get(name) is not None for name in _WATCHING)
+        search_with = cast("Callable[..., SearchResult]", search)
+        if not console.is_jupyter or is_watched:
+            return _with_tables(search_with(*args, **given))
+        from tune_jobs.cli.progress import Progress
 
-def resume(
-    folder: str | Path | SearchFolder,
-    sets: Sequence[str] = (),
-    *,
-    task: Callable[..., Any] | None = None,
-    train: Callable[..., Any] | None = None,
-    allow_changed_code: bool = False,
-    on_change: OnChange | None = None,
-    on_start: OnStart | None = None,
-) -> Result:
-    """Continues or extends a search, likewise; takes and raises what `tune_jobs.search.run.resume` does."""
-    search = folder if isinstance(folder, SearchFolder) else SearchFolder(folder, writes=True)
-    with search.open(read_only=True) as ledger:
-        _, spec = extended(ledger, sets)
-    with _table(spec, on_change, on_start) as (change, start):
-        return _with_tables(
-            searches.resume(
-                search,
-                sets,
-                task=task,
-                train=train,
-                allow_changed_code=allow_changed_code,
-                on_change=change,
-                on_start=start,
-                write_page=write_page,
-            )
-        )
+        with Progress(job_of(*args, **options), console) as progress:
+            given |= {name: getattr(progress, name) for name in _WATCHING}
+            return _with_tables(search_with(*args, **given))
+
+    return shown
 
 
 def _with_tables(result: SearchResult) -> Result:
     return Result(**{field.name: getattr(result, field.name) for field in fields(result)})
 
 
-@contextmanager
-def _table(
-    job: JobSpec, on_change: OnChange | None, on_start: OnStart | None
-) -> Iterator[tuple[OnChange | None, OnStart | None]]:
-    """Inside, a notebook shows the search's table, unless the caller watches the search itself."""
-    from rich.console import Console
+def _job_to_run(
+    job: JobSpec | str | Mapping[str, Any],
+    *args: Any,
+    task: Callable[..., Any] | None = None,
+    train: Callable[..., Any] | None = None,
+    **options: Any,
+) -> JobSpec:
+    return searches.resolved(job, task, train)[0]
 
-    console = Console()
-    if not console.is_jupyter or on_change is not None or on_start is not None:
-        yield on_change, on_start
-        return
-    from tune_jobs.cli.progress import Progress
 
-    with Progress(job, console) as progress:
-        yield progress.on_change, progress.on_start
+def _job_to_resume(folder: str | Path | SearchFolder, sets: Sequence[str] = (), **options: Any) -> JobSpec:
+    search = folder if isinstance(folder, SearchFolder) else SearchFolder(folder)
+    with search.open(read_only=True) as ledger:
+        return extended(ledger, sets)[1]
+
+
+run = _in_notebooks(searches.run, _job_to_run)
+resume = _in_notebooks(searches.resume, _job_to_resume)

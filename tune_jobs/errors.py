@@ -50,8 +50,12 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        given = "" if self.value is NOTHING else f" {show(self.value)} is not valid:"
-        line = f"{self.path}:{given} {self.message}"
+        given = None if self.value is NOTHING else show(self.value)
+        if given is None or (self.message.startswith("unknown ") and given in self.message):
+            line = f"{self.path}: {self.message}"
+        else:
+            then = ";" if self.message.startswith(("valid: ", "did you mean ")) else ":"
+            line = f"{self.path}: {given} is not valid{then} {self.message}"
         return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
 
 
@@ -121,7 +125,8 @@ def show(value: object) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
-    text = repr(value)
+    is_whole = isinstance(value, float) and value.is_integer() and abs(value) < 1e9
+    text = f"{value:.0f}" if is_whole else repr(value)
     return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."
 
 

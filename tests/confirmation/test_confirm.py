@@ -137,6 +137,22 @@ def test_without_a_number_of_seeds_there_are_as_many_as_can_decide(tmp_path, met
     assert verdicts <= {"b better"}, "so many can decide"
 
 
+def test_a_part_of_a_search_takes_as_many_seeds_as_it_needs(tmp_path):
+    job, ledger = search(
+        tmp_path, [(0.5, 0.001)], "methods=[zsharp, sam, base]", "architectures=[resnet8, vit_tiny]"
+    )
+    runs = plan_confirmations(job, ledger, "DIR", methods=["zsharp", "sam"], architectures=["resnet8"])
+    assert {run.winner.study.name for run in runs} == {"resnet8-zsharp", "resnet8-sam"}
+    assert len(runs) == 2 * 6
+    whole = plan_confirmations(job, ledger, "DIR")
+    assert {run.key for run in runs} < {run.key for run in whole}, "what is done counts for all"
+    assert suggest_confirmation(ledger, ["zsharp", "sam"]).num_runs == 4 * 6
+    for part in ({"methods": ["asam"]}, {"architectures": ["resnet9"]}):
+        (name,) = part
+        with pytest.raises(JobError, match=f"--{name}: unknown .*valid: "):
+            plan_confirmations(job, ledger, "DIR", **part)
+
+
 def outlook(job, ledger, num_seeds, sharpness_images=0, num_slots=2, num_done=0):
     runs = plan_confirmations(job, ledger, "DIR", num_seeds, 1, "epochs")
     expected, sharpness_s = expected_seconds(job, runs[num_done:], ledger.reports(), sharpness_images)
@@ -169,7 +185,7 @@ def test_the_countdown_goes_by_the_runs_that_have_ended(monkeypatch):
     assert countdown.left_s == 10, "later than expected: the other two wait"
     countdown.end("a")
     countdown.start("c")
-    assert countdown.num_running == 2
+    assert countdown.running == ["b", "c"]
     assert countdown.left_s == 20, "each takes twice as long as expected"
     assert Countdown({}, 2).left_s is None
 
@@ -196,6 +212,21 @@ def test_a_pipe_gets_a_line_for_each_run_with_the_time_left(tmp_path):
     first, second = console.file.getvalue().splitlines()[-2:]
     assert first.startswith("1/2  resnet8-sam-0000  seed 1  completed  test accuracy 0.5000  about ")
     assert "failed  [red]no" in second
+
+
+def test_a_terminal_shows_the_epochs_of_the_runs_that_train(tmp_path):
+    job, ledger = search(tmp_path, [(0.5, 0.001)])
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, height=24)
+    told = outlook(job, ledger, 2)
+    with Confirming(Metric(), console) as progress:
+        progress.on_start(told)
+        for run in told.runs[:2]:
+            told.countdown.start(run.key)
+        told.countdown.report(told.runs[1].key, 3)
+        progress._live.refresh()
+        drawn = console.file.getvalue()
+    assert "resnet8-sam-0000  seed 1" not in drawn, "it has trained no epoch yet"
+    assert "resnet8-base-0000  seed 1  epoch 3/4" in drawn
 
 
 def test_rows_reach_parquet(tmp_path):

@@ -36,14 +36,19 @@ def table_of(text):
 
 def test_it_says_what_runs_then_each_trial_then_what_was_found(searched):
     lines = printed(searched).splitlines()
-    assert lines[0] == "Running 2 studies, 4 trials in all: 1 trial at once."
-    trials = lines[1:5]
+    assert (
+        lines[0]
+        == "Data: digits, 160 images to train on, 40 to validate on and 359 for the test, in 10 classes."
+    )
+    assert lines[1] == "Running 2 studies, 4 trials in all: 1 trial at once."
+    trials = lines[2:6]
     assert all(LINE.fullmatch(line) for line in trials), trials
     assert [line[:3] for line in trials] == ["1/4", "2/4", "3/4", "4/4"]
     assert len({line.split()[1] for line in trials}) == 4
-    assert any(line.startswith("Best on digits: resnet8 with ") for line in lines[5:])
+    assert any(line.startswith("Best on digits: resnet8 with ") for line in lines[6:])
     assert f"Results: {searched.folder / 'parquet'}" in lines
     assert f"tune-jobs confirm {searched.folder} --seeds 6" in lines[-1], "what settles it comes last"
+    assert searched.printed.count("tune-jobs confirm") == 1
     assert "\x1b" not in searched.printed
     assert searched.folder.with_suffix(".err").read_text() == "", "libraries say nothing"
 

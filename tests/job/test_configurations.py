@@ -136,7 +136,7 @@ PROBLEMS = {  # changes, the line's beginning, its words
     "more seeds than trials": (
         [RANDOM, "search.seeds=9", NO_FIRST_POINTS], "search.num_trials: 8", "which is 9",
     ),
-    "first points repeated": ([RANDOM, "search.seeds=2"], "search.first_points", "search.seeds above 1"),
+    "first points repeated": ([RANDOM, "search.seeds=2"], "search.first_points", "search.repeats above 1"),
     "first points in a grid": (
         [GRID, "search={num_trials: 6, sampler: grid, first_points: [{lr: 0.1}]}", ONE],
         "search.first_points", "the grid sampler",
@@ -160,7 +160,7 @@ PROBLEMS = {  # changes, the line's beginning, its words
         ["space={lr: 0.1, train.batch_size: {int: [1, 2000]}}", "search={num_trials: 8, sampler: grid}"],
         "space.train.batch_size", "at most 1000",
     ),
-    "no seeds": (["search.seeds=0"], "search.seeds: 0", "at least 1"),
+    "no seeds": (["search.seeds=0"], "search.repeats: 0", "at least 1"),
 }  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from tune_jobs.report.curves import budget_section, curves_section
 from tune_jobs.report.data import load
 from tune_jobs.report.importance import importance, warnings
 from tune_jobs.report.write import write_report
-from tune_jobs.results.columns import COMPARISON_COLUMNS, REPORT_COLUMNS
+from tune_jobs.results.columns import COMPARISON_COLUMNS, DIFFERENCE_COLUMNS, REPORT_COLUMNS
 from tune_jobs.results.compare import compare
 from tune_jobs.results.read import read_results
 from tune_jobs.results.schema import LATER_COLUMNS, confirmations_schema, epochs_schema, trials_schema
@@ -104,7 +104,7 @@ def test_the_answer_of_confirmations_is_that_of_the_statistics(confirmed):
     rows = read_results(confirmed).confirmations
     rows = rows[rows["place"] == 1]
     table = {(row["workload"], row["label"]): row for row in rows_of(section, "methods")}
-    differences = {(row["workload"], row["a"], row["b"]): row for row in rows_of(section, "differences")}
+    differences = {(row["architecture"], row["a"], row["b"]): row for row in rows_of(section, "differences")}
     verdicts = set()
     for architecture, members in rows.groupby("architecture"):
         values = {
@@ -132,6 +132,29 @@ def test_the_answer_of_confirmations_is_that_of_the_statistics(confirmed):
     assert len(verdicts) > 1, "the generated methods differ, but not all of them"
     candidates = rows_of(section, "candidates")
     assert {(row["rank_in_study"], row["n"]) for row in candidates} == {(1, 8), (2, 8)}
+
+
+def test_compare_prints_the_differences_in_every_form(confirmed, confirmed_report):
+    answers = {
+        form: call("compare", confirmed, "--differences", "--format", form)
+        for form in ("csv", "json", "markdown", "latex", "table")
+    }
+    assert {(code, err) for code, _, err in answers.values()} == {(0, "")}
+    texts = {form: out for form, (_, out, _) in answers.items()}
+    rows = list(csv.DictReader(texts["csv"].splitlines()))
+    assert texts["csv"] == (confirmed_report.files / "differences.csv").read_text()
+    assert rows[0].keys() == DIFFERENCE_COLUMNS.keys()
+    assert [(row["a"], row["b"]) for row in json.loads(texts["json"])] == [(r["a"], r["b"]) for r in rows]
+    assert texts["markdown"].count("\n| ") - 1 == texts["latex"].count(r"\\") == len(rows) + 1
+    assert all(row["verdict"].split()[-1] in texts["table"] for row in rows)
+    kept = call(
+        "compare", confirmed, "--differences", "--format", "csv", "--where", "a == 'sam'", "--sort", "-n"
+    )
+    assert len(kept[1].splitlines()) - 1 == sum(row["a"] == "sam" for row in rows)
+
+
+def test_without_two_confirmed_methods_there_are_no_differences(tiny):
+    assert_refused(call("compare", tiny, "--differences"), ["--differences", "tune-jobs confirm"])
 
 
 def test_no_p_value_stands_without_its_n(confirmed_report):
@@ -373,7 +396,7 @@ def test_searches_that_trained_differently_are_not_compared(tmp_path):
     section = answer_section(report)
     differences = rows_of(section, "differences")
     assert len(differences) == 2 * 3, "each search has a family of its own"
-    assert {row["workload"] for row in differences} == set(report.workloads)
+    assert {row["architecture"] for row in differences} == set(report.workloads)
     words = words_of(section)
     assert "train.epochs 3 and 9" in words
     for folder in (short, long):

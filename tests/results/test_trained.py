@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from tune_jobs.results.read import Results
-from tune_jobs.results.trained import busy_s, trained_in_words
+from tune_jobs.results.trained import busy_s, num_validated, trained_in_words
 
 START = datetime(2026, 1, 2, tzinfo=UTC)
 JOB = {
@@ -88,6 +88,19 @@ SEED = {"seed": 1, "started_at": START, "finished_at": START + timedelta(seconds
 )
 def test_the_line(given, said):
     assert said in trained_in_words(given)
+
+
+@pytest.mark.parametrize(
+    ("job", "data", "number"),
+    [
+        (JOB, {"num_train": 50_000, "num_val": 270}, 270),
+        (JOB | {"data": {"max_images": 3000, "val_fraction": 0.1}}, None, 300),
+        (JOB | {"data": {"name": "my:data", "val_fraction": 0.1}}, {"num_train": 900}, None),
+        (None, None, None),
+    ],
+)
+def test_the_number_of_validation_images(job, data, number):
+    assert num_validated(results(SEARCH, job=job, data=data)) == number
 
 
 @pytest.mark.parametrize(

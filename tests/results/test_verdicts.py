@@ -5,7 +5,7 @@ import pytest
 from tune_jobs.job.metric import Metric
 from tune_jobs.results.method_names import long_form, named_pairs, short_name
 from tune_jobs.results.statistics import compare_methods, summarize
-from tune_jobs.results.verdicts import Standing, suggestion_in_words, verdict_in_words
+from tune_jobs.results.verdicts import Standing, chance_in_words, suggestion_in_words, verdict_in_words
 from zsharp.optim.methods import METHODS
 
 ACCURACY, LOSS = Metric("test_accuracy"), Metric("val_loss", "min")
@@ -124,6 +124,16 @@ def test_neither_beats_the_base_optimizer():
 def test_what_a_search_suggests(values, metric, said):
     names = {method: short_name(method, "adamw") for method in values}
     assert suggestion_in_words(names, {method: method for method in values}, values, metric) == said
+
+
+def test_a_suggestion_counts_images_and_what_luck_does():
+    values, names = {"zsharp": 0.62, "sam": 0.6, "base": 0.5967}, {name: name for name in METHODS}
+    said = suggestion_in_words(names, names, values, Metric(), 300)
+    assert "zsharp is ahead of sam by 2.0 points of validation accuracy (6 of 300 images); " in said
+    assert said.endswith("(1 image)")
+    # the standard error of a difference of two shares of one half is sqrt(1 / (2 n))
+    assert "12 images apart (4.1 points, one standard error)" in chance_in_words(0.5, 300)
+    assert "images" not in suggestion_in_words(names, names, values, LOSS, 300)
 
 
 def test_every_method_has_a_name_for_sentences():

@@ -97,7 +97,7 @@ def test_seeds_of_trials_that_exist_do_not_change(tmp_path):
     found = problems_of(tmp_path / "begun", "search.num_trials=8")
     assert "the seeds of trials would change" in found["search.num_trials"]
     assert (
-        "multiple of search.seeds"
+        "multiple of search.repeats"
         in problems_of(tmp_path / "begun", "search.num_trials=7")["search.num_trials"]
     )
     Driver(small_job(*repeated), tmp_path / "not begun").close()

@@ -95,6 +95,8 @@ def test_what_is_printed_is_readable_at_100_columns():
     assert lines[8] == "6 studies, 48 trials, at most 960 epochs."
     assert lines[9].startswith("Early stopping, simulated, leaves ")
     assert lines[10].startswith("If the sampler gets better as it goes, it leaves ")
+    data = "Data: digits, 1,150 images to train on, 288 to validate on and 359 for the test, in 10 classes."
+    assert data in lines
     assert lines[-2].startswith("Resources: ")
     assert lines[-2].endswith(" at once.")
     assert len(set(lines)) == len(lines)

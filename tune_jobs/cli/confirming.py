@@ -1,4 +1,4 @@
-"""Shows what a confirmation is going to do, and how far it is: a line for each run that ends, and the time left."""
+"""Shows what a confirmation is going to do, and how far it is: epochs of its runs, how each ended, the time left."""
 
 import time
 from types import TracebackType
@@ -12,6 +12,8 @@ from tune_jobs.confirmation.forecast import Outlook
 from tune_jobs.job.metric import Metric
 from tune_jobs.wording import clock, counted, duration
 
+_LINES_AROUND = 2  # the line below the runs, and that of the cursor
+
 
 class Confirming:
     """Shows a confirmation; use it as a context manager, and pass `on_start` and `on_row` to `confirm`."""
@@ -24,12 +26,12 @@ class Confirming:
         self._live: LiveLines | None = None
 
     def on_start(self, outlook: Outlook) -> None:
-        """Says what will be trained and how long it takes, and starts the line that counts down."""
+        """Says what will be trained and how long it takes, and starts the lines that count down."""
         self._outlook, self._started_s = outlook, time.monotonic()
         for line in describe(outlook):
             self._console.print(line, soft_wrap=True)
         if outlook.waiting and self._console.is_interactive:
-            self._live = LiveLines(self._console, self._footer)
+            self._live = LiveLines(self._console, self._render)
             self._live.start()
 
     def on_row(self, row: dict[str, Any]) -> None:
@@ -58,14 +60,22 @@ class Confirming:
         num_done = len(self._outlook.runs) - len(self._outlook.waiting) + self._num_ended
         return f"{num_done}/{len(self._outlook.runs)}"
 
-    def _footer(self) -> Text:
+    def _render(self) -> Text:
+        """Returns how far each run is that trains now, as far as the terminal has room, and how far all are."""
         assert self._outlook is not None
         countdown = self._outlook.countdown
-        what = f"{countdown.num_running} running" if countdown.num_running else "starting Ray"
+        running, epochs = countdown.running, countdown.epochs
+        runs = [run for run in self._outlook.waiting if run.key in running]
+        lines = [
+            f"  {run.winner.trial_id}  seed {run.seed}  epoch {epochs.get(run.key, 0)}/{run.spec.train.epochs}"
+            for run in runs[: max(0, self._console.size.height - _LINES_AROUND)]
+            if run.key in epochs
+        ]
+        what = f"{len(running)} running" if running else "starting Ray"
         parts = [f"{self._count()} runs done", what, f"{clock(time.monotonic() - self._started_s)} so far"]
         if left_s := countdown.left_s:
             parts.append(_left(left_s))
-        return Text(", ".join(parts), style="dim", no_wrap=True, overflow="ellipsis")
+        return Text("\n".join([*lines, ", ".join(parts)]), style="dim", no_wrap=True, overflow="ellipsis")
 
 
 def describe(outlook: Outlook) -> list[Text]:

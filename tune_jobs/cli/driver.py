@@ -36,6 +36,11 @@ def main() -> None:
         "--set", action="append", default=[], dest="sets", help="a change of the job to resume"
     )
     parser.add_argument("--seeds", help="fresh seeds of a confirmation")
+    parser.add_argument("--methods", help="which methods to confirm")
+    parser.add_argument("--architectures", help="which architectures to confirm")
+    parser.add_argument(
+        "--allow-changed-code", action="store_true", help="resume although code of the user's own has changed"
+    )
     options = parser.parse_args()
     import ray
 
@@ -46,10 +51,13 @@ def main() -> None:
     if options.wait_for_workers > 0:
         job = load_job(options.job) if options.verb == "run" else _job_of(options.out)
         wait_for_workers(job, options.wait_for_workers)
+    more = ["--allow-changed-code"] if options.allow_changed_code else []
     if options.verb == "run":
-        app.main(["run", options.job, f"--out={options.out}"])
-    seeds = [] if options.seeds is None else [f"--seeds={options.seeds}"]
-    app.main([options.verb, *seeds, *(f"--set={change}" for change in options.sets), "--", options.out])
+        app.main(["run", options.job, f"--out={options.out}", *more])
+    given = {name: getattr(options, name) for name in ("seeds", "methods", "architectures")}
+    more += [f"--{name}={value}" for name, value in given.items() if value is not None]
+    more += [f"--set={change}" for change in options.sets]
+    app.main([options.verb, *more, "--", options.out])
 
 
 def _job_of(folder: str) -> JobSpec:

@@ -27,7 +27,7 @@ _LINES_AROUND = 5  # two headings, studies left out, footer, and the line that t
 
 
 class Progress:
-    """Shows a search's progress; use it as a context manager, and pass `on_start` and `on_change` to `run`.
+    """Shows a search's progress; use it as a context manager, and pass its `on_...` methods to `run`.
 
     On a terminal the table shows what runs and counts finished trials, and only failed ones get a line, with their
     error.
@@ -56,6 +56,10 @@ class Progress:
         self._first_report_s: float | None = None
         self._live: LiveLines | NotebookLines | None = None
         self._said: list[str] = []  # while the table was there, which shows the last of it
+
+    def on_data(self, data: str) -> None:
+        """Prints what data were read."""
+        self._print(f"Data: {data}.")
 
     def on_start(self, slots: Slots, past: Sequence[LiveTrial] = ()) -> None:
         """Prints how trials fill the machine, and starts the table."""

@@ -1,6 +1,8 @@
-"""The verbs that print and write results: compare, export."""
+"""The verbs that print and write results: compare, report, export, replay."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,15 +30,23 @@ def compare(
         typer.Option("--format", help="How to print the comparison."),
     ] = "table",
     html: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Write a report as one HTML page instead.")
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Write the report, one HTML page, to this file instead."),
     ] = None,
     details: Annotated[
         bool,
-        typer.Option("--details", help="Say where early stopping came close to a winner, study by study."),
+        typer.Option("--details", help="Say, study by study, where early stopping nearly stopped a winner."),
     ] = False,
     trials: Annotated[
         bool,
         typer.Option("--trials", help="With --format csv: one row for each trial, not for each study."),
+    ] = False,
+    differences: Annotated[
+        bool,
+        typer.Option(
+            "--differences",
+            help="Instead of studies: one row for every two methods on fresh seeds, with interval, p and verdict.",
+        ),
     ] = False,
     where: Annotated[
         str | None,
@@ -61,7 +71,10 @@ def compare(
     from tune_jobs.results.select import select
 
     if trials and (form != "csv" or html is not None):
-        raise JobError([Problem("--trials", NOTHING, "expected it with --format csv")])
+        raise JobError([Problem("--trials", NOTHING, "needs --format csv; add that")])
+    if differences and (trials or html is not None):
+        other = "--trials" if trials else "--html, whose page has them"
+        raise JobError([Problem("--differences", NOTHING, f"not with {other}; remove one of the two")])
     is_selected = where is not None or sort is not None
     if is_selected and html is not None:
         option = "--sort" if where is None else "--where"
@@ -72,15 +85,17 @@ def compare(
     searched = local_folders(folders)
     if page is not None:
         _write_report(folders, searched, page)
+    elif differences:
+        _print_differences(searched, folders, form, where, sort)
     elif form == "table" and is_selected:
         table = select(comparison.compare(searched), where, sort)
         console().print(comparison.render_table(table))
     elif form == "table":
         print_comparison(console(), searched, folders, details=details)
     else:
-        renderers = {
+        renderers: dict[str, Callable[..., str]] = {
             "csv": comparison.to_csv,
-            "markdown": comparison.to_markdown,
+            "markdown": partial(comparison.to_markdown, is_settled=not is_selected),
             "latex": comparison.to_latex,
             "json": comparison.to_json,
         }
@@ -92,6 +107,33 @@ def compare(
             typer.echo(_account_as_markdown(searched, details=details), nl=False)
 
 
+def _print_differences(
+    folders: list[Path], addresses: Sequence[str], form: str, where: str | None, sort: str | None
+) -> None:
+    import pandas as pd
+
+    from tune_jobs.report.data import load
+    from tune_jobs.report.differences import all_differences
+    from tune_jobs.results import tables
+    from tune_jobs.results.select import select
+
+    table = all_differences(load(folders, addresses))
+    if table is None:
+        text = "no two methods have fresh seeds, so there are no pairs to compare; `tune-jobs confirm DIR` trains them"
+        raise JobError([Problem("--differences", NOTHING, text)])
+    table = replace(table, rows=tables.records(select(pd.DataFrame(table.rows), where, sort)))
+    if form == "table":
+        console().print(tables.to_rich(table))
+        return
+    to_text = {
+        "csv": tables.to_csv,
+        "json": tables.to_json,
+        "markdown": tables.to_markdown,
+        "latex": tables.to_latex,
+    }
+    typer.echo(to_text[form](table), nl=False)
+
+
 def report(
     folders: Folders,
     out: Annotated[
@@ -99,7 +141,7 @@ def report(
         typer.Option(
             "--out",
             metavar="FILE",
-            help="The page; by default report.html in a local folder.",
+            help="The page; by default report.html in the search folder.",
         ),
     ] = None,
 ) -> None:
@@ -176,7 +218,12 @@ def load_libraries() -> None:
 
 
 def print_comparison(
-    screen: Console, folders: list[Path], addresses: Sequence[str], *, details: bool = False
+    screen: Console,
+    folders: list[Path],
+    addresses: Sequence[str],
+    *,
+    details: bool = False,
+    names_command: bool = True,
 ) -> None:
     """Prints the answer in words, the other pairs, the table of results, and the audit of early stopping."""
     from tune_jobs.report.data import collect
@@ -185,7 +232,7 @@ def print_comparison(
     from tune_jobs.results.read import read_all
 
     results = read_all(folders)
-    _print_answer(screen, collect(results, addresses))
+    _print_answer(screen, collect(results, addresses), names_command=names_command)
     screen.print()
     screen.print(render_table(compare_results(results), is_settled=True))
     account = stopping_account.describe if details else stopping_account.summarise
@@ -209,13 +256,13 @@ def print_answer(screen: Console, folders: list[Path], addresses: Sequence[str])
     _print_answer(screen, load(folders, addresses))
 
 
-def _print_answer(screen: Console, report: "Report") -> None:
+def _print_answer(screen: Console, report: "Report", *, names_command: bool = True) -> None:
     from tune_jobs.report.answer import answer_in_words, other_differences
     from tune_jobs.results.tables import to_rich
 
-    for line in answer_in_words(report):
+    for line in answer_in_words(report, names_command=names_command):
         screen.print(escape(line), soft_wrap=True)
-    for table in other_differences(report):
+    if (table := other_differences(report)) is not None:
         screen.print()
         screen.print(to_rich(table))
 
@@ -245,7 +292,9 @@ def replay(
     rule: Annotated[
         str | None,
         typer.Option(
-            "--rule", metavar="NAME,NAME", help="asha, i_epoch or both; by default the search's own."
+            "--rule",
+            metavar="NAME,NAME",
+            help="The stopping rule: asha, i_epoch or both; by default the search's own.",
         ),
     ] = None,
     grace: Annotated[
@@ -254,12 +303,14 @@ def replay(
     reduction_factor: Annotated[
         str | None,
         typer.Option(
-            "--reduction-factor", metavar="N,N,...", help="Of so many trials at a rung, one goes on."
+            "--reduction-factor",
+            metavar="N,N,...",
+            help="How many trials at a rung it takes for one to train on.",
         ),
     ] = None,
     protect_top: Annotated[
         int | None,
-        typer.Option("--protect-top", min=0, help="So many of the best of a rung are not stopped."),
+        typer.Option("--protect-top", min=0, help="How many of the best trials of a rung are never stopped."),
     ] = None,
     form: Annotated[
         Literal["table", "csv", "json"], typer.Option("--format", help="How to print the table.")

@@ -1,5 +1,6 @@
 """The verbs that train models: run, resume, confirm."""
 
+import shlex
 from collections.abc import Callable
 from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -9,13 +10,25 @@ from rich.console import Console
 from rich.markup import escape
 
 from tune_jobs.cli import results
-from tune_jobs.cli.arguments import AllowStop, ChangedCode, Folder, Job, Out, Serve, Sets
+from tune_jobs.cli.arguments import (
+    AllowStop,
+    Architectures,
+    ChangedCode,
+    Folder,
+    Job,
+    Methods,
+    Out,
+    Serve,
+    Sets,
+    names_of,
+)
 from tune_jobs.cli.printing import console
 from tune_jobs.cli.serve import page_beside
 from tune_jobs.errors import EXIT_FAILED, EXIT_INTERRUPTED
 from tune_jobs.wording import command_for, counted, duration
 
 if TYPE_CHECKING:
+    from tune_jobs.confirmation.forecast import Suggestion
     from tune_jobs.job.spec import JobSpec
     from tune_jobs.search.folder import SearchFolder
     from tune_jobs.search.run import SearchResult
@@ -54,6 +67,7 @@ def run(
             on_change=on_change,
             on_start=progress.on_start,
             write_page=results.write_page,
+            on_data=progress.on_data,
         )
     _show_result(screen, spec, result)
 
@@ -85,6 +99,7 @@ def resume(
             on_change=on_change,
             on_start=progress.on_start,
             write_page=results.write_page,
+            on_data=progress.on_data,
         )
     _show_result(screen, spec, result)
 
@@ -99,6 +114,8 @@ def confirm(
             help="Number of fresh seeds for each winner; by default as many as can decide between the methods.",
         ),
     ] = None,
+    methods: Methods = None,
+    architectures: Architectures = None,
     top: Annotated[
         int, typer.Option("--top", metavar="K", help="Confirm the K best configurations of each study.")
     ] = 1,
@@ -128,6 +145,7 @@ def confirm(
             help=f"Measure it on N training images; by default {_SHARPNESS_IMAGES}.",
         ),
     ] = None,
+    allow_changed_code: ChangedCode = False,
 ) -> None:
     """Retrain each study's winner on all training data with fresh seeds, and evaluate it on the test set."""
     from tune_jobs.cli.confirming import Confirming
@@ -148,19 +166,27 @@ def confirm(
                 top=top,
                 budget=budget,
                 with_incumbents=incumbents,
+                methods=names_of(methods),
+                architectures=names_of(architectures),
                 sharpness_images=sharpness_images,
+                allow_changed_code=allow_changed_code,
                 on_start=progress.on_start,
                 on_row=progress.on_row,
             )
     except KeyboardInterrupt:
         given = {
             "--seeds": seeds,
+            "--methods": methods,
+            "--architectures": architectures,
             "--top": top if top > 1 else None,
             "--equal": budget if budget != "epochs" else None,
             "--sharpness-images": sharpness_images or None,
         }
-        options = "".join(f" {name} {value}" for name, value in given.items() if value is not None)
+        options = "".join(
+            f" {name} {shlex.quote(str(value))}" for name, value in given.items() if value is not None
+        )
         options += " --incumbents" if incumbents else ""
+        options += " --allow-changed-code" if allow_changed_code else ""
         screen.print(
             "Interrupted. Finished runs are recorded, and the others continue from their last epoch."
         )
@@ -189,15 +215,19 @@ def _loading_results_early(on_change: Callable[["LiveTrial"], None]) -> Callable
 
 
 def _show_result(screen: Console, spec: "JobSpec", result: "SearchResult") -> None:
+    suggested = []
+    if result.stopped is None and result.counts.get("completed"):
+        suggested = _suggest_confirmation(result.search)
     if result.stop_kind != "error":  # an error may have left no results
-        results.print_comparison(screen, [result.folder], [result.search.address])
+        folders, addresses = [result.folder], [result.search.address]
+        results.print_comparison(screen, folders, addresses, names_command=not suggested)
         screen.print(f"\nResults: {escape(str(result.folder / 'parquet'))}", soft_wrap=True)
         screen.print(escape(results.report_hint(result.search.address)), soft_wrap=True)
     if result.stopped is not None:
         screen.print(escape(f"Stopped before its last trial: {result.stopped}."), soft_wrap=True)
         screen.print(escape(result.search.resume_hint), soft_wrap=True)
-    elif result.counts.get("completed"):
-        _suggest_confirmation(screen, result.search)
+    for line in suggested:
+        screen.print(escape(line), soft_wrap=True)
     if result.is_interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
     if result.stop_kind == "error":
@@ -211,16 +241,27 @@ def _show_result(screen: Console, spec: "JobSpec", result: "SearchResult") -> No
         raise typer.Exit(EXIT_FAILED)
 
 
-def _suggest_confirmation(screen: Console, search: "SearchFolder") -> None:
-    """Prints the command that settles which method is better, and what it costs."""
+def _suggest_confirmation(search: "SearchFolder") -> list[str]:
+    """Returns the commands that settle which method is better, of all or of two alone, and what each costs."""
     from tune_jobs.confirmation.forecast import suggest_confirmation
+    from tune_jobs.results.method_names import named_pairs, short_name
 
     with search.open(read_only=True) as ledger:
-        suggestion = suggest_confirmation(ledger)
-    if suggestion is None:
-        return
-    command = command_for("confirm", search.address, f" --seeds {suggestion.num_seeds}")
+        whole = suggest_confirmation(ledger)
+        if whole is None:
+            return []
+        methods = list(ledger.job["methods"])
+        a, b = next(iter(named_pairs({name: name for name in methods})), ("", ""))
+        few = suggest_confirmation(ledger, [a, b]) if len(methods) > 2 and a else None
+    command = command_for("confirm", search.address, f" --seeds {whole.num_seeds}")
+    lines = [f"Confirm the winners on fresh seeds with: {command}  ({_cost(whole)})"]
+    if few is not None and few.num_runs < whole.num_runs:
+        options = f" --methods {a},{b} --seeds {few.num_seeds}"
+        command = command_for("confirm", search.address, options)
+        lines.append(f"Or only {short_name(a)} and {short_name(b)}: {command}  ({_cost(few)})")
+    return lines
+
+
+def _cost(suggestion: "Suggestion") -> str:
     cost = counted(suggestion.num_runs, "run")
-    if suggestion.seconds is not None:
-        cost += f", about {duration(suggestion.seconds)}"
-    screen.print(escape(f"Confirm the winners on fresh seeds with: {command}  ({cost})"), soft_wrap=True)
+    return cost if suggestion.seconds is None else f"{cost}, about {duration(suggestion.seconds)}"

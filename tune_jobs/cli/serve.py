@@ -21,12 +21,17 @@ _SHORTEST_TOKEN = 16
 def serve(
     folders: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[FOLDER]...", help="Where to look for searches; by default `results`."),
+        typer.Argument(metavar="FOLDER", help="Folders to look for searches in; by default results."),
     ] = None,
     host: Annotated[
-        str, typer.Option("--host", help="What to listen on; beyond loopback a token is asked for.")
+        str,
+        typer.Option(
+            "--host", help="The address to listen on; beyond this machine, whoever visits needs a token."
+        ),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = DEFAULT_PORT,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="The port to listen on; 0 takes a free one.")
+    ] = DEFAULT_PORT,
     names: Annotated[
         list[str] | None,
         typer.Option("--name", metavar="HOST", help="Another name that the server goes by, behind a proxy."),

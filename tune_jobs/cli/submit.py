@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tune_jobs.cli.arguments import Sets
+from tune_jobs.cli.arguments import Architectures, ChangedCode, Methods, Sets, names_of
 from tune_jobs.cli.printing import Printable
 from tune_jobs.errors import EXIT_FAILED, NOTHING, ClusterError, JobError, Problem
 from tune_jobs.submit.protocol import FOLDER
@@ -50,9 +50,16 @@ def submit(
     seeds: Annotated[
         int | None, typer.Option("--seeds", metavar="N", min=1, help="Fresh seeds of a confirmation.")
     ] = None,
+    methods: Methods = None,
+    architectures: Architectures = None,
+    allow_changed_code: ChangedCode = False,
     out: Annotated[
         str | None,
-        typer.Option("--out", metavar="DIR", help="Search folder on the cluster; by default storage/name."),
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="The search folder on the cluster; by default the job's storage and name.",
+        ),
     ] = None,
     follow: Annotated[
         bool, typer.Option("--follow", help="Print the log until the search ends, then exit with its code.")
@@ -83,10 +90,12 @@ def submit(
     """Run a search on a Ray cluster, resume or extend it there, or confirm its winners."""
     given = [name for name, value in (("JOB", job), ("--resume", resume), ("--confirm", confirm)) if value]
     if len(given) != 1:
-        text = f"got {' and '.join(given) or 'none'}; expected one of JOB, --resume DIR and --confirm DIR"
+        wrong = f"not together with {given[1]}" if given else "missing"
+        text = f"{wrong}; give one of JOB, --resume DIR and --confirm DIR"
         raise JobError([Problem("JOB", NOTHING, text)])
     _refuse("--set", sets, confirm is not None, "a confirmation trains what the search found")
-    _refuse("--seeds", seeds, confirm is None, "only --confirm takes fresh seeds")
+    for option, value in (("--seeds", seeds), ("--methods", methods), ("--architectures", architectures)):
+        _refuse(option, value, confirm is None, "it belongs to --confirm")
     _refuse("--out", out, job is None, f"{given[0]} names the folder")
     from tune_jobs.job.load import load_job
 
@@ -95,13 +104,14 @@ def submit(
         from tune_jobs.submit.submit import Setup, go_on
         from tune_jobs.submit.submit import submit as submit_job
 
-        setup = Setup(python, pip, image, wait_for_workers)
+        setup = Setup(python, pip, image, wait_for_workers, allow_changed_code)
         if spec is not None:
             submission = submit_job(spec, cluster, setup, out=out)
         elif resume is not None:
             submission = go_on("resume", resume, cluster, setup, sets=sets or [])
         else:
-            submission = go_on("confirm", confirm or "", cluster, setup, seeds=seeds)
+            chosen = {"methods": names_of(methods), "architectures": names_of(architectures)}
+            submission = go_on("confirm", confirm or "", cluster, setup, seeds=seeds, **chosen)
         typer.echo(f"Submitted: {submission.id}")
         typer.echo(f"Dashboard: {submission.dashboard}")
         typer.echo(f"Folder: {submission.folder}")

@@ -34,11 +34,19 @@ def _in_a_line(error: Any, words: Sequence[str]) -> str:
     """Returns the error, what was probably meant, and where to read on."""
     context = error.ctx
     verb = "" if context is None or context.parent is None else str(context.info_name)
+    if context is None:  # an option without its value; the verb is the first word that is no option
+        verb = next((word for word in words if not word.startswith("-")), "")
     command = f"tune-jobs {verb}".rstrip()
     text = " ".join(error.format_message().split()).rstrip(".").replace("Value error, ", "")
-    option = str(getattr(error, "option_name", ""))
-    if type(error).__name__ == "NoSuchOption" and verb in _TAKES_SETS and (meant := _as_set(option, words)):
+    option, kind = str(getattr(error, "option_name", "")), type(error).__name__
+    if kind == "NoSuchOption" and verb in _TAKES_SETS and (meant := _as_set(option, words)):
         text = f"No such option: {option}; did you mean {meant}?"
+    elif kind == "NoSuchOption" and error.possibilities:
+        text = f"No such option: {option}; did you mean {' or '.join(error.possibilities)}?"
+    elif kind == "MissingParameter" and (help_text := getattr(error.param, "help", None)):
+        text = f"{text}: {help_text[0].lower()}{help_text[1:]}"
+    elif kind == "BadOptionUsage" and option == "--set":
+        text = f"{text}, as in --set train.epochs=3."
     elif context is not None and context.parent is None and context.command.list_commands(context) and words:
         verbs = context.command.list_commands(context)
         text = f"{text.partition('. Did you mean')[0]}; {did_you_mean(words[0], verbs)}valid: {', '.join(verbs)}."

@@ -44,19 +44,24 @@ class Countdown:
         self._num_slots = num_slots
         self._started: dict[str, float] = {}
         self._ended: dict[str, float] = {}
+        self.epochs: dict[str, int] = {}  # the last epoch of each run that has trained one
 
     def start(self, key: str) -> None:
         """Notes that a run starts, perhaps once more."""
         self._started[key] = time.monotonic()
+
+    def report(self, key: str, epoch: int) -> None:
+        """Notes that a run has trained an epoch."""
+        self.epochs[key] = epoch
 
     def end(self, key: str) -> None:
         """Notes that a run has ended."""
         self._ended[key] = time.monotonic() - self._started.pop(key)
 
     @property
-    def num_running(self) -> int:
-        """How many runs train now."""
-        return len(self._started)
+    def running(self) -> list[str]:
+        """The keys of the runs that train now."""
+        return list(self._started)
 
     @property
     def left_s(self) -> float | None:
@@ -87,11 +92,15 @@ class Suggestion:
     )  # how long that takes with as many runs at once as the search had; None if not known
 
 
-def suggest_confirmation(ledger: Ledger) -> Suggestion | None:
-    """Returns what it takes to confirm a search's winners; None if it has none, or all are confirmed."""
+def suggest_confirmation(ledger: Ledger, methods: Sequence[str] = ()) -> Suggestion | None:
+    """Returns what it takes to confirm a search's winners, all or those of some methods.
+
+    Returns:
+        None if there are none, or all are confirmed.
+    """
     job = JobSpec.model_validate(ledger.job)
     try:
-        runs = plan_confirmations(job, ledger, "", None, 1, "epochs")
+        runs = plan_confirmations(job, ledger, "", methods=methods)
     except JobError:
         return None
     recorded = ledger.confirmations()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Literal
 
-from tune_jobs.errors import JobError, Problem
+from tune_jobs.errors import NOTHING, JobError, Problem, unknown
 from tune_jobs.job.metric import Metric
 from tune_jobs.job.space import Value
 from tune_jobs.job.spec import JobSpec, Study
@@ -117,37 +117,60 @@ def plan_confirmations(
     job: JobSpec,
     ledger: Ledger,
     address: str,
-    num_seeds: int | None,
-    top: int,
-    budget: Budget,
+    num_seeds: int | None = None,
+    top: int = 1,
+    budget: Budget = "epochs",
     *,
+    methods: Sequence[str] = (),
+    architectures: Sequence[str] = (),
     with_incumbents: bool = False,
 ) -> list[Confirmation]:
     """Returns every run of a confirmation, done or not, ordered by seed first.
 
     Without a number of seeds, it is the smallest that can decide (`deciding_seeds`). With the budget `gradients`, a
     method that takes one gradient a step trains for more epochs: as many times more as the costliest method of the job
-    takes gradients a step.
+    takes gradients a step. Methods and architectures that are not named are left out; none named are all.
 
     Raises:
-        JobError: If a number is out of range, or no study has a winner.
+        JobError: If a number is out of range, the job has no such method or architecture, or no study has a winner.
     """
     problems = [
         Problem(f"--{name}", value, f"expected 1 to {most}")
         for name, value, most in (("seeds", num_seeds, 1000), ("top", top, 1000))
         if value is not None and not 1 <= value <= most
     ]
+    valid = {
+        "method": job.methods,
+        "architecture": tuple(dict.fromkeys(s.architecture for s in job.studies())),
+    }
+    problems += [
+        Problem(f"--{kind}s", NOTHING, unknown(kind, name, valid[kind]))
+        for kind, names in (("method", methods), ("architecture", architectures))
+        for name in names
+        if name not in valid[kind]
+    ]
     if budget not in BUDGETS:
         problems.append(Problem("--equal", budget, f"expected one of {', '.join(BUDGETS)}"))
     if problems:
         raise JobError(problems)
-    best = winners(job, ledger.trials(), ledger.reports(), top)
+
+    def is_chosen(winner: Winner) -> bool:
+        study = winner.study
+        return study.method in (methods or job.methods) and study.architecture in (
+            architectures or valid["architecture"]
+        )
+
+    best = list(filter(is_chosen, winners(job, ledger.trials(), ledger.reports(), top)))
     if not best:
-        raise JobError([Problem("DIR", address, "no trial reached full fidelity, so there is no winner")])
+        among = "of these studies " if methods or architectures else ""
+        raise JobError(
+            [Problem("DIR", address, f"no trial {among}reached full fidelity, so there is no winner")]
+        )
     if num_seeds is None:
         num_seeds = deciding_seeds(num_compared(best))
     first_seed = job.train.seed + job.search.seeds
     before = incumbents(job, ledger.trials(), ledger.reports()) if with_incumbents else []
+    before = list(filter(is_chosen, before))
     return [
         _confirmation(job, winner, seed, budget, role)
         for seed in range(first_seed, first_seed + num_seeds)

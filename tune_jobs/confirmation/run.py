@@ -60,6 +60,8 @@ def confirm(
     top: int = 1,
     budget: Budget = "epochs",
     with_incumbents: bool = False,
+    methods: Sequence[str] = (),
+    architectures: Sequence[str] = (),
     sharpness_images: int = 0,
     task: Callable[..., Any] | None = None,
     train: Callable[..., Any] | None = None,
@@ -79,6 +81,8 @@ def confirm(
         budget: What is equal among methods: `epochs`, or `gradients` (gradient evaluations).
         with_incumbents: Also trains, with the same seeds, the trials that were each study's best so far as the search
             went, to learn whether its last choices were better on test data too.
+        methods: Only these methods, for which fewer seeds may do; by default all of the job.
+        architectures: Only these architectures, likewise.
         sharpness_images: Measure the flatness of each trained model on this many training images; 0 does not. It costs
             about 130 gradient evaluations of each.
         task: As for `tune_jobs.resume`.
@@ -98,7 +102,15 @@ def confirm(
     with search.open() as ledger:
         job, _ = extended(ledger, ())
         runs = plan_confirmations(
-            job, ledger, search.address, num_seeds, top, budget, with_incumbents=with_incumbents
+            job,
+            ledger,
+            search.address,
+            num_seeds,
+            top,
+            budget,
+            methods=methods,
+            architectures=architectures,
+            with_incumbents=with_incumbents,
         )
         job, named = with_code(job, search, train if task is None else task)
         rehearsed = rehearsed_with(job, named)

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import islice
 
@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from tune_jobs.errors import NOTHING, Problem, show_path, unknown
 from tune_jobs.job.explain import explain
+from tune_jobs.job.renamed import named_now
 from tune_jobs.job.space import (
     PARAMETERS,
     SHARED_PARAMETERS,
@@ -88,6 +89,7 @@ def check_job(values: Mapping[str, object]) -> tuple[JobSpec | None, list[Proble
     for needed, check in _CHECKS:
         if not any(_overlap(keys, refused_keys) for keys in needed for refused_keys in refused):
             problems += islice(check(_Checked(values, job)), _MOST_PROBLEMS + 1)
+    problems = [replace(problem, path=named_now(problem.path)) for problem in problems]
     problems.sort(key=_section_order)
     if len(problems) > _MOST_PROBLEMS:
         more = f"it has more problems; these are the first {_MOST_PROBLEMS}"
@@ -305,7 +307,7 @@ def _study_problem(job: JobSpec, study: Study) -> Problem | None:
         if size * search.seeds == search.num_trials:
             return None
         text = (
-            f"the grid of {which} has {counted(size, 'point')}, which with search.seeds = {search.seeds} makes "
+            f"the grid of {which} has {counted(size, 'point')}, which with search.repeats = {search.seeds} makes "
             f"{counted(size * search.seeds, 'trial')}"
         )
         return Problem("search.num_trials", search.num_trials, text)
@@ -321,7 +323,10 @@ def _study_problem(job: JobSpec, study: Study) -> Problem | None:
 def _check_repeats(checked: _Checked) -> Iterator[Problem]:
     search = checked.job.search
     if search.sampler not in _SAMPLERS_WITHOUT_FEEDBACK:
-        needs_it = {"seeds above 1": search.seeds > 1, "shared_configurations": search.shared_configurations}
+        needs_it = {
+            "repeats above 1": search.seeds > 1,
+            "shared_configurations": search.shared_configurations,
+        }
         for setting, is_set in needs_it.items():
             if is_set:
                 valid = ", ".join(_SAMPLERS_WITHOUT_FEEDBACK)
@@ -333,11 +338,11 @@ def _check_repeats(checked: _Checked) -> Iterator[Problem]:
         yield Problem(
             "search.num_trials",
             search.num_trials,
-            f"must be a multiple of search.seeds, which is {search.seeds}",
+            f"must be a multiple of search.repeats, which is {search.seeds}",
         )
     for setting in ("first_points", "warm_start"):
         if getattr(search, setting) and (search.seeds > 1 or search.sampler == "grid"):
-            text = "cannot be used with search.seeds above 1 or the grid sampler; remove them"
+            text = "cannot be used with search.repeats above 1 or the grid sampler; remove them"
             yield Problem(f"search.{setting}", NOTHING, text)
     if search.warm_start and search.shared_configurations:
         text = "each architecture would begin with its own; remove it or search.shared_configurations"

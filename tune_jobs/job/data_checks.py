@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tune_jobs.errors import JobError, Problem
+from tune_jobs.errors import NOTHING, JobError, Problem
 from tune_jobs.job.checks import check_studies
 from tune_jobs.job.model_checks import try_models
 from tune_jobs.job.searched import model_argument
 from tune_jobs.job.spec import JobSpec
+from tune_jobs.wording import counted
 
 if TYPE_CHECKING:
     from zsharp.data import DataInfo
@@ -63,7 +64,8 @@ def try_job(job: JobSpec, *, count: bool = True) -> TriedJob:
         ]
     except (DataError, UserCodeError) as error:
         text = str(error).replace(DOWNLOAD, "--set data.download=true")
-        raise JobError([Problem("data", data.name if root is None else str(root), text)]) from error
+        given = data.name if root is None else NOTHING if text.startswith(f"{root}: ") else str(root)
+        raise JobError([Problem("data", given, text)]) from error
 
     info = max(infos, key=lambda info: info.image_shape)
     models, problems = try_models(job, info, count=count)
@@ -117,6 +119,16 @@ def _unfit_sizes(job: JobSpec, image_shapes: Iterable[tuple[int, int, int]]) -> 
                 check_architecture(architecture, image_shape)
             except ValueError as error:
                 yield Problem(f"architectures[{i}]", architecture, str(error))
+
+
+def data_in_words(job: JobSpec, info: "DataInfo") -> str:
+    """Returns what data were read: their name, where they are, and how many images and classes they have."""
+    where = "" if job.data.root is None else f" from {job.data.root}"
+    num_train, num_val = split_sizes(job, info)
+    return (
+        f"{info.name}{where}, {counted(num_train, 'image')} to train on, {num_val:,} to validate on and "
+        f"{info.num_test:,} for the test, in {counted(info.num_classes, 'class', 'classes')}"
+    )
 
 
 def split_sizes(job: JobSpec, info: "DataInfo") -> tuple[int, int]:

@@ -17,6 +17,7 @@ OTHER_WORDS = {
     "trials": "num_trials",
     "n_trials": "num_trials",
     "num_epochs": "epochs",
+    "seeds": "repeats",
     "gpus": "gpus_per_trial",
     "cpus": "cpus_per_trial",
 }

@@ -154,9 +154,10 @@ def _read(source: str) -> str:
         raise JobError([Problem("job", source, message)]) from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise JobError(
-            [Problem("job", source, f"cannot be read: {reason}; expected a preset's name or a YAML file")]
-        ) from None
+        expected = "expected a preset's name or a YAML file"
+        if (Path(source) / "ledger.sqlite").is_file():
+            expected += f"; `tune-jobs resume {source}` continues the search in that folder"
+        raise JobError([Problem("job", source, f"cannot be read: {reason}; {expected}")]) from None
     if len(content) > MAX_BYTES:
         raise JobError([Problem("job", source, f"longer than {MAX_BYTES} bytes, which no job needs")])
     try:

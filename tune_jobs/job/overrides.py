@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from tune_jobs.errors import NOTHING, JobError, Problem
 from tune_jobs.job.elsewhere import unknown_key
 from tune_jobs.job.plain_yaml import read_value
-from tune_jobs.job.renamed import RENAMED, stored_keys
+from tune_jobs.job.renamed import named_now, stored_keys
 from tune_jobs.job.searched import is_known, unknown_parameter
 from tune_jobs.job.space import PARAMETERS
 from tune_jobs.job.spec import SECTIONS
@@ -62,7 +62,7 @@ def _find_problem(option: str, keys: tuple[str, ...], *, any_name: bool) -> Prob
         elif section not in SECTIONS:
             path = ".".join(section)
             return Problem(option, NOTHING, f"{path} has no keys; set all of it with {path}=...")
-        elif key not in SECTIONS[section] and (*section, key) not in RENAMED:
+        elif named_now(".".join((*section, key))).rpartition(".")[2] not in SECTIONS[section]:
             return Problem(option, NOTHING, unknown_key(key, section, SECTIONS[section]))
     return None
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tune_jobs.errors import NOTHING, JobError, Problem
 from tune_jobs.job.code import OwnCode, uses_own_code
-from tune_jobs.job.data_checks import try_job
+from tune_jobs.job.data_checks import data_in_words, try_job
 from tune_jobs.job.space import example_value
 from tune_jobs.job.spec import JobSpec, Study
 
@@ -29,6 +29,11 @@ class Rehearsed:
 
     weights_checksum: str | None = None  # of the file that training starts from
     notes: tuple[str, ...] = ()  # what to know: weights that did not fit, what was not checked
+
+    @property
+    def data_in_words(self) -> str | None:
+        """What data were read; None with a task."""
+        return None if self.data is None else data_in_words(self.job, self.data)
 
     @property
     def checksum(self) -> str | None:

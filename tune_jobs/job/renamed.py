@@ -27,6 +27,15 @@ def to_stored_names(values: dict[str, Any]) -> list[Problem]:
     return problems
 
 
+def named_now(path: str) -> str:
+    """Returns the path of a setting with the name that messages use: `search.repeats` for `search.seeds`."""
+    section, _, key = path.partition(".")
+    return next(
+        (f"{section}.{name}" for (of, name), stored in RENAMED.items() if (of, stored) == (section, key)),
+        path,
+    )
+
+
 def stored_keys(keys: tuple[str, ...]) -> tuple[str, ...]:
     """Returns the keys of a setting with its stored name."""
     if len(keys) == 2 and (stored := RENAMED.get((keys[0], keys[1]))):

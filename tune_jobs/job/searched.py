@@ -15,7 +15,7 @@ from zsharp.training.spec import DataSpec, TrainSpec
 MODEL = "model."
 _REASONS = {
     "train.epochs": "the length of trials is what early stopping shortens; set it in train",
-    "train.seed": "trials that differ in nothing else cannot be told apart; use search.seeds",
+    "train.seed": "trials that differ in nothing else cannot be told apart; use search.repeats",
 }
 _OF_DATA = ("image_size",)
 

@@ -16,6 +16,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from tune_jobs.job.finalists import FINALISTS, FIRST_SEED, MOST_SEEDS, trial_and_turn
+from tune_jobs.job.renamed import named_now
 from tune_jobs.job.searched import converted, model_argument
 from tune_jobs.job.space import (
     PARAMETERS,
@@ -584,7 +585,7 @@ class JobSpec(_Section, frozen=True):
         A trunk is a trial of the base method with the schedule of all epochs, of which it trains `fork_epoch`.
 
         Args:
-            number: The trial's number in its study, which determines its seed if `search.seeds` is above 1. That of a
+            number: The trial's number in its study, which determines its seed if `search.repeats` is above 1. That of a
                 finalist's trial determines seed and validation split, those of a trunk likewise.
         """
         is_trunk = study.method == TRUNK
@@ -642,7 +643,8 @@ def label_of(architecture: str) -> str:
 def _sections(
     model: type[BaseModel], at: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
-    yield at, tuple(model.model_fields)
+    names = (named_now(".".join((*at, name))).rpartition(".")[2] for name in model.model_fields)
+    yield at, tuple(name for name in names if (*at, name) != ("model_arguments",))
     for name, field in model.model_fields.items():
         for kind in get_args(field.annotation) or (field.annotation,):
             if isinstance(kind, type) and issubclass(kind, BaseModel):
@@ -675,7 +677,7 @@ SECTIONS: Mapping[tuple[str, ...], tuple[str, ...]] = {
     **dict(_sections(JobSpec)),
     ("space",): tuple(PARAMETERS),
 }
-"""The valid keys of each section of a job file, by the keys that lead to the section."""
+"""The keys of each section of a job file that users write, by the keys that lead to the section."""
 
 
 def parameters_of(method: str) -> tuple[str, ...]:

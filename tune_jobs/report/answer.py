@@ -1,16 +1,15 @@
 """The report's answer: which method won where, by how much and with what confidence."""
 
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
-
-import pandas as pd
 
 from tune_jobs.job.metric import VAL_ACCURACY
 from tune_jobs.report.contest_figures import searched_picture, seeds_picture, trend_pictures
 from tune_jobs.report.contests import Contest, budget_in_words, contests, repeats
 from tune_jobs.report.data import Report
+from tune_jobs.report.differences import all_differences, differences_table, interval_note
 from tune_jobs.report.finalists import finalists_parts
 from tune_jobs.report.importance import bounds_reached
 from tune_jobs.report.page import Bullets, Lead, Part, Section
@@ -21,19 +20,22 @@ from tune_jobs.results.schema import PARAM_PREFIX
 from tune_jobs.results.statistics import smallest_n, summarize
 from tune_jobs.results.tables import (
     NONE,
-    STUDENT_NOTE,
     Column,
     Table,
     count,
-    difference,
     interval,
     measured,
     records,
     setting,
-    short,
 )
-from tune_jobs.results.trained import trained_in_words
-from tune_jobs.results.verdicts import Standing, asked_pairs, listed, suggestion_in_words, verdict_in_words
+from tune_jobs.results.trained import num_validated, trained_in_words
+from tune_jobs.results.verdicts import (
+    Standing,
+    chance_in_words,
+    listed,
+    suggestion_in_words,
+    verdict_in_words,
+)
 from tune_jobs.wording import counted
 
 _MANY_TIMES = 4
@@ -54,10 +56,10 @@ def answer_section(report: Report) -> Section:
         parts.append(f"{running} of {len(report.trials)} trials are still running: this is a partial result.")
     if repeated:
         parts.append(_repeats_table(repeated))
-    parts += _differences_tables("repeat-differences", repeated)
+    parts += filter(None, [differences_table("repeat-differences", repeated)])
     if confirmed or {contest.workload for contest in repeated} != set(report.workloads):
         parts.append(_methods_table(report, confirmed))
-    parts += _differences_tables("differences", confirmed)
+    parts += filter(None, [differences_table("differences", confirmed)])
     if (report.confirmations["rank_in_study"] > 1).any():
         parts.append(_candidates_table(report))
     parts += finalists_parts(report)
@@ -69,26 +71,33 @@ def answer_section(report: Report) -> Section:
     return Section("answer", "Answer", parts)
 
 
-def answer_in_words(report: Report) -> list[str]:
-    """Returns the answer as lines of text: who beat whom, what was trained, the winners' settings, cautions."""
+def answer_in_words(report: Report, *, names_command: bool = True) -> list[str]:
+    """Returns the answer as lines of text: who beat whom, what was trained, the winners' settings, cautions.
+
+    Args:
+        report: What it is about.
+        names_command: Whether to name the command that confirms what a search only suggests.
+    """
     if not len(report.trials):
         return ["No trial has started yet."]
-    return [line for lines in _lines(report, contests(report), repeats(report)) for line in lines]
+    lines = _lines(report, contests(report), repeats(report), names_command=names_command)
+    return [line for group in lines for line in group]
 
 
-def other_differences(report: Report) -> list[Table]:
-    """Returns the tables of those pairs that `answer_in_words` does not say, for a terminal."""
-    tables = []
-    for name, compared in (("repeat-differences", repeats(report)), ("differences", contests(report))):
-        for table in _differences_tables(name, compared):
-            unsaid = [row for row in table.rows if not row["is_said"]]
-            if unsaid:
-                caption = f"The other pairs. {table.caption}"
-                tables.append(replace(table, rows=unsaid, caption=caption, notes=_interval_note(unsaid)))
-    return tables
+def other_differences(report: Report) -> Table | None:
+    """Returns the table of those pairs that `answer_in_words` does not say, for a terminal."""
+    table = all_differences(report)
+    unsaid = [] if table is None else [row for row in table.rows if not row["is_said"]]
+    if table is None or not unsaid:
+        return None
+    return replace(
+        table, rows=unsaid, caption=f"The other pairs. {table.caption}", notes=interval_note(unsaid)
+    )
 
 
-def _lines(report: Report, confirmed: list[Contest], repeated: list[Contest]) -> list[list[str]]:
+def _lines(
+    report: Report, confirmed: list[Contest], repeated: list[Contest], *, names_command: bool = True
+) -> list[list[str]]:
     """Returns the verdicts, and what goes with them; each list has a line or more."""
     compared = [*confirmed, *repeated]
     shown = {contest.workload for contest in compared}
@@ -107,7 +116,7 @@ def _lines(report: Report, confirmed: list[Contest], repeated: list[Contest]) ->
         said = _suggestion(report, workload)
         verdicts.append(f"{workload}: {said}" if has_prefix else said[0].upper() + said[1:])
     if any(_has_best(report, workload) for workload in searched):
-        verdicts.append(_how_to_settle(report, searched))
+        verdicts.append(_how_to_settle(report, searched, names_command=names_command))
     verdicts += differences_in_words(report.results, report.addresses)
     tuned = [workload for workload in report.workloads if workload not in {c.workload for c in repeated}]
     settings = [line for workload in tuned for line in _winner(report, workload, compared)]
@@ -180,8 +189,20 @@ def _suggestion(report: Report, workload: str) -> str:
         name, basis = "finalist_mean", f"means of {counted(studies[0]['finalist_seeds'], 'seed')}"
     values = {row["label"]: row[name] for row in studies}
     methods = _methods_on(report, workload)
-    said = suggestion_in_words(_names(report, workload, methods), methods, values, report.metric(workload))
-    return f"the search suggests, from {basis}: {said}."
+    metric = report.metric(workload)
+    num_images = None if name == "finalist_mean" else _num_validated(report, workload)
+    said = suggestion_in_words(_names(report, workload, methods), methods, values, metric, num_images)
+    said = f"the search suggests, from {basis}: {said}."
+    if num_images and metric.is_accuracy and len(values) > 1:
+        return f"{said} {chance_in_words(max(values.values()), num_images)}"
+    return said
+
+
+def _num_validated(report: Report, workload: str) -> int | None:
+    """Returns how many images the trials of a workload were validated on; None if not known, or not all alike."""
+    folders = set(report.of(report.trials, workload)["folder"])
+    numbers = {num_validated(result) for result in report.results if result.folder_name in folders}
+    return numbers.pop() if len(numbers) == 1 else None
 
 
 def _confirm_command(report: Report, workloads: Sequence[str]) -> str:
@@ -195,7 +216,7 @@ def _confirm_command(report: Report, workloads: Sequence[str]) -> str:
     return "` and `".join(f"tune-jobs confirm {address} --seeds {{}}" for address in addresses)
 
 
-def _how_to_settle(report: Report, workloads: Sequence[str]) -> str:
+def _how_to_settle(report: Report, workloads: Sequence[str], *, names_command: bool) -> str:
     searched = [workload for workload in workloads if _has_best(report, workload)]
     if all(len(report.labels_on(workload)) == 1 for workload in searched):
         return "With one method there is nothing to compare: search a second one, such as base, to learn what it adds."
@@ -206,7 +227,8 @@ def _how_to_settle(report: Report, workloads: Sequence[str]) -> str:
         how = "each study's best was chosen by the same means"
     else:
         how = "each study's best is one trial with one seed"
-    return f"It suggests only: {how}. `{command}` {settle} it."
+    only = f"It suggests only: {how}."
+    return f"{only} `{command}` {settle} it." if names_command else only
 
 
 def _winner(report: Report, workload: str, compared: Sequence[Contest]) -> Iterator[str]:
@@ -310,7 +332,7 @@ def _methods_table(report: Report, confirmed: list[Contest]) -> Table:
         )
         if report.studies["finalist_mean"].notna().any():
             caption += " The mean is that of further seeds, by which the study's finalists were ranked."
-    return Table("methods", caption, columns, rows, notes=_interval_note(rows, "test_"))
+    return Table("methods", caption, columns, rows, notes=interval_note(rows, "test_"))
 
 
 def _ordered(studies: list[dict[str, Any]], contest: Contest | None) -> list[dict[str, Any]]:
@@ -352,11 +374,6 @@ def _interval_of(prefix: str = "") -> Callable[[Mapping[str, Any]], str]:
     """Returns what shows the interval of a row, whose columns have this prefix."""
     low, high, kind = (f"{prefix}{name}" for name in ("low", "high", "interval"))
     return lambda row: interval(row[low], row[high], metric_of_row(row), row[kind])
-
-
-def _interval_note(rows: Iterable[Mapping[str, Any]], prefix: str = "") -> list[str]:
-    """Returns what the mark of Student's intervals means, if there are any."""
-    return [STUDENT_NOTE] if any(row[f"{prefix}interval"] == "t" for row in rows) else []
 
 
 def _common(names: Sequence[str]) -> str:
@@ -412,55 +429,7 @@ def _repeats_table(repeated: list[Contest]) -> Table:
         f"Settings that the search trained with several seeds each: mean {_common([c.measure for c in repeated])} over "
         "the seeds, the interval that of the mean, sd the spread of the seeds."
     )
-    return Table("repeats", caption, columns, rows, notes=_interval_note(rows))
-
-
-def _differences_tables(name: str, compared: list[Contest]) -> Iterator[Table]:
-    """Yields a table for each measure that methods are compared by."""
-    for number, measure in enumerate(
-        dict.fromkeys(contest.measure for contest in compared if contest.comparisons)
-    ):
-        contests = [contest for contest in compared if contest.measure == measure]
-        yield _differences_table(f"{name}-{number + 1}" if number else name, contests)
-
-
-def _differences_table(name: str, compared: list[Contest]) -> Table:
-    metric = compared[0].metric
-    pairs = []
-    for contest in compared:
-        said = [frozenset(labels) for labels in asked_pairs(contest.methods, contest.comparisons)]
-        rows = [
-            {"workload": contest.workload, "budget": contest.budget, **vars(pair)}
-            | {"is_said": frozenset((pair.a, pair.b)) in said}
-            for pair in contest.comparisons
-        ]
-        # The named pairs first, in the order of the sentence above the table.
-        order = {labels: number for number, labels in enumerate(said)}
-        pairs += sorted(rows, key=lambda row: order.get(frozenset((row["a"], row["b"])), len(order)))
-    columns = [Column("architecture", lambda row: row["workload"], is_number=False)]
-    if len({contest.budget for contest in compared}) > 1:
-        columns.append(Column("equal", lambda row: row["budget"], is_number=False))
-    columns += [
-        Column("a", lambda row: row["a"], is_number=False),
-        Column("b", lambda row: row["b"], is_number=False),
-        Column("verdict", _named_verdict, is_number=False),
-        Column("a − b", lambda row: difference(row["difference"], metric)),
-        Column("95 % interval", lambda row: interval(row["low"], row["high"], metric, row["interval"])),
-        Column("effect size", lambda row: short(row["effect_size"])),
-        Column("n", lambda row: count(row["n"])),
-        Column("p", lambda row: short(row["p_value"])),
-        Column("p adjusted", lambda row: short(row["p_adjusted"])),
-    ]
-    caption = (
-        f"Differences of {metric.sided(compared[0].measure)} between methods on the seeds that both have (n); p is "
-        "adjusted for the number of pairs of the architecture."
-    )
-    return Table(name, caption, columns, records(pd.DataFrame(pairs)), notes=_interval_note(pairs))
-
-
-def _named_verdict(row: Mapping[str, Any]) -> str:
-    winner = {"a better": row["a"], "b better": row["b"]}.get(row["verdict"])
-    return row["verdict"] if winner is None else f"{winner} better"
+    return Table("repeats", caption, columns, rows, notes=interval_note(rows))
 
 
 def _candidates_table(report: Report) -> Table:
@@ -498,4 +467,4 @@ def _candidates_table(report: Report) -> Table:
         Column("seeds", lambda row: count(row["n"])),
     ]
     caption = "All confirmed configurations: does the order that the search gave them hold?"
-    return Table("candidates", caption, columns, rows, notes=_interval_note(rows))
+    return Table("candidates", caption, columns, rows, notes=interval_note(rows))

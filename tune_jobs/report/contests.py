@@ -59,7 +59,7 @@ def contests(report: Report) -> list[Contest]:
 
 
 def repeats(report: Report) -> list[Contest]:
-    """Returns how settings compare on validation data, by workload, in searches with `search.seeds` above 1.
+    """Returns how settings compare on validation data, by workload, in searches with `search.repeats` above 1.
 
     A setting is a method, together with the values of those parameters of which the method was tried with several.
     """

@@ -68,7 +68,7 @@ def cost_section(report: Report) -> Section:
     columns += [
         Column("device hours", lambda row: short(row["device_hours"])),
         Column("peak memory", lambda row: _megabytes(row["peak_memory_bytes"])),
-        Column("device", lambda row: row["device"] or NONE, False),
+        Column("device", lambda row: row["device"] or NONE, False, wraps=True),
     ]
     caption = (
         "Cost by study. Saved: epochs that stopped trials did not train, of all epochs; saved time at the study's "

@@ -172,7 +172,7 @@ REPORT_COLUMNS: Mapping[str, str] = {
     "p_value": "p of an exact sign-flip test",
     "p_adjusted": "p after Holm's correction for the number of pairs",
     "verdict": "`a better`, `b better`, or why neither is",
-    "is_said": "whether the sentences above the table say this pair",
+    "is_said": "whether the answer in words names this pair",
     "rank_in_study": "rank of the configuration in the search (`place` in `confirmations.parquet`)",
     "finalist_mean": "the metric's mean over the further seeds of the finalist that won",
     "finalist_seeds": "number of those seeds",
@@ -203,6 +203,15 @@ REPORT_COLUMNS: Mapping[str, str] = {
 }
 """The columns of the CSV files in `report_files/`; each file has those that its table on the page shows or rests on."""
 
+DIFFERENCE_COLUMNS: Mapping[str, str] = {
+    name: REPORT_COLUMNS[name]
+    for name in (
+        *("architecture", "budget", "measure", "a", "b", "n", "difference", "low", "high", "interval"),
+        *("effect_size", "p_value", "p_adjusted", "verdict", "is_said", "metric", "mode"),
+    )
+}
+"""The columns of `compare --differences`."""
+
 _TYPES = {"string": "text", "int64": "whole number", "double": "number"}
 
 
@@ -216,7 +225,12 @@ def column_tables() -> Iterator[tuple[str, str]]:
     for name, schema in schemas.items():
         rows = [f"| `{field.name}` | {_kind(field.type)} | {COLUMNS[name][field.name]} |" for field in schema]
         yield f"{name}.parquet", "\n".join(["| column | type | meaning |", "|---|---|---|", *rows])
-    for name, meanings in (("compare --format csv", COMPARISON_COLUMNS), ("report_files", REPORT_COLUMNS)):
+    described = {
+        "compare --format csv": COMPARISON_COLUMNS,
+        "compare --differences": DIFFERENCE_COLUMNS,
+        "report_files": REPORT_COLUMNS,
+    }
+    for name, meanings in described.items():
         rows = [f"| `{column}` | {meaning} |" for column, meaning in meanings.items()]
         yield name, "\n".join(["| column | meaning |", "|---|---|", *rows])
 

@@ -143,9 +143,9 @@ def render_table(table: pd.DataFrame, *, is_settled: bool = False) -> Group:
     return Group(*shown, Text("\n".join(_notes(table, is_settled=is_settled)), style="dim"))
 
 
-def to_markdown(table: pd.DataFrame) -> str:
+def to_markdown(table: pd.DataFrame, *, is_settled: bool = False) -> str:
     """Returns the text of `render_table` as GitHub-flavoured Markdown."""
-    notes = [tables.markdown_with_code(line) + "\n" for line in _notes(table)]
+    notes = [tables.markdown_with_code(line) + "\n" for line in _notes(table, is_settled=is_settled)]
     return "\n".join([*map(tables.to_markdown, _tables(table)), *notes])
 
 

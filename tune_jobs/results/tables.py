@@ -108,10 +108,17 @@ def to_element(table: Table) -> Element:
     for row, cells in zip(table.rows, table.cells(), strict=True):
         line = SubElement(body, "tr", {"class": "marked"} if table.marked(row) else {})
         for cell, kind in zip(cells, kinds, strict=True):
-            SubElement(line, "td", {"class": kind}).text = cell
+            _fill(SubElement(line, "td", {"class": kind}), cell)
     for note in table.notes:
         SubElement(figure, "p").text = note
     return figure
+
+
+def _fill(cell: Element, text: str) -> None:
+    """Sets the text of a cell, which a narrow screen may break after an underscore."""
+    cell.text, *rest = re.findall(r"[^_]*_|[^_]+$", text) or [text]
+    for piece in rest:
+        SubElement(cell, "wbr").tail = piece
 
 
 def to_csv(table: Table) -> str:
@@ -200,12 +207,16 @@ def markdown_with_code(line: str) -> str:
     pieces = line.split("`")  # every second one is a command
     if len(pieces) % 2 == 0:
         return escape_markdown(line)
-    return "".join(f"`{piece}`" if odd % 2 else _spaced_markdown(piece) for odd, piece in enumerate(pieces))
+    return "".join(
+        f"`{piece}`" if odd % 2 else _spaced_markdown(piece, odd) for odd, piece in enumerate(pieces)
+    )
 
 
-def _spaced_markdown(piece: str) -> str:
+def _spaced_markdown(piece: str, number: int) -> str:
     before, after = piece[: len(piece) - len(piece.lstrip())], piece[len(piece.rstrip()) :]
-    return f"{before}{escape_markdown(piece)}{after}"
+    # Only at the start of a line are some characters markup.
+    middle = escape_markdown(f"x{piece.strip()}")[1:] if number else escape_markdown(piece)
+    return f"{before}{middle}{after}"
 
 
 def escape_latex(text: str) -> str:

@@ -31,6 +31,14 @@ def trained_in_words(results: Results) -> str:
     return f"Trained: {'; '.join(part for part in parts if part)}."
 
 
+def num_validated(results: Results) -> int | None:
+    """Returns how many images the trials of a search were validated on; None if its files do not tell."""
+    job, known = results.metadata["job"] or {}, results.metadata["data"] or {}
+    if known.get("num_val") is not None:  # since 0.2
+        return int(known["num_val"])
+    return _num_held_out(job.get("data") or {}, results.metadata)
+
+
 def busy_s(rows: pd.DataFrame, own_time: str = "wall_s") -> float:
     """Returns for how long at least one of some runs was training; pauses between sessions do not count."""
     spans = []
@@ -88,12 +96,18 @@ def _images(data: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
 
 
 def _held_out(data: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
+    number = _num_held_out(data, metadata)
+    return "" if number is None else f" ({number:,} of them held out for validation)"
+
+
+def _num_held_out(data: Mapping[str, Any], metadata: Mapping[str, Any]) -> int | None:
     """Returns how many of the images were validated on; a folder or a function may bring others for that."""
     count = data.get("max_images") or (metadata.get("data") or {}).get("num_train")
     share, name = data.get("val_fraction"), str(data.get("name"))
     if not share or not count or name == "folder" or ":" in name:
-        return ""
-    return f" ({round(share * count):,} of them held out for validation)"
+        return None
+    held_out: int = round(share * count)
+    return held_out
 
 
 def _where(hardware: Mapping[str, Any], trials: pd.DataFrame) -> Iterator[str]:

@@ -8,6 +8,7 @@ from tune_jobs.job.metric import Metric
 from tune_jobs.results.method_names import BASE, named_pairs
 from tune_jobs.results.statistics import VERDICTS, Comparison, Summary, is_significant, smallest_n
 from tune_jobs.results.tables import measured
+from tune_jobs.wording import counted
 
 _A_BETTER, _B_BETTER, _NO_DIFFERENCE, _TOO_FEW = VERDICTS
 
@@ -61,9 +62,21 @@ def verdict_in_words(standing: Standing, command: str | None = None, where: str 
 
 
 def suggestion_in_words(
-    names: Mapping[str, str], methods: Mapping[str, str], values: Mapping[str, float], metric: Metric
+    names: Mapping[str, str],
+    methods: Mapping[str, str],
+    values: Mapping[str, float],
+    metric: Metric,
+    num_images: int | None = None,
 ) -> str:
-    """Returns how the best trials of a search lie, one seed each; the best value comes first in `values`."""
+    """Returns how the best trials of a search lie, one seed each.
+
+    Args:
+        names: What a sentence calls each competitor.
+        methods: The method of each.
+        values: The metric of the best trial of each, the best value first.
+        metric: The metric.
+        num_images: The validation images that an accuracy was measured on; None if that is not known.
+    """
     best, *others = values
     if not others:
         return f"{names[best]} reached {metric.label} {metric.text(values[best])}"
@@ -74,12 +87,33 @@ def suggestion_in_words(
         lead = metric.sign * (values[a] - values[b])
         ahead, behind = (a, b) if lead >= 0 else (b, a)
         by = _by(abs(lead), metric, metric.label if not parts else "")
+        if num_images and metric.is_accuracy:
+            of = (
+                f"of {num_images:,} images"
+                if not parts
+                else f"image{'' if round(abs(lead) * num_images) == 1 else 's'}"
+            )
+            by += f" ({round(abs(lead) * num_images):,} {of})"
         parts.append(
             f"{names[ahead]} is ahead of {names[behind]}{by}"
             if lead
             else f"{names[a]} and {names[b]} are level"
         )
     return "; ".join(parts)
+
+
+def chance_in_words(value: float, num_images: int) -> str:
+    """Returns how far apart chance sets two trials that are equally good, whose accuracy is `value`.
+
+    That is the standard error of the difference of two shares of `num_images` images, as if each trial had images of
+    its own; on the same images, as here, it is somewhat less.
+    """
+    error = math.sqrt(2 * value * (1 - value) / num_images)
+    images = max(1, round(error * num_images))
+    return (
+        f"Luck alone easily sets two equally good trials {counted(images, 'image')} apart "
+        f"({_points(error, error)} points, one standard error)."
+    )
 
 
 def asked_pairs(methods: Mapping[str, str], comparisons: Sequence[Comparison]) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tune_jobs.errors import Problem, show
+from tune_jobs.job.renamed import named_now
 from tune_jobs.job.spec import JobSpec, default_grace_epochs
 from tune_jobs.wording import counted
 from zsharp.settings import flat
@@ -41,7 +42,9 @@ def changed_settings(old: JobSpec, new: JobSpec) -> dict[str, tuple[Any, Any]]:
     )
     paths = dict.fromkeys([*before, *after])
     return {
-        path: (before.get(path), after.get(path)) for path in paths if before.get(path) != after.get(path)
+        named_now(path): (before.get(path), after.get(path))
+        for path in paths
+        if before.get(path) != after.get(path)
     }
 
 
@@ -51,7 +54,7 @@ def refused_changes(old: JobSpec, new: JobSpec, num_started: int) -> Iterator[Pr
     for path in sorted({**before, **after}):
         if before.get(path) != after.get(path) and not path.startswith(_FREE):
             text = f"the search began with {before.get(path)!r}; expected a change of {', '.join(_FREE)}"
-            yield Problem(path, after.get(path), f"{text}, or another folder")
+            yield Problem(named_now(path), after.get(path), f"{text}, or another folder")
     yield from _shortened(old, new, num_started)
 
 
@@ -101,5 +104,5 @@ def _shortened(before: JobSpec, job: JobSpec, num_started: int) -> Iterator[Prob
         yield Problem("search.num_trials", num_trials, f"expected at least {before.search.num_trials}")
     if num_trials > before.search.num_trials and before.search.seeds > 1 and num_started:
         yield Problem(
-            "search.num_trials", num_trials, "with search.seeds above 1 the seeds of trials would change"
+            "search.num_trials", num_trials, "with search.repeats above 1 the seeds of trials would change"
         )

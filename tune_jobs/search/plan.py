@@ -10,7 +10,7 @@ from rich.text import Text
 
 from tune_jobs.cluster.ray import is_running_elsewhere
 from tune_jobs.job.code import OwnCode, uses_own_code
-from tune_jobs.job.data_checks import try_job
+from tune_jobs.job.data_checks import data_in_words, try_job
 from tune_jobs.job.model_checks import num_copies
 from tune_jobs.job.rehearsal import rehearse
 from tune_jobs.job.spec import JobSpec
@@ -51,7 +51,7 @@ class Plan:
     spend_random: Band  # epochs of all studies if later trials are no better than earlier ones
     spend_improving: Band  # epochs of all studies if later trials are better
     explanation: list[str]  # how trials fill the machine
-    notes: tuple[str, ...]  # what was decided about the data
+    notes: tuple[str, ...]  # what the data are, and what was decided about them
     storage_bytes: int  # size of ledger and Parquet files if nothing is stopped
     checkpoint_bytes: int | None  # size of all checkpoints that can be there at once; None if it is not known
     time: TimePlan | None = None  # how long it takes; None if that was not asked for
@@ -138,7 +138,8 @@ def _what_trains(
     if job.own is None:
         tried = try_job(job)
         weights = {name: facts.num_stored for name, facts in tried.models.items()}
-        return tried.steps_per_epoch, weights, tried.info.notes, tried.info.checksum
+        notes = (data_in_words(job, tried.info), *tried.info.notes)
+        return tried.steps_per_epoch, weights, notes, tried.info.checksum
     rehearsed = rehearse(job)
     if rehearsed.num_parameters is None:
         return None, None, (), None

@@ -11,6 +11,7 @@ from typing import Any
 from tune_jobs.cluster import ray as cluster
 from tune_jobs.cluster.slots import Slots, plan_slots
 from tune_jobs.job.code import Named, OwnCode, name_object
+from tune_jobs.job.data_checks import split_sizes
 from tune_jobs.job.load import dump_job, load_job
 from tune_jobs.job.rehearsal import Rehearsed, rehearse
 from tune_jobs.job.spec import JobSpec
@@ -32,6 +33,7 @@ _logger = logging.getLogger(__name__)
 
 OnChange = Callable[[LiveTrial], None]
 OnStart = Callable[[Slots, Sequence[LiveTrial]], None]
+OnData = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ def run(
     on_change: OnChange | None = None,
     on_start: OnStart | None = None,
     write_page: WritePage | None = None,
+    on_data: OnData | None = None,
 ) -> SearchResult:
     """Runs a job's search and writes its Parquet files.
 
@@ -90,9 +93,14 @@ def run(
         on_start: Called once before the first trial with how trials fill the machine, and the trials of earlier
             sessions.
         write_page: Writes the report that is attached to the search in its trackers, unless a signal ends the search.
+        on_data: Called once before that with a sentence on the data that were read; not called with a task or a loop.
 
     Raises:
         JobError: If the job does not fit the data, the machine or the folder; nothing was started or written.
+
+    Example:
+        >>> result = run("digits", out="results/digits")  # doctest: +SKIP
+        >>> result.best(method="zsharp")["val_accuracy"]  # doctest: +SKIP
     """
     job, named = resolved(job, task, train)
     folder = search_folder(job, out)
@@ -108,6 +116,7 @@ def run(
             on_change=on_change,
             on_start=on_start,
             write_page=write_page,
+            on_data=on_data,
         )
     cluster.check_can_start()  # first, as a rehearsal that may start no threads ends the process
     rehearsed = rehearsed_with(job, named)
@@ -118,13 +127,20 @@ def run(
         folder.delete()
     facts = provenance(totals.gpu_names)
     if rehearsed.data is not None:
-        facts["data"] = {"num_train": rehearsed.data.num_train}
+        facts["data"] = {
+            "num_train": rehearsed.data.num_train,
+            "num_val": split_sizes(job, rehearsed.data)[1],
+            "num_test": rehearsed.data.num_test,
+            "num_classes": rehearsed.data.num_classes,
+        }
     if rehearsed.code is not None:
         facts["code"] = code_facts(rehearsed.code)
     if warm:
         facts["warm_start"] = warm
     with folder.create(job.model_dump(mode="json"), facts) as ledger:
-        return _search(job, rehearsed, named, folder, ledger, slots, totals, on_change, on_start, write_page)
+        return _search(
+            job, rehearsed, named, folder, ledger, slots, totals, on_change, on_start, write_page, on_data
+        )
 
 
 def resolved(
@@ -166,6 +182,7 @@ def resume(
     on_change: OnChange | None = None,
     on_start: OnStart | None = None,
     write_page: WritePage | None = None,
+    on_data: OnData | None = None,
 ) -> SearchResult:
     """Continues a search where it stopped, however that was, or extends it.
 
@@ -181,6 +198,7 @@ def resume(
         on_change: As for `run`.
         on_start: As for `run`; not called if nothing is left to do.
         write_page: As for `run`.
+        on_data: Likewise.
 
     Raises:
         LedgerError: If the folder has no ledger that can be used, or another process is writing it.
@@ -202,7 +220,9 @@ def resume(
             ledger.extend(job.model_dump(mode="json"))
             if job.train.epochs > before.train.epochs:
                 reopen_for_more_epochs(job, ledger, Checkpoints(search))
-        return _search(job, rehearsed, named, search, ledger, slots, totals, on_change, on_start, write_page)
+        return _search(
+            job, rehearsed, named, search, ledger, slots, totals, on_change, on_start, write_page, on_data
+        )
 
 
 def plan_resources(job: JobSpec) -> tuple[Slots, cluster.Totals]:
@@ -228,6 +248,7 @@ def _search(
     on_change: OnChange | None,
     on_start: OnStart | None,
     write_page: WritePage | None,
+    on_data: OnData | None,
 ) -> SearchResult:
     """Runs what is left of a search, whose ledger is open, and exports it."""
     code, by_value = rehearsed.code, None if named is None else named.by_value
@@ -260,6 +281,8 @@ def _search(
                 _logger.warning("%s", note)
             ledger.record_event("start", started)
             recorder.clean_checkpoints()
+            if on_data is not None and rehearsed.data_in_words is not None:
+                on_data(rehearsed.data_in_words)
             if on_start is not None:
                 on_start(slots, list(recorder.trials.values()))
             run_trials(recorder, slots, totals, listen)

@@ -21,7 +21,7 @@ OLDEST_RAY = "2.60"  # 2.54 fixed CVE-2026-27482, and 2.59 checks tokens everywh
 _ANSWERS_WITHIN_S = 10
 _LARGEST_FACTS_BYTES = 2**16
 _LARGEST_TOKEN_BYTES = 2**16
-_DASHBOARD = "expected the port of the dashboard, 8265 by default (6379 and 10001 are others of Ray)"
+_DASHBOARD = "expected the port of the dashboard, 8265 by default (6379 and 10001 are other ports of Ray)"
 _SESSION = re.compile(r"session_\d{4}-\d\d-\d\d_[\d_-]{6,40}")
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 _LONGEST_REASON = 500
@@ -216,7 +216,7 @@ def _expected(url: str, listener: Listener) -> str:
     parts = urlsplit(url)
     is_tls = parts.scheme == "https"
     if listener is Listener.NOBODY:
-        return f"there is {listener.value}: start the cluster or its tunnel; {_DASHBOARD}"
+        return f"nothing listens there: start the cluster or its tunnel; {_DASHBOARD}"
     if listener is Listener.TLS and not is_tls:
         return f"there is {listener.value}: expected https://{parts.netloc}, or {_DASHBOARD.removeprefix('expected ')}"
     if listener is Listener.TLS:

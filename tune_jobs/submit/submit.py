@@ -63,12 +63,14 @@ class Setup:
         pip: Whether Ray installs our requirements, in the versions installed here, into a new environment.
         image: A container image that has our packages, in which Ray starts all workers; no code is sent.
         wait_for_workers_s: How long the search may wait for room for `resources.max_concurrent` trials.
+        allow_changed_code: Whether a search continues although code of the user's own is not what it began with.
     """
 
     python: str | None = None
     pip: bool = False
     image: str | None = None
     wait_for_workers_s: float = 0.0
+    allow_changed_code: bool = False
 
 
 def submit(job: JobSpec, cluster: Cluster, setup: Setup, *, out: str | None = None) -> Submission:
@@ -101,12 +103,16 @@ def go_on(
     *,
     sets: Sequence[str] = (),
     seeds: int | None = None,
+    methods: Sequence[str] = (),
+    architectures: Sequence[str] = (),
 ) -> Submission:
     """Resumes or extends a search in a folder of the cluster, or confirms its winners there.
 
     Args:
         sets: Changes of the job to resume, as `path=value`.
         seeds: Fresh seeds of a confirmation; None leaves the number to it.
+        methods: Which methods to confirm; none named are all.
+        architectures: Which architectures, likewise.
 
     Raises:
         JobError: If the machines of the cluster would not share the folder or, where this machine can see it, it holds
@@ -123,6 +129,8 @@ def go_on(
     words = [f"--verb={verb}", *(f"--set={change}" for change in sets)]
     if seeds is not None:
         words.append(f"--seeds={seeds}")
+    chosen = {"methods": methods, "architectures": architectures}
+    words += [f"--{kind}={','.join(names)}" for kind, names in chosen.items() if names]
     return _start_driver(cluster, setup, folder, words, extras, name=f"{name}-{verb}")
 
 
@@ -135,6 +143,8 @@ def _start_driver(
     words = ["-m", "tune_jobs.cli.driver", *words, f"--out={folder}"]
     if setup.wait_for_workers_s:
         words.append(f"--wait-for-workers={setup.wait_for_workers_s:g}")
+    if setup.allow_changed_code:
+        words.append("--allow-changed-code")
     metadata = {FOLDER: folder, PYTHON: python, ENVIRONMENT: json.dumps(environment)}
     submission_id = start(cluster, python, words, environment, metadata=metadata, **sent)
     page = live_page(cluster, folder, python)
