@@ -48,7 +48,7 @@ class Profile:
     def __init__(self, device: torch.device, seconds: float, repeats: int) -> None:
         self.device, self.seconds, self.repeats = device, seconds, repeats
         data = random_images(device)
-        num = len(data.train_indices) if device.type == "cuda" else 2 * 512  # a rehearsal takes no time
+        num = len(data.train_indices) if device.type == "cuda" else 512  # a rehearsal takes no time
         self._data = replace(data, train_indices=data.train_indices[:num])
 
     def steps(self) -> Mapping[str, Callable[[str], Row]]:

@@ -1,6 +1,6 @@
 """A daemon of the search's own: started by who needs it first, shared, ended with its last user, never another's.
 
-The program here is a stand-in for NVIDIA's, which needs a GPU: a real process with pipes of its own.
+The program is a stand-in for NVIDIA's, which needs a GPU.
 """
 
 import os
@@ -11,32 +11,14 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-import psutil
 import pytest
+from mps_stand_in import daemon_of, has_ended, install
 
 from tune_jobs.cluster import mps
 from tune_jobs.cluster.slots import plan_slots
 from tune_jobs.errors import ClusterError
 from tune_jobs.job.spec import ResourcesModel
 
-STAND_IN = f"""#!{sys.executable}
-import os, sys
-from pathlib import Path
-pipes = Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/none"))
-if "-f" in sys.argv:
-    if os.environ.get("BROKEN"):
-        sys.exit("no devices")
-    assert "CUDA_VISIBLE_DEVICES" not in os.environ
-    os.mkfifo(pipes / "control")
-    (pipes / "pid").write_text(str(os.getpid()))
-    while "quit" not in (pipes / "control").read_text():
-        pass
-else:
-    words = sys.stdin.read()
-    if os.environ.get("DEAF"):
-        sys.exit("nobody listens")
-    (pipes / "control").write_text(words)
-"""
 # Joins, says where the daemon is, and lives until it is told to end or killed.
 USER = "import sys; from tune_jobs.cluster import mps; print(mps.join(sys.argv[1]), flush=True); sys.stdin.read()"
 
@@ -44,11 +26,8 @@ USER = "import sys; from tune_jobs.cluster import mps; print(mps.join(sys.argv[1
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     """One with the program on PATH and a temporary folder of its own."""
-    (tmp_path / "bin").mkdir()
     (tmp_path / "tmp").mkdir()
-    program = tmp_path / "bin" / mps.PROGRAM
-    program.write_text(STAND_IN)
-    program.chmod(0o755)
+    install(tmp_path / "bin")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
@@ -71,17 +50,6 @@ def user(machine):
             return process, Path(process.stdout.readline().strip())
 
         yield start
-
-
-def daemon_of(folder):
-    return psutil.Process(int((folder / "pipes" / "pid").read_text()))
-
-
-def has_ended(process, within_s=10.0):
-    until = time.monotonic() + within_s
-    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE and time.monotonic() < until:
-        time.sleep(0.05)
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.parametrize("is_deaf", [False, True], ids=["quits", "has to be killed"])
