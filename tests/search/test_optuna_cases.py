@@ -12,7 +12,7 @@ from tune_jobs.job.load import load_job
 from tune_jobs.search.large_studies import PartialTPESampler
 from tune_jobs.search.samplers import sampler_of
 
-# A job's first points are random: of three trials one, so that the cases, of about ten, meet the model too.
+# Of three trials one is random, so that the cases, which take up to ten, meet the model too.
 JOB = ("architectures=[resnet8]", "methods=[zsharp]", "search.num_trials=3")
 GRID = ("search.sampler=grid", "space={lr: {choice: [0.01, 0.03, 0.1]}, rho: 0.1}", "search.first_points=[]")
 
@@ -31,25 +31,27 @@ SAMPLERS = {
     "random": of_job("search.sampler=random"),
     "grid": of_job(*GRID),
 }
-FAST = ("part",)
 
 
-class Ours:
-    """Stands before a class of cases, whose own fixture it replaces."""
+def params(names):
+    """All but what is ours alone are slow."""
+    return [name if name == "part" else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
-    @pytest.fixture(
-        params=[name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in SAMPLERS]
-    )
+
+class TestBasic(cases.BasicSamplerTestCase):
+    """Values are of the right type and inside, in changing and conditional spaces, beside NaN and fixed values."""
+
+    @pytest.fixture(params=params(SAMPLERS))
     def sampler(self, request):
         return SAMPLERS[request.param]
 
 
-class TestBasic(Ours, cases.BasicSamplerTestCase):
-    """Values are of the right type and inside, in changing and conditional spaces, beside NaN and fixed values."""
+class TestRelative(cases.RelativeSamplerTestCase):
+    """Suggestions for all parameters together, by those that make them."""
 
-
-class TestRelative(Ours, cases.RelativeSamplerTestCase):
-    """Suggestions for all parameters together."""
+    @pytest.fixture(params=params(("part", "tpe", "gp")))
+    def sampler(self, request):
+        return SAMPLERS[request.param]
 
 
 class TestSingleOnly(cases.SingleOnlySamplerTestCase):
