@@ -60,6 +60,7 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/augmentation.py
 	$(BIN)/python benchmarks/optimizer_step.py
 	$(BIN)/python benchmarks/percentile.py
+	$(BIN)/python benchmarks/processes.py
 	$(BIN)/python benchmarks/search_overhead.py
 	$(BIN)/python benchmarks/ledger.py --out benchmarks/results/ledger-cpu.json
 	$(BIN)/python benchmarks/scale.py --out benchmarks/results/scale-cpu.json

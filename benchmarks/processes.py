@@ -1,0 +1,122 @@
+"""Measures what a second process brings: images a second of one trial on one process and on two, each on its own core.
+
+    python benchmarks/processes.py [--model resnet20] [--methods base,zsharp] [--batch-size 128] [--repeats 7]
+
+Each process has one thread and keeps to one core; two exchange gradients by gloo. The batch is as large in both cases,
+so each of two takes half of it. Epochs on one and on two are timed in turn, so a ratio compares neighbours in time.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+
+from zsharp.cpu import cpu_model
+from zsharp.data.training_data import TrainingData, load_training_data
+from zsharp.training import Training, TrainSpec, TrialSpec
+from zsharp.training.processes import Processes
+
+SIDE = 32
+
+
+def main() -> None:
+    """Times all methods, prints speeds and ratios, and writes them as JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="resnet20")
+    parser.add_argument("--methods", default="base,zsharp")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=4, help="of an epoch (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds between two pairs of epochs")
+    parser.add_argument("--out", type=Path, help="default: benchmarks/results/processes-cpu.json")
+    options = parser.parse_args()
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    if len(cores) < 2:
+        parser.error("two cores are needed")
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    context = torch.multiprocessing.get_context("spawn")
+    answers = context.SimpleQueue()
+    processes = [
+        context.Process(target=measure, args=(rank, cores[rank], options, store.port, answers))
+        for rank in (0, 1)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    if any(process.exitcode for process in processes):
+        raise SystemExit("a process failed")
+    result: dict[str, Any] = {
+        "benchmark": "processes",
+        "hardware": cpu_model(),
+        "torch": torch.__version__,
+        "model": options.model,
+        "batch_size": options.batch_size,
+        "side": SIDE,
+        "n": options.repeats,
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    for method, one, two in answers.get():
+        ratios = [together / alone for alone, together in zip(one, two, strict=True)]
+        result[method] = {"one": one, "two": two, "ratios": ratios}
+        print(
+            f"{method:<8} {statistics.median(one):>7,.0f} images/s on one process, {statistics.median(two):>7,.0f} on "
+            f"two: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) times, n = {len(ratios)}"
+        )
+    out = options.out or Path(__file__).parent / "results" / "processes-cpu.json"
+    out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def measure(rank: int, core: int, options: argparse.Namespace, port: int, answers: Any) -> None:
+    """Trains in one of the two processes; the first one puts (method, speeds alone, speeds together) into `answers`."""
+    os.sched_setaffinity(0, [core])
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    store = dist.TCPStore("127.0.0.1", port, is_master=False)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    num_images = options.steps * options.batch_size
+    data = noise(num_images)
+    found = []
+    for method in options.methods.split(","):
+        train = TrainSpec(epochs=1000, batch_size=options.batch_size, warmup_epochs=0)
+        spec = TrialSpec(options.model, method, {"lr": 1e-3}, train=train)
+        runs = Training(spec, data), Training(spec, data, processes=Processes(rank, 2))
+        speeds: tuple[list[float], list[float]] = [], []
+        for repeat in range(options.repeats + 1):  # the first is a warm-up
+            time.sleep(options.pause)
+            for number in (0, 1) if repeat % 2 else (1, 0):  # neither is always second
+                dist.barrier()
+                if number == 1 or rank == 0:
+                    started_s = time.perf_counter()
+                    runs[number].run_epoch()
+                    if repeat:
+                        speeds[number].append(num_images / (time.perf_counter() - started_s))
+        found.append((method, *speeds))
+    if rank == 0:
+        answers.put(found)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def noise(num: int) -> TrainingData:
+    """Returns so many images of the size of CIFAR-10's."""
+    info = load_training_data("digits").info
+    info = replace(info, image_shape=(3, SIDE, SIDE), mean=(0.5,) * 3, std=(0.25,) * 3, flip=True)
+    rows = torch.arange(num)
+    images = torch.randint(256, (num, 3, SIDE, SIDE), dtype=torch.uint8)
+    return TrainingData(info, images, rows % 10, rows, rows[:0])
+
+
+if __name__ == "__main__":
+    main()
