@@ -15,7 +15,7 @@ from tune_jobs.wording import counted
 MIN_TRIALS = 10
 """Trials that a fit of importances needs, and that each searched parameter should have."""
 
-_MAX_TRIALS = 400  # more make the page slow and hardly change the fit
+_MAX_TRIALS = 250  # more make the page slow and hardly change the fit
 _EDGE = 0.02  # fraction of a range, on its own scale
 _INFEASIBLE = 0.2
 

@@ -162,9 +162,11 @@ class LiveResults:
         self.events += news.events
         self._jobs += [(e["after"], e["data"]["job"]) for e in news.events if e["kind"] == "job"]
         self.confirmations |= news.confirmations
+        last = {report["trial_id"]: report for report in news.reports}
         for report in news.reports:
-            summarise(self.summaries[report["trial_id"]], report)
-            self.reported_at.append(report["reported_at"])
+            trial_id = report["trial_id"]
+            summarise(self.summaries[trial_id], report, is_last=report is last[trial_id])
+        self.reported_at.extend(report["reported_at"] for report in news.reports[-_RECENT:])
         self.num_reports += len(news.reports)
         if news.reports:
             self._heard_s = time.monotonic()

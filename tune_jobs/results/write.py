@@ -106,13 +106,16 @@ def _make_folder(folder: Path) -> None:
         raise ResultsError(f"{folder}: cannot make this folder: {problem.strerror}") from problem
 
 
-def summarise(summary: dict[str, Any], report: Mapping[str, Any]) -> None:
-    """Adds a report to what the table of trials says of its trial."""
-    accuracies = [summary["best_val_accuracy"], report.get("val_accuracy")]
-    summary["best_val_accuracy"] = max((a for a in accuracies if a is not None), default=None)
-    summary["epochs_trained"] = report["epoch"]
-    summary.update({name: report.get(name) for name in _LAST_REPORT})
-    summary.update(own_metrics(report))
+def summarise(summary: dict[str, Any], report: Mapping[str, Any], *, is_last: bool = True) -> None:
+    """Adds a report to what the table of trials says of its trial; if another follows, only what that will not have."""
+    value, best = report.get("val_accuracy"), summary["best_val_accuracy"]
+    if value is not None and (best is None or value > best):
+        summary["best_val_accuracy"] = value
+    if report[OWN_METRICS]:
+        summary.update(own_metrics(report))
+    if is_last:
+        summary["epochs_trained"] = report["epoch"]
+        summary.update({name: report.get(name) for name in _LAST_REPORT})
 
 
 def own_metrics(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Keeps the lines that a trial prints: beside Ray's log of its worker, in `logs/` of the search folder."""
 
+import atexit
 import logging
+import shutil
 import sys
 import tempfile
 import threading
@@ -32,8 +34,8 @@ class TrialLog:
         if self._remote is None:
             self._folder = folder.local / FOLDER_NAME
         else:
-            self._scratch = tempfile.TemporaryDirectory(prefix="tune-jobs-logs-")
-            self._folder = Path(self._scratch.name)
+            self._folder = Path(tempfile.mkdtemp(prefix="tune-jobs-logs-"))
+            atexit.register(shutil.rmtree, self._folder, ignore_errors=True)
         self._trial_id: str | None = None
         self._handler: _Lines | None = None
         self._has_more = False  # than the object store
