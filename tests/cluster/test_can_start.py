@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tune_jobs.cluster.ray import check_can_start, connect, make_token
+from tune_jobs.cluster.ray import check_can_start, check_threads, connect, make_token
 from tune_jobs.errors import JobError
 from tune_jobs.search.run import run
 from zsharp.cpu import may_have_gpu, quotas
@@ -57,7 +57,7 @@ def test_too_few_threads_are_refused_before_anything_is_written(
             with pytest.raises(JobError, match=r"^ulimit -u: "):
                 run("digits", tmp_path / "search")
         else:
-            check_can_start()
+            check_threads()
     finally:
         resource.setrlimit(resource.RLIMIT_NPROC, before)
     assert list(tmp_path.iterdir()) == []

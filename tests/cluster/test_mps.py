@@ -77,6 +77,9 @@ def test_a_daemon_that_was_killed_is_started_again_for_the_next(user):
     killed = daemon_of(folder)
     killed.kill()
     assert has_ended(killed)
+    until = time.monotonic() + 10
+    while mps.is_running(folder) and time.monotonic() < until:
+        time.sleep(0.05)
     other, _ = user()
     daemon = daemon_of(folder)
     assert daemon.pid != killed.pid and daemon.is_running()

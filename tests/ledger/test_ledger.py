@@ -388,6 +388,8 @@ def test_open_refuses_what_is_not_a_whole_ledger(whole, tmp_path, damage, match,
 def test_a_metric_of_another_type_is_damage(tmp_path, metrics, named):
     shutil.copy(Path(__file__).parents[1] / "fixtures/search_of_0_1/ledger.sqlite", tmp_path)
     with sqlite3.connect(tmp_path / "ledger.sqlite") as connection:
-        connection.execute("UPDATE reports SET metrics = ? WHERE seq = 1", (metrics,))
+        (text,) = connection.execute("SELECT metrics FROM reports WHERE seq = 1").fetchone()
+        changed = json.dumps(json.loads(text) | json.loads(metrics))
+        connection.execute("UPDATE reports SET metrics = ? WHERE seq = 1", (changed,))
     with Ledger.open(tmp_path, read_only=True) as ledger, pytest.raises(LedgerError, match=named):
         ledger.reports()

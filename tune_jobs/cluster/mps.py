@@ -71,10 +71,11 @@ def problem() -> str | None:
         return f"{_PIPES} names another daemon ({pipes})"
     if (Path(_USUAL_PIPES) / "control").exists():
         return f"another daemon runs here ({_USUAL_PIPES})"
-    for process in psutil.process_iter(["name", "environ"]):
+    for process in psutil.process_iter(["name", "environ", "status"]):
         # The name of a process has 15 characters. Only its owner can read its environment.
         is_daemon = (process.info["name"] or "").startswith(PROGRAM[:15])
-        if is_daemon and not _is_ours((process.info["environ"] or {}).get(_PIPES, "")):
+        has_ended = process.info["status"] == psutil.STATUS_ZOMBIE  # and nobody took note
+        if is_daemon and not has_ended and not _is_ours((process.info["environ"] or {}).get(_PIPES, "")):
             return f"another daemon runs here (process {process.pid})"
     return None
 
@@ -116,7 +117,8 @@ def keep(folder: Path) -> None:
     daemon = subprocess.Popen([PROGRAM, "-f"], env=environment, stdin=subprocess.DEVNULL)
     users = None
     while users is None and daemon.poll() is None:
-        time.sleep(_LOOK_EVERY_S)
+        with suppress(subprocess.TimeoutExpired):
+            daemon.wait(_LOOK_EVERY_S)
         with suppress(BlockingIOError):
             users = _lock(folder / "users", fcntl.LOCK_EX | fcntl.LOCK_NB)
     _end(daemon, environment)

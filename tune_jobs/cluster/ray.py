@@ -221,6 +221,38 @@ def _object_store(shared_memory: Path) -> dict[str, Any]:
     return {"object_store_memory": _SMALLEST_OBJECT_STORE_BYTES, "_plasma_directory": folder}
 
 
+def check_threads() -> None:
+    """Checks that this user may start the threads that Ray needs, whose processes would die or hang without.
+
+    Comes first of all, as libraries end the process if they may start none.
+
+    Raises:
+        JobError: If there are too few.
+    """
+    if is_running_elsewhere():
+        return
+    # Elsewhere the limit is on processes; root has none.
+    if not sys.platform.startswith("linux") or os.getuid() == 0:
+        return
+    import resource  # Windows has none
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    if limit == resource.RLIM_INFINITY:
+        return
+    processes = psutil.process_iter(["uids", "num_threads"])
+    num_used = sum(
+        process.info["num_threads"] or 0
+        for process in processes
+        if process.info["uids"] is not None and process.info["uids"].real == os.getuid()
+    )
+    if limit - num_used < _LEAST_THREADS:
+        message = (
+            f"too few threads for Ray: {num_used} of this user's run already, and it takes {_LEAST_THREADS} more; "
+            f"expected at least {num_used + _LEAST_THREADS}"
+        )
+        raise JobError([Problem("ulimit -u", limit, message)])
+
+
 def check_can_start() -> None:
     """Checks what Ray needs to start on this machine and would not say, or only after something was written.
 
@@ -231,7 +263,6 @@ def check_can_start() -> None:
     """
     if is_running_elsewhere():
         return
-    _check_threads()
     # Ray splits the command line of its workers at spaces; they never start, and nobody says so.
     for path in (sys.executable, str(Path(ray.__file__).parent)):
         if any(char.isspace() or char in "'\"\\" for char in path):
@@ -256,30 +287,6 @@ def check_can_start() -> None:
     if problem is not None:
         name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
         raise JobError([Problem(name, folder, problem)])
-
-
-def _check_threads() -> None:
-    """Raises JobError where this user may not start the threads that Ray needs: its processes would die or hang."""
-    # Elsewhere the limit is on processes; root has none.
-    if not sys.platform.startswith("linux") or os.getuid() == 0:
-        return
-    import resource  # Windows has none
-
-    limit, _ = resource.getrlimit(resource.RLIMIT_NPROC)
-    if limit == resource.RLIM_INFINITY:
-        return
-    processes = psutil.process_iter(["uids", "num_threads"])
-    num_used = sum(
-        process.info["num_threads"] or 0
-        for process in processes
-        if process.info["uids"] is not None and process.info["uids"].real == os.getuid()
-    )
-    if limit - num_used < _LEAST_THREADS:
-        message = (
-            f"too few threads for Ray: {num_used} of this user's run already, and it takes {_LEAST_THREADS} more; "
-            f"expected at least {num_used + _LEAST_THREADS}"
-        )
-        raise JobError([Problem("ulimit -u", limit, message)])
 
 
 def make_token() -> None:

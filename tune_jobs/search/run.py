@@ -118,11 +118,11 @@ def run(
             write_page=write_page,
             on_data=on_data,
         )
-    cluster.check_can_start()  # first, as a rehearsal that may start no threads ends the process
     rehearsed = rehearsed_with(job, named)
     job = rehearsed.job
     slots, totals = plan_resources(job)
     warm = warm_points(job)
+    cluster.check_can_start()
     if replaces:
         folder.delete()
     facts = provenance(totals.gpu_names)
@@ -166,6 +166,7 @@ def resolved(
 
 def rehearsed_with(job: JobSpec, named: Named | None) -> Rehearsed:
     """Returns what trials will find on this machine, for a job whose task may have been passed as an object."""
+    cluster.check_threads()
     if named is None or named.by_value is None:
         return rehearse(job)
     rehearsed = rehearse(job, named.by_value)

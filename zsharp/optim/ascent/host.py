@@ -54,7 +54,7 @@ def ascend(
     dense_norms = _dense_norms(values, large)
     kept_norms = dense_norms
     kept_counts: dict[int, int] = {}
-    is_finite = bool(dense_norms.isfinite().all())
+    is_finite = bool(large) and bool(dense_norms.isfinite().all())
     for members, cutoff in batches(layers, generator):
         if not kept_counts:
             kept_norms = dense_norms.clone()

@@ -2,11 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zsharp.optim.methods import Rules
 
@@ -65,11 +64,9 @@ def is_sharded(tensor: Tensor) -> bool:
 
     Compares names of types: importing torch.distributed would cost every user half a second.
     """
-    return _is_sharded_kind(type(tensor))
-
-
-@lru_cache(maxsize=64)
-def _is_sharded_kind(kind: type) -> bool:
+    kind = type(tensor)
+    if kind is nn.Parameter or kind is Tensor:
+        return False
     return any(base.__name__ == "DTensor" for base in kind.__mro__)
 
 
