@@ -58,4 +58,5 @@ def test_what_is_done_is_not_run_again(confirmed):
     assert (len(outlook.runs), len(outlook.waiting), outlook.deciding_seeds) == (4, 2, 6)
     assert outlook.countdown.left_s == 0, "all that waited has ended"
     assert [row["seed"] for row in new] == [2, 2]
+    assert outlook.countdown.epochs == {run.key: 4 for run in outlook.waiting}, "told as they come"
     assert again[:2] == rows

@@ -1,7 +1,7 @@
 """Runs confirmations on Ray, as many at a time as a search runs trials, and records each when it ends."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 Build = Callable[[TrialSpec], "Training | LoopRun | TeamRun"]
+_AGAIN = object()  # the outcome of a call that failed and is tried again
 
 
 def confirm(
@@ -213,7 +214,7 @@ def _run_all(
                 {"status": "failed", "error": f"its trunk did not get to its end: {lost[run.trunk.name]}"},
             )
     for key, outcome in _outcomes(
-        job, slots, ready, _train, search, slots, sharpness_images, own, on_start=countdown.start
+        job, slots, ready, _train, search, slots, sharpness_images, own, watch=countdown
     ):
         countdown.end(key)
         assert outcome is not None
@@ -226,13 +227,14 @@ def _outcomes(
     job: JobSpec,
     slots: Slots,
     items: Mapping[str, Any],
-    function: Callable[..., Any],
+    function: Callable[..., Iterator[Any]],
     *args: Any,
-    on_start: Callable[[str], None] = lambda key: None,
+    watch: Countdown | None = None,
 ) -> Iterator[tuple[str, Any]]:
-    """Calls a function with each item on a worker, as many at a time as there are slots, and yields what it returns.
+    """Calls a generator function with each item on a worker, as many at a time as there are slots.
 
-    Calls that fail are tried again as often as the job says; after that they yield the error.
+    The function yields the number of each epoch and then its outcome, which this yields. Calls that fail are tried
+    again as often as the job says; after that the outcome is the error.
     """
     left = list(reversed(list(items)))
     tries = dict.fromkeys(items, 0)
@@ -240,7 +242,8 @@ def _outcomes(
     while left or running:
         while left and len(running) < slots.num_slots:
             key = left.pop()
-            on_start(key)
+            if watch is not None:
+                watch.start(key)
             group = placement_group(slots.bundles) if slots.workers_per_trial > 1 else None
             strategy = None if group is None else PlacementGroupSchedulingStrategy(group, 0, True)
             call = ray.remote(function).options(
@@ -250,21 +253,29 @@ def _outcomes(
                 scheduling_strategy=strategy,
             )
             running[call.remote(items[key], *args)] = key, group
+        done: Any  # a generator of references, which is ready when its next one is
         (done, *_), _ = ray.wait(list(running), num_returns=1)
-        key, group = running.pop(done)
+        key, group = running[done]
+        outcome: Any
         try:
-            outcome = ray.get(done)
+            outcome = ray.get(next(done))
         except ray.exceptions.RayError as error:
             if not isinstance(error, ray.exceptions.NodeDiedError):  # a lost node is no fault of the run's
                 tries[key] += 1
             if tries[key] <= job.failures.max_retries:
                 left.append(key)
-                continue
-            outcome = {"status": "failed", "error": last_line(str(error)) or "the worker died"}
-        finally:
-            if group is not None:
-                remove_placement_group(group)
-        yield key, outcome
+                outcome = _AGAIN
+            else:
+                outcome = {"status": "failed", "error": last_line(str(error)) or "the worker died"}
+        if isinstance(outcome, int):
+            if watch is not None:
+                watch.report(key, outcome)
+            continue
+        del running[done]
+        if group is not None:
+            remove_placement_group(group)
+        if outcome is not _AGAIN:
+            yield key, outcome
 
 
 @dataclass(frozen=True)
@@ -307,23 +318,30 @@ def _builder(slots: Slots, own: Own, search: SearchFolder) -> Iterator[Build]:
         team.close()
 
 
-def _train_trunk(trunk: Trunk, search: SearchFolder, slots: Slots, own: Own) -> Row | None:
-    """What a worker does: trains a trunk to its end, and returns an error if it diverged."""
+def _train_trunk(trunk: Trunk, search: SearchFolder, slots: Slots, own: Own) -> Iterator[Row | None]:
+    """What a worker does: trains a trunk to its end, and yields an error if it diverged."""
     with _builder(slots, own, search) as build:
         problem = train_trunk(build, replace(trunk, spec=own.here(trunk.spec)), Checkpoints(search))
-    return None if problem is None else {"error": problem}
+    yield None if problem is None else {"error": problem}
 
 
-def _train(run: Confirmation, search: SearchFolder, slots: Slots, sharpness_images: int, own: Own) -> Row:
-    """What a worker does: trains one run from its last epoch to its end, then reads the test set, once."""
+def _train(
+    run: Confirmation, search: SearchFolder, slots: Slots, sharpness_images: int, own: Own
+) -> Iterator[int | Row]:
+    """What a worker does: trains one run from its last epoch to its end, then reads the test set, once.
+
+    Yields each epoch's number, then the row.
+    """
     clock = Clock()
     started_at = clock.now()
     with _builder(slots, own, search) as build:
-        row = _trained(run, search, sharpness_images, own, build)
-    return row | {"started_at": started_at, "finished_at": clock.now()}
+        row = yield from _epochs(run, search, sharpness_images, own, build)
+    yield row | {"started_at": started_at, "finished_at": clock.now()}
 
 
-def _trained(run: Confirmation, search: SearchFolder, sharpness_images: int, own: Own, build: Build) -> Row:
+def _epochs(
+    run: Confirmation, search: SearchFolder, sharpness_images: int, own: Own, build: Build
+) -> Generator[int, None, Row]:
     from tune_jobs.search.own_loop import LoopRun
     from tune_jobs.search.team import TeamRun
     from zsharp.sharpness import measure_training
@@ -347,6 +365,8 @@ def _trained(run: Confirmation, search: SearchFolder, sharpness_images: int, own
         training.run_epoch()
         if not _has_diverged(training):
             checkpoints.store(_file_name(run), training.save)
+        assert training.last_report is not None
+        yield training.last_report["epoch"]
     if isinstance(training, LoopRun):
         training.close()  # one that diverged waits to go on
     report, status = training.last_report, "diverged" if _has_diverged(training) else "completed"
