@@ -16,6 +16,16 @@ import psutil
 from ports import free_port
 
 
+def end(started):
+    """Kills a program and all that it has started."""
+    doomed = below(started.pid)
+    for process in reversed(doomed):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(doomed, timeout=20)
+    started.wait(20)
+
+
 def below(pid):
     """All processes below one, itself last."""
     with contextlib.suppress(psutil.NoSuchProcess):
@@ -62,12 +72,7 @@ class RayHead:
     def stop(self):
         """Ends its processes, and no others."""
         for started in self.started:
-            doomed = below(started.pid)
-            for process in reversed(doomed):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
-            psutil.wait_procs(doomed, timeout=20)
-            started.wait(20)
+            end(started)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _start(self, *arguments):

@@ -1,6 +1,5 @@
 """A Slurm of a test's own on this machine: two nodes on loopback, ended by the ids of its daemons."""
 
-import contextlib
 import os
 import secrets
 import shutil
@@ -11,8 +10,8 @@ import time
 from getpass import getuser
 from pathlib import Path
 
-import psutil
-from ray_head import below, free_port
+from ports import free_port
+from ray_head import end
 
 DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch")
 _NODES = ("node1", "node2")
@@ -96,12 +95,7 @@ class Slurm:
         while self("squeue", "--noheader") and time.monotonic() < until:
             time.sleep(0.5)
         for daemon in reversed(self._daemons):
-            doomed = below(daemon.pid)
-            for process in reversed(doomed):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
-            psutil.wait_procs(doomed, timeout=20)
-            daemon.wait(20)
+            end(daemon)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _environment(self):
