@@ -2,8 +2,8 @@
 
 Without finalists: the value of the best single trial, less the mean of the same settings over all further seeds, which
 chose nothing then. With finalists: each further seed is left out once; the mean over the others chooses the winner, as
-`search.finalists` does, and the seed left out says what it reaches. All seeds are left out equally often, so it does not
-count which of their validation splits is hard; in the first number, how hard that of the search is does count.
+`search.finalists` does, and the seed left out says what it reaches. All seeds are left out equally often, so how hard
+their validation splits are does not count; in the first number, how hard that of the search is does.
 """
 
 import sys
@@ -29,7 +29,8 @@ def curse_lines(results: Results) -> list[str]:
         error = stdev(lucky.values) / n**0.5
         lines.append(
             f"{study}, without finalists: {lucky.trial_id} promised {lucky.search_value:.4f} and reached "
-            f"{lucky.mean:.4f} (standard error {error:.4f}, {n} seeds): winner's curse {lucky.search_value - lucky.mean:+.4f}"
+            f"{lucky.mean:.4f} (standard error {error:.4f}, {n} seeds): winner's curse "
+            f"{lucky.search_value - lucky.mean:+.4f}"
         )
         folds = [_fold(finalists, seed) for seed in range(n)]
         promised, reached = (fmean(values) for values in zip(*folds, strict=True))

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The search below docs/results/curse: four finalists with three seeds on 2,000 images of CIFAR-10, about 10 minutes of one core.
+# The search below docs/results/curse: four finalists with three seeds on 2,000 images of CIFAR-10: at most 144 epochs.
 #   docs/results/curse.sh FOLDER OUT      FOLDER has CIFAR-10 as JPEG in Parquet; OUT gets the search folder
 # Then `python docs/results/curse.py OUT` says what the winner's curse is with finalists and without.
 set -euo pipefail
