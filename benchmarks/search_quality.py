@@ -255,7 +255,7 @@ def summarize(regrets: Mapping[str, Mapping[str, Sequence[Sequence[float]]]]) ->
 def lines(record: Mapping[str, Any]) -> list[str]:
     """Returns the table of a record in Markdown."""
     after = [f"regret after {n} trials" for n in AFTER]
-    head = ["search", "tables", "repeats", *after, "mean rank", "after all, more than `tpe` by"]
+    head = ["search", "tables", "repeats at least", *after, "mean rank", "after all, more than `tpe` by"]
     rows = []
     for row in record["summary"]:
         means = [
