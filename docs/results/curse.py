@@ -3,7 +3,8 @@
 Without finalists: the value of the best single trial, less the mean of the same settings over all further seeds, which
 chose nothing then. With finalists: each further seed is left out once; the mean over the others chooses the winner, as
 `search.finalists` does, and the seed left out says what it reaches. All seeds are left out equally often, so how hard
-their validation splits are does not count; in the first number, how hard that of the search is does.
+their validation splits are does not count; in the first number, how hard that of the search is does. The second is 0
+where the same trial wins whichever seed is left out: then the choice owes nothing to luck.
 """
 
 import sys
