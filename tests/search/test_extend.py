@@ -35,7 +35,7 @@ REFUSED = {
     "methods=[sam]": ("methods", "['sam', 'base']"),
     "architectures=[resnet20]": ("architectures", "['resnet8']"),
     "search.sampler=tpe": ("search.sampler", "'random'"),
-    "search.seed=1": ("search.seed", "0"),
+    "search.seed=1": ("search.sampler_seed", "0"),
     "train.seed=1": ("train.seed", "0"),
     "train.batch_size=32": ("train.batch_size", "64"),
     "train.schedule=constant": ("train.schedule", "'cosine'"),
@@ -67,8 +67,8 @@ def test_what_does_not_fit_is_refused_and_nothing_is_recorded(folder):
 
 
 def test_all_problems_are_said_at_once(folder):
-    assert set(problems_of(folder, "methods=[sam]", "train.epochs=12", "search.seed=3", "search.num_trials=2")) == {
-        "methods", "train.epochs", "search.seed", "search.num_trials",
+    assert set(problems_of(folder, "methods=[sam]", "train.epochs=12", "search.sampler_seed=3", "search.num_trials=2")) == {
+        "methods", "train.epochs", "search.sampler_seed", "search.num_trials",
     }  # fmt: skip
 
 

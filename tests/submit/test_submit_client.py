@@ -90,7 +90,7 @@ def test_nothing_is_asked_without_a_token_or_a_valid_job(call):
     places = ("RAY_AUTH_TOKEN,", "RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")
     assert_refused(call("submit", "digits", "--address", NOWHERE), ["token: no token: ", *places])
     refused = call("submit", "digits", "--set", "methods=[zsharpp]", "--address", NOWHERE)
-    assert_refused(refused, "methods[0]: 'zsharpp'")
+    assert_refused(refused, "methods[0]: unknown method 'zsharpp'")
 
 
 @pytest.mark.parametrize("verb", ["submit", "status", "logs", "stop", "fetch"])

@@ -1,5 +1,6 @@
 """Loads a job from a preset or a YAML file, applies `--set`, and reports all problems at once."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -155,7 +156,7 @@ def _read(source: str) -> str:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         expected = "expected a preset's name or a YAML file"
-        if (Path(source) / "ledger.sqlite").is_file():
+        if os.path.isfile(f"{source}/ledger.sqlite"):  # noqa: PTH113 (pathlib's raises where a name is too long)
             expected += f"; `tune-jobs resume {source}` continues the search in that folder"
         raise JobError([Problem("job", source, f"cannot be read: {reason}; {expected}")]) from None
     if len(content) > MAX_BYTES:
