@@ -1,5 +1,6 @@
 """A ledger in an object store: what a call returned from is there, whatever happens to the machine."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -138,11 +139,15 @@ def test_a_missing_transaction_is_found(address):
         b"[",
         b"7",
         b"[[1, 2]]",
+        json.dumps([["UPDATE meta SET value = value || value", []]] * 40).encode(),
+        json.dumps([["INSERT INTO events SELECT NULL, 1, 'retry', a.key, b.value, c.key FROM meta a, meta b, meta c, "
+                     "meta d, meta e, meta f, meta g, meta h, meta i, meta j, meta k", []]]).encode(),
         None,
     ],
-    ids=str.split("attach create delete pragma function half number no-statement missing"),
-)
+    ids=str.split("attach create delete pragma function half number no-statement grows endless missing"),
+)  # fmt: skip
 def test_a_transaction_that_is_no_ledgers_is_refused(address, monkeypatch, content):
+    monkeypatch.setattr("tune_jobs.ledger.mirror._MOST_STEPS", 2_000_000)
     folder = SearchFolder(address, writes=True)
     with folder.create(JOB, {}) as ledger:
         start(ledger, "a")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tune_jobs.errors import LedgerError
 from tune_jobs.ledger.checksums import add_checksums, has_checksums
+from tune_jobs.ledger.contents import check_contents
 from tune_jobs.ledger.log import check_log
 from zsharp.atomic import atomic_write
 
@@ -91,6 +92,7 @@ def open_file(file: Path, *, read_only: bool) -> sqlite3.Connection:
     # this process holds: another process would then take the log for left behind and cut off what is being read.
     is_own = read_only and file.resolve() in list(_written_here.values())
     if not is_own:
+        check_contents(file.parent)
         _check_log(file, read_only=read_only)
     try:
         address = f"{file.resolve().as_uri()}?mode={'ro' if read_only else 'rw'}"
@@ -257,7 +259,8 @@ def _check(file: Path, connection: sqlite3.Connection, *, is_own: bool) -> None:
 
 def _check_schema(file: Path, connection: sqlite3.Connection, version: int) -> None:
     """Raises LedgerError if the file has other tables than a ledger, or anything that runs code, as triggers do."""
-    query = "SELECT name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite%'"
+    # SQLite's own names begin with `sqlite_`.
+    query = r"SELECT name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite\_%' ESCAPE '\'"
     with closing(sqlite3.connect(":memory:")) as empty:
         empty.executescript(_TABLES)
         if version != _WITHOUT_CHECKSUMS:

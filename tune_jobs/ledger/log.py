@@ -22,6 +22,7 @@ _MAGIC = 0x377F0682  # its last bit tells the byte order of checksums
 _PAGE_BYTES = {1 << power for power in range(9, 17)}
 _MODULUS = 1 << 32
 _FRAMES_AT_ONCE = 1024
+_MOST_BYTES = 1 << 28  # a log of ours has megabytes: SQLite empties it as it goes
 
 _Sums = tuple[int, int]
 
@@ -34,6 +35,10 @@ def check_log(file: Path) -> None:
     """
     log = file.with_name(f"{file.name}-wal")
     try:
+        if (size := log.stat().st_size) > _MOST_BYTES:
+            raise LedgerError(
+                f"{log}: damaged: it has {size} bytes, and no log of ours has over {_MOST_BYTES}"
+            )
         content = np.fromfile(log, np.uint8)
     except FileNotFoundError:
         return

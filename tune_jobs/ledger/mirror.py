@@ -31,6 +31,12 @@ _MIN_NEW = 200
 _MIN_NEW_FRACTION = 0.2
 _CHECK_WRITER_EVERY_S = 5.0
 _LONGEST_NAME = 200
+# What the transactions since the last copy may take. One of ours takes some hundred steps of SQLite's machine, and they
+# are at most as many as `is_copy_due` says.
+_STEPS_AT_ONCE = 100_000
+_MOST_STEPS = 2_000_000_000
+_LONGEST_VALUE = 1 << 24  # bytes of one text or row
+_MOST_GROWTH = 1 << 28  # bytes
 # Other objects, such as copies that somebody keeps beside them, are passed over.
 _BASE, _ENTRY = re.compile(r"base-(0|[1-9][0-9]{0,17})\.sqlite"), re.compile(r"([1-9][0-9]{0,17})\.json")
 
@@ -43,6 +49,22 @@ _ALLOWED = {
 def _allow_rows_only(action: int, *_: str | None) -> int:
     """Lets statements insert and change rows, and nothing else: they may come from a stranger."""
     return sqlite3.SQLITE_OK if action in _ALLOWED else sqlite3.SQLITE_DENY
+
+
+def _limit(connection: sqlite3.Connection, file: Path) -> None:
+    """Bounds what statements from a stranger may take: time, memory, and how far the file grows."""
+    steps = 0
+
+    def is_too_long() -> bool:
+        nonlocal steps
+        steps += 1
+        return steps > _MOST_STEPS // _STEPS_AT_ONCE
+
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_VALUE)
+    (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+    most_bytes = 2 * file.stat().st_size + _MOST_GROWTH
+    connection.execute(f"PRAGMA max_page_count = {most_bytes // page_bytes}")
+    connection.set_progress_handler(is_too_long, _STEPS_AT_ONCE)
 
 
 class RemoteRecord:
@@ -85,6 +107,7 @@ class RemoteRecord:
             )
         contents = self._remote.read_all(f"ledger/{number}.json" for number in later)
         with closing(sqlite3.connect(file)) as connection:
+            _limit(connection, file)
             connection.set_authorizer(_allow_rows_only)
             for number, content in zip(later, contents, strict=True):
                 name = f"{self._remote.address}: {number}.json"

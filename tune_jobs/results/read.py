@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from dataclasses import field as field_of
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import IO, Annotated, Any, Literal
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, Field
 
@@ -31,6 +32,7 @@ from tune_jobs.results.schema import (
 )
 from tune_jobs.results.tables import records
 
+_MOST_BYTES = 1 << 32
 _JSON_METADATA = ("job", "job_history", "package_versions", "hardware", "data")
 
 
@@ -250,6 +252,7 @@ def _read(file: Path, expected: pa.Schema) -> pa.Table:
         raise ResultsError(f"{file}: no such file; {_what_to_do(file)}")
     try:
         with file.open("rb") as opened:  # pyarrow takes only paths in UTF-8
+            _check_size(file, opened)
             table = pq.read_table(opened, page_checksum_verification=True)
         # Checksums cover pages, not what they decode to: check that text is UTF-8 and offsets are in range.
         table.validate(full=True)
@@ -270,6 +273,27 @@ def _read(file: Path, expected: pa.Schema) -> pa.Table:
     if wrong := [field.name for field in expected if types.get(field.name) != field.type]:
         raise ResultsError(f"{file}: columns are missing or have another type: {wrong}")
     return table
+
+
+def _check_size(file: Path, opened: IO[bytes]) -> None:
+    """Raises ResultsError if the file would take more memory than results do: a small one can hold a text millions
+    of times."""
+    names = [field.name for field in pq.read_schema(opened) if pa.types.is_string(field.type)]
+    opened.seek(0)
+    parquet = pq.ParquetFile(opened, read_dictionary=names)
+    num_bytes = 8 * parquet.metadata.num_rows * parquet.metadata.num_columns
+    for group in range(parquet.num_row_groups):
+        if num_bytes > _MOST_BYTES:
+            break
+        for column in parquet.read_row_group(group, columns=names).columns:
+            for chunk in column.chunks:
+                lengths = pc.binary_length(chunk.dictionary).take(chunk.indices)
+                num_bytes += pc.sum(lengths).as_py() or 0
+    opened.seek(0)
+    if num_bytes > _MOST_BYTES:
+        raise ResultsError(
+            f"{file}: would take over {_MOST_BYTES >> 30} GiB of memory, which no results of ours do"
+        )
 
 
 def parse_metadata(raw: Mapping[str, str]) -> dict[str, Any]:
