@@ -1,5 +1,6 @@
 """A search folder from a stranger: links, pipes and bombs in it are refused by name, and nothing elsewhere changes."""
 
+import json
 import os
 import shutil
 import sqlite3
@@ -107,3 +108,24 @@ def test_a_small_file_that_unpacks_to_very_much_is_refused(folder):
     assert file.stat().st_size < 500_000
     with pytest.raises(ResultsError, match="GiB"):
         read_results(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "path", "value"),
+    [
+        ("provenance", "python_version", 3),
+        ("provenance", "hardware", {"num_cpus": {}}),
+        ("provenance", "hardware", {"cpu_model": {}}),
+        ("job", "resources", True),
+        ("job", "search", "x"),
+        ("job", "data", {"max_images": "many"}),
+    ],
+)
+def test_facts_of_another_type_are_refused_by_name(folder, key, path, value):
+    with sqlite3.connect(folder / "ledger.sqlite") as connection:
+        (text,) = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        changed = json.dumps(json.loads(text) | {path: value})
+        connection.execute("UPDATE meta SET value = ? WHERE key = ?", (changed, key))
+    with pytest.raises(LedgerError, match=rf"{key}\.{path}"), Ledger.open(folder, read_only=True) as ledger:
+        ledger.jobs()
+        assert ledger.provenance

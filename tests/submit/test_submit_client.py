@@ -5,6 +5,7 @@ import gc
 import hashlib
 import json
 import os
+import socket
 import socketserver
 import threading
 import time
@@ -14,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import command_line
+import psutil
 import pytest
 from command_line import assert_refused
 
@@ -475,7 +477,9 @@ def test_all_spellings_of_this_machine():
         "0x7f000001",
     ):
         assert is_loopback(host), host
-    for host in ("::1", "::", "::ffff:127.0.0.1", "2130706433"):
+    for host in ("::1", "::", "::ffff:127.0.0.1", "2130706433", socket.gethostname()):
         assert is_loopback(host), host
+    own = [entry.address for every in psutil.net_if_addrs().values() for entry in every]
+    assert all(is_loopback(address) for address in own if address.count(".") == 3)
     for host in ("localhost.example.org", "10.0.0.1", "head", "128.0.0.1", "::ffff:10.0.0.1", ""):
         assert not is_loopback(host), host

@@ -100,6 +100,65 @@ class _Meta(TypedDict):
     value: Json[dict[str, Any]]
 
 
+class _Hardware(TypedDict, total=False):
+    cpu_model: str | None
+    num_cpus: int | None
+    memory_bytes: float | None
+    gpus: list[str] | None
+
+
+class _Provenance(TypedDict, total=False):
+    python_version: str | None
+    git_commit: str | None
+    git_dirty: bool | None
+    package_versions: dict[str, str] | None
+    hardware: _Hardware | None
+    data: dict[str, Any] | None
+    code: dict[str, Any] | None
+
+
+class _JobData(TypedDict, total=False):
+    name: str | None
+    max_images: int | None
+    val_fraction: float | None
+
+
+_Section = dict[str, Any] | None
+
+
+class _Job(TypedDict, total=False):
+    """What is read of a job, whichever version wrote it; `load_job` checks all of it before anything is trained."""
+
+    data: _JobData | None
+    architectures: list[str] | None
+    methods: list[str] | None
+    train: _Section
+    init: _Section
+    space: _Section
+    search: _Section
+    asha: _Section
+    budget: _Section
+    resources: _Section
+    failures: _Section
+    track: _Section
+
+
+_FACTS: dict[str, TypeAdapter[Any]] = {"job": TypeAdapter(_Job), "provenance": TypeAdapter(_Provenance)}
+
+
+def check_facts(key: str, value: Mapping[str, Any]) -> None:
+    """Checks what a ledger says of its search under `job` or `provenance`.
+
+    Raises:
+        ValueError: If a value has another type.
+    """
+    try:
+        _FACTS[key].validate_python(value)
+    except ValidationError as problem:
+        first = problem.errors(include_url=False, include_context=False)[0]
+        raise ValueError(f"{key}.{'.'.join(map(str, first['loc']))}: {first['msg']}") from problem
+
+
 _ROWS: dict[str, TypeAdapter[Any]] = {
     "trials": TypeAdapter(_Trial),
     "reports": TypeAdapter(_Report),

@@ -2,13 +2,13 @@
 
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from tune_jobs.errors import LedgerError
-from tune_jobs.ledger.checks import check_metrics, checked
+from tune_jobs.ledger.checks import check_facts, check_metrics, checked
 from tune_jobs.ledger.checksums import COLUMNS, checked_rows, has_checksums, matching_rows
 from tune_jobs.ledger.rows import OWN_METRICS, Fork
 
@@ -60,6 +60,7 @@ class LedgerReader:
         for _, job in jobs:
             if not isinstance(job, dict) or not isinstance(job.get("name"), str):
                 raise self._error("a job in it has no name")
+            self._check_facts("job", job)
         return jobs
 
     def events(self) -> list[dict[str, Any]]:
@@ -179,7 +180,14 @@ class LedgerReader:
         if key not in values:
             raise self._error(f"the ledger cannot be used: no {key}")
         value: dict[str, Any] = values[key]
+        self._check_facts(key, value)
         return value
+
+    def _check_facts(self, key: str, value: Mapping[str, Any]) -> None:
+        try:
+            check_facts(key, value)
+        except ValueError as problem:
+            raise self._error(f"the ledger cannot be used: {problem}") from problem
 
     def _rows(self, table: str) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yields a table's rows by column, each checked, with its `seq`."""

@@ -9,9 +9,13 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+import psutil
 
 # A log carries the files that `fetch` brings home, in base64 inside JSON.
 LARGEST_ANSWER_BYTES = 128 * 2**20
@@ -98,10 +102,31 @@ def is_loopback(host: str) -> bool:
         try:
             address = ipaddress.ip_address(socket.inet_aton(host))  # such as 127.1
         except (OSError, ValueError):
-            return False
+            return host in _names_of_this_machine()
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
-    return address.is_loopback or address.is_unspecified
+    return address.is_loopback or address.is_unspecified or str(address) in _addresses_of_this_machine()
+
+
+def _names_of_this_machine() -> set[str]:
+    """Returns the names by which this machine knows itself: its own, and those of its table of loopback hosts."""
+    names = {socket.gethostname().lower(), socket.getfqdn().lower()}
+    with suppress(OSError):
+        for line in Path("/etc/hosts").read_text(encoding="utf-8", errors="replace").splitlines():
+            address, *known = line.partition("#")[0].lower().split() or [""]
+            if address.startswith("127.") or address == "::1":
+                names.update(known)
+    return names
+
+
+def _addresses_of_this_machine() -> set[str]:
+    """Returns the addresses of this machine's network interfaces."""
+    return {
+        str(ipaddress.ip_address(entry.address.partition("%")[0]))
+        for entries in psutil.net_if_addrs().values()
+        for entry in entries
+        if entry.family in (socket.AF_INET, socket.AF_INET6)
+    }
 
 
 def _log(text: str) -> str:

@@ -23,6 +23,8 @@ def asked_for(job: Mapping[str, Any]) -> dict[Kind, str]:
 def target_of(kind: Kind, job: Mapping[str, Any]) -> str:
     """Returns where a search is to be exported to: as its job says, or else as the environment does.
 
+    The environment's MLflow server comes first: the folder may be a stranger's, and credentials are sent there.
+
     Raises:
         JobError: If neither does, or the tracker's package is not installed.
     """
@@ -30,15 +32,15 @@ def target_of(kind: Kind, job: Mapping[str, Any]) -> str:
     if find_spec(package) is None:
         text = f"{package} is not installed; install it with: pip install 'zsharp-tune[{kind}]'"
         raise JobError([Problem("--to", kind, text)])
+    address = os.environ.get("MLFLOW_TRACKING_URI")
+    if kind == "mlflow" and address:
+        return address
     if (target := asked_for(job).get(kind)) is not None or kind == "tensorboard":
         return target or ""
     if kind == "wandb":
         return os.environ.get("WANDB_PROJECT") or str(job["name"])
-    address = os.environ.get("MLFLOW_TRACKING_URI")
-    if not address:
-        text = "no server to send to; set MLFLOW_TRACKING_URI, or `track: {mlflow: URI}` in the job"
-        raise JobError([Problem("--to", NOTHING, text)])
-    return address
+    text = "no server to send to; set MLFLOW_TRACKING_URI, or `track: {mlflow: URI}` in the job"
+    raise JobError([Problem("--to", NOTHING, text)])
 
 
 def make_tracker(kind: Kind, target: str, folder: Path) -> Tracker:
